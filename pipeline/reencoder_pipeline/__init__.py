@@ -1,0 +1,1 @@
+"""Ground floor: audio becomes a latent cache."""

@@ -1,0 +1,49 @@
+"""The vocos family behind the Autoencoder protocol, and the house weights that ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.autoencoders.vocos.weights import load_vocos
+from reencoder_pipeline.corpus import file_digest
+from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.latents import LatentSpec
+
+HOUSE_WEIGHTS = Path(__file__).with_name("house.safetensors")
+
+
+class VocosAutoencoder:
+    """Mono; stereo is two items of a batch, as in the paper."""
+
+    def __init__(self, model: Vocos, spec: LatentSpec) -> None:
+        self.model, self.spec, self.context = model, spec, context_frames(model.config)
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "cpu", name: str | None = None) -> VocosAutoencoder:
+        if not path.is_file():
+            raise AutoencoderError("no autoencoder weights", where=path)
+        model = load_vocos(path).to(device)
+        shape = model.config
+        # Named by content, so that a moved or renamed file is still the same autoencoder.
+        digest = file_digest(path)
+        spec = LatentSpec(name or path.stem, digest, shape.sample_rate, shape.hop, shape.latent_channels)
+        return cls(model, spec)
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        return self.model.encoder(F.pad(audio, (0, -audio.shape[-1] % self.spec.hop)))[0]
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.model.decoder(latents)
+
+
+def context_frames(config: VocosConfig) -> int:
+    """Half the receptive field of encoder or decoder in latent frames: 3 frames a block at each rate, and the STFT."""
+    spectral = -(-config.n_fft // config.stft_hop) + config.embed_kernel // 2
+    return 3 * config.coarse[2] + -(-(3 * config.fine[2] + spectral) // config.stride) + 1

@@ -1,0 +1,78 @@
+"""The training music as memory-mapped 16-bit stereo: decoded once, one file a track, never in memory as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from reencoder_pipeline.audio import low_band, read_audio
+from reencoder_pipeline.corpus import Track, file_digest
+from reencoder_pipeline.errors import AudioError, CorpusError
+
+LOW_BAND_SHARE = 0.2  # of the excerpts: the autoencoder must reconstruct the low-band stream as well
+VIEWS = ("left", "right", "mono", "mono")
+
+
+def decode_corpus(
+    tracks: Sequence[Track], folder: Path, *, sample_rate: int, workers: int, progress: Callable[[str], None]
+) -> list[Path]:
+    """Decode every track to folder/<sha256>.<rate>.s16, (samples, 2); finished files are kept, bad tracks named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_decode, track, folder, sample_rate): track for track in tracks}
+        for done, future in enumerate(as_completed(futures), start=1):
+            try:
+                files.append(future.result())
+            except AudioError as error:
+                progress(f"left out: {error}")
+            if done % 20 == 0 or done == len(futures):
+                progress(f"decoded {done} of {len(futures)} tracks")
+    if not files:
+        raise CorpusError("none of the tracks could be decoded", where=folder)
+    return sorted(files)
+
+
+def _decode(track: Track, folder: Path, sample_rate: int) -> Path:
+    target = folder / f"{file_digest(track.path)}.{sample_rate}.s16"
+    if not target.exists():
+        audio, _ = read_audio(track.path, sample_rate=sample_rate, num_samples=track.num_samples)
+        stereo = np.repeat(audio, 2, axis=0) if len(audio) == 1 else audio
+        partial = target.with_suffix(f".{os.getpid()}.partial")
+        (stereo.T * 32767.0).round().clip(-32768, 32767).astype("<i2").tofile(partial)
+        partial.rename(target)
+    return target
+
+
+class PcmExcerpts:
+    """Random excerpts; batch k is a pure function of (seed, k)."""
+
+    def __init__(self, files: Sequence[Path], *, num_samples: int, sample_rate: int, seed: int) -> None:
+        maps = [np.memmap(file, dtype="<i2", mode="r").reshape(-1, 2) for file in files]
+        self.maps = [track for track in maps if len(track) > num_samples]
+        if not self.maps:
+            raise CorpusError("every track is shorter than an excerpt", where="excerpt_seconds")
+        self.ends = np.cumsum([len(track) - num_samples for track in self.maps])
+        self.num_samples, self.sample_rate, self.seed = num_samples, sample_rate, seed
+
+    def batch(self, step: int, batch_size: int) -> np.ndarray:
+        """(batch, 1, num_samples) float32: left, right or mono, gain -12 to 0 dB, some with only the low band."""
+        rng = np.random.default_rng((self.seed, step))
+        positions = rng.integers(self.ends[-1], size=batch_size)
+        return np.stack([self._excerpt(int(position), rng) for position in positions])
+
+    def _excerpt(self, position: int, rng: np.random.Generator) -> np.ndarray:
+        track = int(np.searchsorted(self.ends, position, side="right"))
+        start = position - (int(self.ends[track - 1]) if track else 0)
+        stereo = self.maps[track][start : start + self.num_samples].astype(np.float32) / 32768.0
+        view = VIEWS[rng.integers(len(VIEWS))]
+        audio = {"left": stereo[:, 0], "right": stereo[:, 1], "mono": stereo.mean(axis=1)}[view][None]
+        if rng.random() < LOW_BAND_SHARE:
+            audio = low_band(audio, sample_rate=self.sample_rate)
+        polarity = 1.0 if rng.random() < 0.5 else -1.0
+        return (audio * polarity * 10.0 ** (rng.uniform(-12.0, 0.0) / 20.0)).astype(np.float32)

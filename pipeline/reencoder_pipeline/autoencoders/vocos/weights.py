@@ -1,0 +1,50 @@
+"""Weights of the family on disk: one safetensors file, its shape in the header."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.errors import AutoencoderError
+
+FORMAT = "reencoder-vocos-1"
+
+
+def save_vocos(model: Vocos, path: Path, *, training: dict[str, Any]) -> None:
+    """float16 weights (half the file, and the rounding is far below the training noise), written beside and renamed."""
+    tensors = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
+    header = {"format": FORMAT, "config": json.dumps(asdict(model.config)), "training": json.dumps(training)}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata=header)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def load_vocos(path: Path) -> Vocos:
+    """The model in float32, evaluation mode, frozen. AutoencoderError for a foreign or damaged file."""
+    remedy = f"give a file written by `reencoder-autoencoder train` ({FORMAT})"
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no mapping
+    except (SafetensorError, OSError) as error:
+        raise AutoencoderError("weights cannot be read", where=path, value=str(error), remedy=remedy) from None
+    if header.get("format") != FORMAT:
+        raise AutoencoderError("not weights of the vocos family", where=path, value=header.get("format"), remedy=remedy)
+    try:
+        values: dict[str, Any] = json.loads(header["config"])
+        values |= {name: tuple(values[name]) for name in ("fine", "coarse")}
+        model = Vocos(VocosConfig(**values))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise AutoencoderError("weights do not fit their own header", where=path, value=str(error)[:300]) from None
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,204 @@
+"""Build a latent cache: plan shards, encode the missing ones, commit each, write the index last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reencoder_pipeline.cache import FORMAT, INDEX, Shard, shard_to_dict
+from reencoder_pipeline.commit import (
+    build_lock,
+    canonical_digest,
+    read_record,
+    sweep,
+    write_text,
+)
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpus import Track, assign_splits, file_digest, read_corpus
+from reencoder_pipeline.errors import AudioError, CacheError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.record import Record, statistics
+from reencoder_pipeline.shard import Job, failure_row
+from reencoder_pipeline.workers import run_jobs
+
+
+@dataclass(frozen=True)
+class PlannedTrack:
+    """A track whose file could be opened: its digest and its length in the autoencoder's samples, by its header."""
+
+    track: Track
+    sha256: str
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do: shards in order, and the files that are already known to be unusable."""
+
+    spec: LatentSpec
+    jobs: tuple[Job, ...]
+    failures: tuple[dict[str, str], ...]
+    num_tracks: int
+    num_frames: int
+
+    def num_bytes(self, config: CacheConfig) -> int:
+        return self.num_frames * self.spec.channels * np.dtype(config.precision).itemsize * len(config.streams)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What was done: shards newly encoded and shards kept, tracks in the cache, and the quarantine."""
+
+    path: Path
+    built: int
+    kept: int
+    num_tracks: int
+    num_frames: int
+    failures: tuple[dict[str, str], ...]
+
+
+Progress = Callable[[int, int], None]  # frames done, frames in all
+
+
+def build_cache(source: Path, out: Path, config: CacheConfig, *, progress: Progress, workers: int) -> BuildResult:
+    """Encode a corpus into `out`. Running the same command again goes on where the last run stopped.
+
+    What a cache holds depends on the corpus, the configuration and the weights alone. Bad files are listed in
+    failures.jsonl and left out; nothing replaces them. CacheError: another build runs there, `out` was built with other
+    settings, or the disk is full.
+    """
+    with build_lock(out):
+        plan = plan_build(source, config)
+        _require_settings(out, plan.spec, config)
+        sweep(out)
+        records = {job.key: record for job in plan.jobs if (record := read_record(out, job.key))}
+        missing = [job for job in plan.jobs if job.key not in records]
+        done = plan.num_frames - sum(job.num_frames for job in missing)
+        progress(done, plan.num_frames)
+        for record in run_jobs(missing, out, config, workers=workers):
+            records[record.shard.key] = record
+            done += next(job.num_frames for job in missing if job.key == record.shard.key)
+            progress(done, plan.num_frames)
+
+        ordered = [records[job.key] for job in plan.jobs]
+        failures = plan.failures + tuple(failure for record in ordered for failure in record.failures)
+        write_text(out / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures))
+        shards = [record.shard for record in ordered if record.shard.tracks]
+        if not shards:
+            raise CacheError(
+                "not one track could be encoded",
+                where=source,
+                value=f"{len(failures)} failures, the first: {failures[0]}",
+            )
+        write_text(out / INDEX, json.dumps(_index(plan.spec, config, shards, ordered), indent=1))
+        sweep(out, keep={job.key for job in plan.jobs})
+    return BuildResult(
+        path=out,
+        built=len(missing),
+        kept=len(plan.jobs) - len(missing),
+        num_tracks=sum(len(shard.tracks) for shard in shards),
+        num_frames=sum(shard.num_frames for shard in shards),
+        failures=failures,
+    )
+
+
+def plan_build(source: Path, config: CacheConfig) -> Plan:
+    """Read the corpus, open and digest every file, and pack whole tracks into shards in corpus order."""
+    from reencoder_pipeline.autoencoder import load_autoencoder
+
+    spec = load_autoencoder(config.autoencoder).spec
+    tracks = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
+    with ThreadPoolExecutor() as pool:
+        examined = list(pool.map(lambda track: _examine(track, spec.sample_rate), tracks))
+    planned = [item for item in examined if isinstance(item, PlannedTrack)]
+    jobs = tuple(_pack(planned, spec, config))
+    return Plan(
+        spec=spec,
+        jobs=jobs,
+        failures=tuple(item for item in examined if isinstance(item, dict)),
+        num_tracks=len(planned),
+        num_frames=sum(job.num_frames for job in jobs),
+    )
+
+
+def _examine(track: Track, sample_rate: int) -> PlannedTrack | dict[str, str]:
+    from reencoder_pipeline.audio import audio_header
+
+    try:
+        rate, num_samples = audio_header(track.path)
+        digest = file_digest(track.path)
+        if track.sha256 is not None and digest != track.sha256:
+            raise AudioError(
+                "is not the file its manifest describes", where=track.path, value=f"sha256 {digest}, not {track.sha256}"
+            )
+        return PlannedTrack(track, digest, -(-num_samples * sample_rate // rate))
+    except (AudioError, OSError) as error:
+        return failure_row(track, error)
+
+
+def _pack(planned: Sequence[PlannedTrack], spec: LatentSpec, config: CacheConfig) -> list[Job]:
+    jobs, members, frames = [], [], 0
+    for item in planned:
+        members.append(item)
+        frames += spec.num_frames(item.num_samples)
+        if frames >= config.shard_frames:
+            jobs.append(_job(members, frames, spec, config))
+            members, frames = [], 0
+    if members:
+        jobs.append(_job(members, frames, spec, config))
+    return jobs
+
+
+def _job(members: Sequence[PlannedTrack], frames: int, spec: LatentSpec, config: CacheConfig) -> Job:
+    """A shard is identified by what it is made of, never by its position in a list."""
+    tracks = tuple(replace(item.track, sha256=item.sha256) for item in members)
+    made_of = {
+        "format": FORMAT,
+        "spec": spec.to_dict(),
+        "settings": _settings(config),
+        "tracks": [[t.id, t.sha256, t.split, t.tasks if config.tasks == "measured" else config.tasks] for t in tracks],
+    }
+    return Job(key=canonical_digest(made_of)[:20], tracks=tracks, num_frames=frames)
+
+
+def _settings(config: CacheConfig) -> dict[str, Any]:
+    """The part of the configuration that the bytes of a shard depend on."""
+    names = ("streams", "format", "precision", "segment_seconds", "low_band_rate", "resampler", "tasks")
+    return {name: getattr(config, name) for name in names}
+
+
+def _require_settings(out: Path, spec: LatentSpec, config: CacheConfig) -> None:
+    """A cache never mixes autoencoders or settings: what was begun in `out` must be what is asked for now."""
+    file = out / "settings.json"
+    now = json.loads(json.dumps({**_settings(config), "autoencoder": spec.autoencoder, "weights": spec.weights}))
+    if not file.exists():
+        write_text(file, json.dumps(now, indent=1))
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise CacheError(
+            "was built with other settings",
+            where=out,
+            value="; ".join(changed),
+            remedy="build into another --out folder",
+        )
+
+
+def _index(spec: LatentSpec, config: CacheConfig, shards: Sequence[Shard], records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "storage": config.format,
+        "precision": config.precision,
+        "spec": spec.to_dict(),
+        "streams": config.streams,
+        "low_band": {"rate": config.low_band_rate, "resampler": config.resampler},
+        "statistics": {stream: statistics(stream, records) for stream in config.streams},
+        "shards": [shard_to_dict(shard) for shard in shards],
+    }

@@ -1,0 +1,40 @@
+"""What every command of the house does around its app: expected errors become one message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from reencoder_pipeline.errors import ReencoderError
+
+DONE, USAGE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run `app` on the process's arguments and exit.
+
+    0 done; 2 usage, or a ReencoderError (printed as one message); 3 where a command raises typer.Exit(SOME_FAILED);
+    130 interrupted, printing what the KeyboardInterrupt says, such as the line that resumes. Anything else is a bug:
+    its traceback is shown and Python exits 1. Build the app with `pretty_exceptions_enable=False`.
+    """
+    try:
+        app()  # leaves with SystemExit, whatever the outcome
+    except ReencoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except SystemExit as leaving:
+        # Typer turns a KeyboardInterrupt into exit 130 and drops its message; it is still there as the context.
+        if leaving.code == INTERRUPTED and (message := _interruption(leaving)):
+            print(message, file=sys.stderr)
+        raise
+    sys.exit(DONE)
+
+
+def _interruption(error: BaseException | None) -> str:
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""

@@ -1,0 +1,159 @@
+"""Configuration: YAML -> pydantic, every problem listed at once, each with a "did you mean"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reencoder_pipeline.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: unknown keys are errors, values are checked, instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+StreamName = Literal["mono", "low_band", "left", "right"]
+TaskName = Literal["bwe", "m2s"]
+
+
+class CacheConfig(Config):
+    """`reencoder-cache build`: how a corpus becomes a latent cache."""
+
+    autoencoder: str = Field("house", description="a shipped name, a folder with weights, or package.module:function")
+    streams: list[StreamName] = Field(["mono", "low_band", "left", "right"], min_length=1)
+    format: Literal["zarr", "webdataset"] = "zarr"
+    precision: Literal["float16", "float32"] = "float16"
+    shard_frames: int = Field(65_536, ge=1_024, description="a shard closes at the track that reaches this many frames")
+    segment_seconds: float = Field(12.0, gt=0, description="audio encoded at once, context included")
+    low_band_rate: int = Field(22_050, ge=1_000, description="sample rate that the low_band stream is reduced to")
+    resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
+    tasks: Literal["measured"] | list[TaskName] = Field(
+        "measured",
+        description="which tasks a track serves: by its bandwidth and width, or as listed here for every track",
+    )
+    workers: int | None = Field(None, ge=1, description="processes; default: one a core; contents do not depend on it")
+    valid_share: float = Field(0.05, ge=0, lt=1, description="share of tracks for validation where no split is given")
+    test_share: float = Field(0.10, ge=0, lt=1, description="share of tracks for testing where no split is given")
+
+
+class VocosShape(Config):
+    """Sizes of the vocos family; stages are [channels, hidden channels, blocks]."""
+
+    sample_rate: int = Field(default=44_100, ge=8_000)
+    n_fft: int = Field(default=1024, ge=16)
+    stft_hop: int = Field(default=256, ge=4)
+    stride: int = Field(default=4, ge=1)
+    latent_channels: int = Field(default=64, ge=1)
+    fine: tuple[int, int, int] = (256, 768, 4)
+    coarse: tuple[int, int, int] = (384, 1152, 4)
+    embed_kernel: int = Field(default=1, ge=1)
+
+
+class AutoencoderLosses(Config):
+    """Weights of the autoencoder's loss terms."""
+
+    spectral: float = Field(default=1.0, ge=0)
+    mel: float = Field(default=1.0, ge=0)
+    complex: float = Field(default=1.0, ge=0)
+    waveform: float = Field(default=0.1, ge=0)
+    kl: float = Field(default=1e-4, ge=0)
+
+
+class AutoencoderTrainConfig(Config):
+    """`reencoder-autoencoder train`: the only training that touches audio."""
+
+    source: str = Field(description="folder or manifest; its train split is used")
+    pcm: str = Field(description="folder for the decoded music, about 635 MB an hour")
+    out: str = Field(description="run folder")
+    model: VocosShape = VocosShape()
+    losses: AutoencoderLosses = AutoencoderLosses()
+    steps: int = Field(ge=1)
+    decay_steps: int = Field(1_500, ge=0, description="the learning rate falls linearly over the last steps")
+    batch_size: int = Field(8, ge=1)
+    excerpt_seconds: float = Field(0.75, gt=0)
+    resolutions_per_step: int = Field(2, ge=1, le=5)
+    lr: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(300, ge=1)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.998, ge=0, lt=1)
+    bfloat16: bool = True
+    compile: bool = False
+    seed: int = 0
+    threads: int | None = Field(None, ge=1)
+    log_every: int = Field(50, ge=1)
+    checkpoint_minutes: float = Field(4.0, gt=0)
+
+
+ConfigType = TypeVar("ConfigType", bound=BaseModel)
+
+
+def load_config(path: Path | None, kind: type[ConfigType], overrides: Sequence[str] = ()) -> ConfigType:
+    """Read `path` (None: defaults), apply `key.subkey=value` overrides, validate; ConfigError lists all problems."""
+    values = {} if path is None else read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  - {_explain(problem, kind)}" for problem in error.errors())
+        raise ConfigError(f"{error.error_count()} problem(s) in the configuration\n{problems}", where=path) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        remedy = (
+            f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file; configs/ has examples"
+        )
+        raise ConfigError("no such configuration file", where=path, remedy=remedy)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("not valid YAML", where=path, value=str(error).replace("\n", " ")) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError("a configuration is a mapping of keys to values", where=path, value=type(values).__name__)
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError("an override reads key=value", where="--set", value=override)
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{parent} is not a group of settings", where="--set", value=override)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError("the value is not valid YAML", where="--set", value=override) from None
+
+
+def _explain(problem: Any, kind: type[BaseModel]) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{location}: {problem['msg']} (found {problem['input']!r})"
+    names = list(_field_names(kind, problem["loc"][:-1]))
+    near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+    return f"{location}: unknown setting; {hint}"
+
+
+def _field_names(kind: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:
+    for part in location:
+        if part in kind.model_fields:
+            annotation = kind.model_fields[part].annotation
+            for candidate in (annotation, *get_args(annotation)):
+                if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                    kind = candidate
+    yield from kind.model_fields

@@ -1,0 +1,163 @@
+"""A corpus: tracks from a folder, a text list, or a manifest as people already have it; splits by track."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline.errors import CorpusError
+from reencoder_pipeline.tasks import TASKS
+
+AUDIO_SUFFIXES = frozenset(
+    [".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".caf", ".au"]
+)
+SPLITS = ("train", "valid", "test")
+# NeMo, Hugging Face AudioFolder, audiocraft and our own; lhotse's `sources` is read below.
+PATH_KEYS = ("path", "audio_filepath", "file_name")
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording. What a manifest does not say is None and is found out when the track is read."""
+
+    id: str
+    path: Path
+    split: str | None = None
+    sha256: str | None = None
+    num_samples: int | None = None
+    sample_rate: int | None = None
+    tasks: tuple[str, ...] | None = None
+    licence: str | None = None
+
+
+def read_corpus(source: Path) -> tuple[Track, ...]:
+    """The tracks of a folder (with its subfolders), a .jsonl[.gz] manifest, or a text list of paths, in a fixed order.
+
+    Relative paths are relative to the manifest. CorpusError when there is nothing, or a row cannot be understood.
+    """
+    if source.is_dir():
+        tracks = tuple(_from_folder(source))
+    elif source.is_file():
+        tracks = tuple(_from_manifest(source))
+    else:
+        raise CorpusError("no such folder or manifest", where=source)
+    if not tracks:
+        kinds = " ".join(sorted(AUDIO_SUFFIXES))
+        raise CorpusError("no tracks found", where=source, remedy=f"audio files end in {kinds}")
+    repeated = [name for name, count in Counter(track.id for track in tracks).items() if count > 1]
+    if repeated:
+        raise CorpusError("track ids are not unique", where=source, value=", ".join(repeated[:5]))
+    return tracks
+
+
+def _from_folder(folder: Path) -> Iterator[Track]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and not path.is_dir():
+            yield Track(id=path.relative_to(folder).as_posix(), path=path)
+
+
+def _from_manifest(manifest: Path) -> Iterator[Track]:
+    is_json = ".jsonl" in manifest.suffixes or manifest.suffix == ".json"
+    try:
+        content = manifest.read_bytes()
+        text = (gzip.decompress(content) if manifest.suffix == ".gz" else content).decode("utf-8-sig")
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        raise CorpusError("cannot be read as a manifest", where=manifest, value=str(error)) from None
+    # Not splitlines: it also breaks at characters that JSON strings and file names may hold, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if text := line.strip():
+            where = f"{manifest}:{number}"
+            yield _from_row(_parse(text, where), manifest.parent, where) if is_json else _listed(text, manifest)
+
+
+def _listed(text: str, manifest: Path) -> Track:
+    return Track(id=text, path=_resolved(text, manifest.parent))
+
+
+def _resolved(name: str, folder: Path) -> Path:
+    return folder / (Path(name).expanduser() if name.startswith("~/") else name)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CorpusError("not a line of JSON", where=where, value=str(error)) from None
+    if not isinstance(row, dict):
+        raise CorpusError("a manifest row is a JSON object", where=where, value=text[:80])
+    return row
+
+
+def _from_row(row: dict[str, Any], folder: Path, where: str) -> Track:
+    name = next((row[key] for key in PATH_KEYS if isinstance(row.get(key), str)), None)
+    match row.get("sources"):
+        case [{"source": source}, *_] if name is None:  # lhotse
+            name = source
+    if not isinstance(name, str):
+        known = ", ".join((*PATH_KEYS, "sources[0].source"))
+        raise CorpusError("names no audio file", where=where, value=sorted(row), remedy=f"give one of: {known}")
+    if row.get("offset"):
+        raise CorpusError(
+            "excerpts (offset) are not supported, a track is a whole file", where=where, value=row["offset"]
+        )
+    split = row.get("split")
+    if split is not None and split not in SPLITS:
+        raise CorpusError("unknown split", where=where, value=split, remedy=f"one of: {', '.join(SPLITS)}")
+    tasks = row.get("tasks")
+    if tasks is not None and not (isinstance(tasks, list) and all(task in tuple(TASKS) for task in tasks)):
+        raise CorpusError("unknown tasks", where=where, value=tasks, remedy=f"a list of: {', '.join(TASKS)}")
+    sha256, num_samples = row.get("sha256"), row.get("num_samples")
+    if not isinstance(sha256, str | None):
+        raise CorpusError("sha256 is not text", where=where, value=sha256)
+    if not isinstance(num_samples, int | None):
+        raise CorpusError("num_samples is not a whole number", where=where, value=repr(num_samples))
+    return Track(
+        id=name if row.get("id") is None else str(row["id"]),
+        path=_resolved(name, folder),
+        split=split,
+        sha256=sha256,
+        num_samples=num_samples,
+        sample_rate=row.get("sample_rate", row.get("sampling_rate")),
+        tasks=None if tasks is None else tuple(tasks),
+        licence=row.get("licence", row.get("license")),
+    )
+
+
+def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: float) -> tuple[Track, ...]:
+    """Give every track without a split one, by a hash of its id: it lands in the same split in any corpus.
+
+    Only where a small corpus would leave a wanted split empty is the nearest track by hash moved into it.
+    """
+    hashes = {track.id: _unit_hash(track.id) for track in tracks if track.split is None}
+    ranked = sorted(hashes, key=hashes.__getitem__)
+    splits = {name: _split_of(hashes[name], valid_share, test_share) for name in ranked}
+    for wanted, share in (("test", test_share), ("valid", valid_share)):
+        candidates = [name for name in ranked if splits[name] == "train"]
+        taken = wanted in splits.values() or any(track.split == wanted for track in tracks)
+        if share and not taken and len(candidates) > 1:
+            splits[candidates[0]] = wanted
+    return tuple(track if track.split else replace(track, split=splits[track.id]) for track in tracks)
+
+
+def _unit_hash(track_id: str) -> float:
+    return int.from_bytes(hashlib.sha256(track_id.encode()).digest()[:8], "big") / 2**64
+
+
+def _split_of(position: float, valid_share: float, test_share: float) -> str:
+    if position < test_share:
+        return "test"
+    return "valid" if position < test_share + valid_share else "train"
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of the file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

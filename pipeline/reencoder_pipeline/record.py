@@ -1,0 +1,70 @@
+"""The commit record of a shard: what it holds, the sums its statistics are made from, and the files that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache import Shard, shard_from_dict, shard_to_dict
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of the frames of one stream: how many, and per channel their sum and sum of squares, (C,) each."""
+
+    count: int
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Record:
+    """`sums` is "train" or "all" -> stream -> Sums; `failures` are lines of failures.jsonl."""
+
+    shard: Shard
+    sums: dict[str, dict[str, Sums]]
+    failures: tuple[dict[str, str], ...]
+
+
+def sum_frames(pieces: Iterable[NDArray[Any]], *, channels: int) -> Sums:
+    """Sums over (frames, channels) arrays, in the order given."""
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for piece in pieces:
+        wide = piece.astype(np.float64)
+        count += len(wide)
+        total += wide.sum(axis=0)
+        squares += np.square(wide).sum(axis=0)
+    return Sums(count, total, squares)
+
+
+def statistics(stream: str, records: Sequence[Record]) -> dict[str, list[float]]:
+    """Mean and standard deviation per channel over the train split; over everything, where no track is for training."""
+    trained = any(track.split == "train" for record in records for track in record.shard.tracks)
+    chosen = [record.sums["train" if trained else "all"][stream] for record in records]
+    count = sum(sums.count for sums in chosen)
+    mean = np.sum([sums.total for sums in chosen], axis=0) / count
+    variance = np.sum([sums.squares for sums in chosen], axis=0) / count - mean**2
+    return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 1e-8)).tolist()}
+
+
+def record_to_dict(record: Record) -> dict[str, Any]:
+    sums = {
+        which: {
+            name: {"count": s.count, "total": s.total.tolist(), "squares": s.squares.tolist()}
+            for name, s in streams.items()
+        }
+        for which, streams in record.sums.items()
+    }
+    return {"shard": shard_to_dict(record.shard), "sums": sums, "failures": list(record.failures)}
+
+
+def record_from_dict(values: dict[str, Any]) -> Record:
+    sums = {
+        which: {name: Sums(s["count"], np.array(s["total"]), np.array(s["squares"])) for name, s in streams.items()}
+        for which, streams in values["sums"].items()
+    }
+    return Record(shard_from_dict(values["shard"]), sums, tuple(values["failures"]))

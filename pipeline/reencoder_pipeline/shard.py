@@ -1,0 +1,194 @@
+"""Make one shard: encode its tracks, write it beside its place, digest, sync, rename, and commit it with a record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache import CachedTrack, Shard
+from reencoder_pipeline.commit import SHARDS, sync, write_text
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpus import Track
+from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.record import Record, record_to_dict, sum_frames
+from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
+from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, write_zarr_shard
+
+if TYPE_CHECKING:
+    from reencoder_pipeline.autoencoder import Autoencoder
+
+Frames = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard to make. `num_frames` is an estimate from the headers of the files."""
+
+    key: str
+    tracks: tuple[Track, ...]
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class EncodedTrack:
+    """One track as it goes into a shard; `streams` holds (frames, channels) in the cache's precision."""
+
+    track: Track
+    num_samples: int
+    num_frames: int
+    tasks: tuple[str, ...]
+    bandwidth_hz: float
+    side_mid_db: float
+    streams: Mapping[str, Frames]
+
+
+def build_shard(job: Job, autoencoder: Autoencoder, out: Path, config: CacheConfig) -> Record:
+    """Encode and commit. A file that fails is named in the record and nothing takes its place."""
+    encoded, failures = [], []
+    for track in job.tracks:
+        try:
+            encoded.append(encode_track(autoencoder, track, config))
+        except (AudioError, OSError, MemoryError) as error:
+            failures.append(failure_row(track, error))
+    shard = _write_shard(job.key, encoded, out, config)
+    trained = [item for item in encoded if item.track.split == "train"]
+    sums = {
+        which: {
+            name: sum_frames([item.streams[name] for item in chosen], channels=autoencoder.spec.channels)
+            for name in config.streams
+        }
+        for which, chosen in (("train", trained), ("all", encoded))
+    }
+    record = Record(shard, sums, tuple(failures))
+    write_text(out / SHARDS / f"{job.key}.json", json.dumps(record_to_dict(record)))
+    return record
+
+
+def failure_row(track: Track, error: Exception) -> dict[str, str]:
+    """A line of failures.jsonl."""
+    return {"id": track.id, "path": str(track.path), "error": str(error) or repr(error)}
+
+
+def encode_track(autoencoder: Autoencoder, track: Track, config: CacheConfig) -> EncodedTrack:
+    """Read, measure and encode one track. AudioError when its file or its latents cannot be used."""
+    from reencoder_pipeline.audio import read_audio, resample
+    from reencoder_pipeline.encode import encode_stream, make_stream
+    from reencoder_pipeline.survey import suited_tasks, survey_audio
+
+    spec = autoencoder.spec
+    audio, rate = read_audio(track.path, num_samples=track.num_samples)
+    survey = survey_audio(audio, sample_rate=rate)
+    if rate != spec.sample_rate:
+        audio = resample(audio, rate, spec.sample_rate)
+    if audio.shape[1] < spec.hop:
+        raise AudioError("shorter than one latent frame", where=track.path, value=f"{audio.shape[1]} samples")
+    streams = {}
+    for name in config.streams:
+        waveform = make_stream(
+            name, audio, sample_rate=spec.sample_rate, low_band_rate=config.low_band_rate, resampler=config.resampler
+        )
+        frames = encode_stream(autoencoder, waveform, segment_frames=spec.frames_in(config.segment_seconds))
+        with np.errstate(over="ignore"):
+            streams[name] = frames.astype(config.precision)
+        if not np.isfinite(streams[name]).all():
+            largest = float(np.abs(frames).max())
+            raise AudioError(f"latents do not fit {config.precision}", where=track.path, value=largest)
+    tasks = suited_tasks(survey) if config.tasks == "measured" else tuple(config.tasks)
+    return EncodedTrack(
+        track=track,
+        num_samples=audio.shape[1],
+        num_frames=spec.num_frames(audio.shape[1]),
+        tasks=tasks if track.tasks is None else track.tasks,
+        bandwidth_hz=round(survey.bandwidth_hz),
+        side_mid_db=round(survey.side_mid_db, 1),
+        streams=streams,
+    )
+
+
+def block_checksums(frames: Frames) -> tuple[int, ...]:
+    """crc32c of every 1,024 frames: an uncompressed Zarr shard notices no flipped bit by itself."""
+    import google_crc32c
+
+    return tuple(
+        google_crc32c.value(np.ascontiguousarray(frames[start : start + CHUNK_FRAMES]).tobytes())
+        for start in range(0, len(frames), CHUNK_FRAMES)
+    )
+
+
+def _write_shard(key: str, encoded: Sequence[EncodedTrack], out: Path, config: CacheConfig) -> Shard:
+    if not encoded:  # every file failed; the record alone remembers it
+        return Shard(key, 0, (), {}, {})
+    joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in config.streams}
+    partial = out / SHARDS / f"{key}.{os.getpid()}.partial"
+    try:
+        if config.format == "zarr":
+            final = out / SHARDS / key
+            write_zarr_shard(partial, joined)
+        else:
+            final = out / SHARDS / f"{key}.tar"
+            keys = [sample_key(position, item.track.id) for position, item in enumerate(encoded)]
+            write_tar_shard(partial, keys, [item.streams for item in encoded])
+        files = _digests(partial, final.relative_to(out).as_posix())
+    except BaseException:
+        _remove(partial)
+        raise
+    _remove(final)  # a shard whose record was lost or damaged
+    partial.rename(final)
+    sync(out / SHARDS)
+    return Shard(
+        key=key,
+        num_frames=sum(item.num_frames for item in encoded),
+        tracks=tuple(_cached_tracks(key, encoded)),
+        files=files,
+        blocks={name: block_checksums(frames) for name, frames in joined.items()},
+    )
+
+
+def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:
+    """Sync every file of a shard; its path in the finished cache -> (bytes, sha256)."""
+    files = {}
+    for path in sorted(path for path in written.rglob("*") if path.is_file()) if written.is_dir() else [written]:
+        sync(path)
+        inside = "" if path == written else f"/{path.relative_to(written).as_posix()}"
+        with path.open("rb") as file:
+            files[name + inside] = (path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return files
+
+
+def _cached_tracks(key: str, encoded: Sequence[EncodedTrack]) -> list[CachedTrack]:
+    tracks, first_frame = [], 0
+    for item in encoded:
+        assert item.track.split, "planning assigned a split"
+        assert item.track.sha256, "planning digested the file"
+        tracks.append(
+            CachedTrack(
+                id=item.track.id,
+                split=item.track.split,
+                sha256=item.track.sha256,
+                num_samples=item.num_samples,
+                num_frames=item.num_frames,
+                tasks=item.tasks,
+                bandwidth_hz=item.bandwidth_hz,
+                side_mid_db=item.side_mid_db,
+                first_frame=first_frame,
+                shard=key,
+            )
+        )
+        first_frame += item.num_frames
+    return tracks
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

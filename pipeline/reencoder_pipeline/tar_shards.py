@@ -1,0 +1,60 @@
+"""One shard as a WebDataset tar: an uncompressed `.npy` per track and stream, found again by its offset."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.errors import CacheError
+
+
+def write_tar_shard(path: Path, keys: Sequence[str], tracks: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Write track i as members <key>.<stream>.npy, (frames, channels) each. Times and owners are fixed, so that the
+    same latents make the same bytes."""
+    import webdataset
+
+    with path.open("wb") as file, webdataset.TarWriter(file, mtime=0, user="", group="") as writer:  # type: ignore[arg-type]
+        for key, streams in zip(keys, tracks, strict=True):
+            writer.write({"__key__": key, **{f"{name}.npy": frames for name, frames in streams.items()}})
+
+
+def sample_key(position: int, track_id: str) -> str:
+    """A WebDataset key: no dots (they would start the extension), no folders, unique by its number."""
+    return f"{position:05d}_" + re.sub(r"[^A-Za-z0-9_-]+", "_", track_id)[-80:]
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the values of one `.npy` in a tar begin (bytes), and what they are."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def read_members(path: Path) -> dict[str, Member]:
+    """The arrays of a shard by member name. CacheError if the tar is cut or holds something else."""
+    members = {}
+    try:
+        with tarfile.open(path) as tar, path.open("rb") as file:
+            for entry in tar:
+                file.seek(entry.offset_data)
+                header = io.BytesIO(file.read(min(entry.size, 4096)))
+                version = np.lib.format.read_magic(header)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(header)
+                offset = entry.offset_data + header.tell()
+                if fortran or offset + int(np.prod(shape)) * dtype.itemsize > path.stat().st_size:
+                    raise CacheError("a member is cut, or not in C order", where=path, value=entry.name)
+                members[entry.name] = Member(offset, shape, dtype)
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise CacheError("shard cannot be read", where=path, value=str(error)[:200]) from error
+    return members

@@ -1,0 +1,34 @@
+"""A task: which streams of a track go into the module and which come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reencoder_pipeline.errors import ConfigError
+
+STREAMS = ("mono", "low_band", "left", "right")
+
+
+@dataclass(frozen=True)
+class Task:
+    """`inputs` and `targets` are stream names; latents of several streams are stacked along channels."""
+
+    name: str
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return self.inputs + self.targets
+
+
+TASKS = {
+    "bwe": Task("bwe", inputs=("low_band",), targets=("mono",)),
+    "m2s": Task("m2s", inputs=("mono",), targets=("left", "right")),
+}
+
+
+def get_task(name: str) -> Task:
+    if name not in TASKS:
+        raise ConfigError("unknown task", where="task", value=name, remedy=f"one of: {', '.join(TASKS)}")
+    return TASKS[name]
