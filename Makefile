@@ -14,7 +14,7 @@ help:
 	@echo "make clean             remove the virtual environment and everything under out/"
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m reencoder_eval.demo --out out/demo $(if $(AUDIO),--audio "$(AUDIO)")
+	@$(BIN)/python -m reencoder_eval.demo $(if $(AUDIO),--audio "$(AUDIO)")
 
 test: lint
 	$(BIN)/python -m pytest

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.windows import WindowLoader

@@ -34,7 +34,7 @@ def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int |
     import soundfile
 
     try:
-        with soundfile.SoundFile(_existing(path)) as file:
+        with soundfile.SoundFile(_existing(path)) as file:  # type: ignore[arg-type], bytes are read
             rate, expected = file.samplerate, file.frames
             _require_track(path, channels=file.channels, rate=rate, num_samples=expected, log=file.extra_info)
             audio = _read_blocks(file).T  # (samples, channels) -> (channels, samples)
@@ -62,7 +62,7 @@ def audio_header(path: Path) -> tuple[int, int]:
     import soundfile
 
     try:
-        info = soundfile.info(_existing(path))
+        info = soundfile.info(_existing(path))  # type: ignore[arg-type]
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise _unreadable(path, error) from None
     rate, num_samples = info.samplerate, info.frames

@@ -15,6 +15,7 @@ from reencoder_pipeline.cache import FORMAT, INDEX, Shard, shard_to_dict
 from reencoder_pipeline.commit import (
     build_lock,
     canonical_digest,
+    naming_a_full_disk,
     read_record,
     sweep,
     write_text,
@@ -25,6 +26,7 @@ from reencoder_pipeline.errors import AudioError, CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.record import Record, statistics
 from reencoder_pipeline.shard import Job, failure_row
+from reencoder_pipeline.tasks import TASKS
 from reencoder_pipeline.workers import run_jobs
 
 
@@ -39,12 +41,16 @@ class PlannedTrack:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will do: shards in order, and the files that are already known to be unusable."""
+    """What a build will do: shards in order, and the files that are already known to be unusable.
+
+    `num_unsuited` tracks are left out because their manifest says that they serve no task that these streams make.
+    """
 
     spec: LatentSpec
     jobs: tuple[Job, ...]
     failures: tuple[dict[str, str], ...]
     num_tracks: int
+    num_unsuited: int
     num_frames: int
 
     def num_bytes(self, config: CacheConfig) -> int:
@@ -73,11 +79,11 @@ def build_cache(source: Path, out: Path, config: CacheConfig, *, progress: Progr
     failures.jsonl and left out; nothing replaces them. CacheError: another build runs there, `out` was built with other
     settings, or the disk is full.
     """
-    with build_lock(out):
+    with build_lock(out), naming_a_full_disk(out):
         plan = plan_build(source, config)
         _require_settings(out, plan.spec, config)
         sweep(out)
-        records = {job.key: record for job in plan.jobs if (record := read_record(out, job.key))}
+        records = {job.key: record for job in plan.jobs if (record := read_record(out, job.key)) and not record.retry}
         missing = [job for job in plan.jobs if job.key not in records]
         done = plan.num_frames - sum(job.num_frames for job in missing)
         progress(done, plan.num_frames)
@@ -91,12 +97,12 @@ def build_cache(source: Path, out: Path, config: CacheConfig, *, progress: Progr
         write_text(out / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures))
         shards = [record.shard for record in ordered if record.shard.tracks]
         if not shards:
-            raise CacheError(
-                "not one track could be encoded",
-                where=source,
-                value=f"{len(failures)} failures, the first: {failures[0]}",
-            )
-        write_text(out / INDEX, json.dumps(_index(plan.spec, config, shards, ordered), indent=1))
+            unsuited = f"{plan.num_unsuited} tracks that suit no task of these streams, by their manifest"
+            first = f", the first: {failures[0]['error']}" if failures else ""
+            value = f"{unsuited}; {len(failures)} failures{first}"
+            raise CacheError("not one track could be encoded", where=source, value=value)
+        index = _index(plan.spec, config, shards, ordered)
+        write_text(out / INDEX, json.dumps({**index, "digest": canonical_digest(index)}, indent=1))
         sweep(out, keep={job.key for job in plan.jobs})
     return BuildResult(
         path=out,
@@ -113,7 +119,8 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     from reencoder_pipeline.autoencoder import load_autoencoder
 
     spec = load_autoencoder(config.autoencoder).spec
-    tracks = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
+    corpus = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
+    tracks = [track for track in corpus if _is_suited(track, config)]
     with ThreadPoolExecutor() as pool:
         examined = list(pool.map(lambda track: _examine(track, spec.sample_rate), tracks))
     planned = [item for item in examined if isinstance(item, PlannedTrack)]
@@ -123,8 +130,16 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
         jobs=jobs,
         failures=tuple(item for item in examined if isinstance(item, dict)),
         num_tracks=len(planned),
+        num_unsuited=len(corpus) - len(tracks),
         num_frames=sum(job.num_frames for job in jobs),
     )
+
+
+def _is_suited(track: Track, config: CacheConfig) -> bool:
+    if config.tasks != "measured":
+        return True
+    served = {task.name for task in TASKS.values() if set(task.streams) <= set(config.streams)}
+    return track.tasks is None or not served or not served.isdisjoint(track.tasks)
 
 
 def _examine(track: Track, sample_rate: int) -> PlannedTrack | dict[str, str]:
@@ -162,7 +177,9 @@ def _job(members: Sequence[PlannedTrack], frames: int, spec: LatentSpec, config:
         "format": FORMAT,
         "spec": spec.to_dict(),
         "settings": _settings(config),
-        "tracks": [[t.id, t.sha256, t.split, t.tasks if config.tasks == "measured" else config.tasks] for t in tracks],
+        "tracks": [
+            [t.id, t.sha256, t.num_samples, t.split, t.tasks if config.tasks == "measured" else None] for t in tracks
+        ],
     }
     return Job(key=canonical_digest(made_of)[:20], tracks=tracks, num_frames=frames)
 
@@ -180,7 +197,11 @@ def _require_settings(out: Path, spec: LatentSpec, config: CacheConfig) -> None:
     if not file.exists():
         write_text(file, json.dumps(now, indent=1))
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        remedy = "delete it: shards that were made with other settings are never used"
+        raise CacheError("is damaged", where=file, value=str(error), remedy=remedy) from None
     changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
     if changed:
         raise CacheError(

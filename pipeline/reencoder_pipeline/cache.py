@@ -178,6 +178,7 @@ class LatentCache:
         return mapping
 
 
+AGAIN = "run the same `reencoder-cache build` again: it goes on where it stopped"
 REBUILD = "`reencoder-cache verify --discard` forgets damaged shards; then run the same `reencoder-cache build` again"
 
 
@@ -201,15 +202,20 @@ def open_index(path: Path) -> LatentCache:
         raise CacheError(
             "the latent cache is not complete" if begun else "no latent cache here",
             where=path,
-            remedy="run the same `reencoder-cache build` again: it goes on where it stopped" if begun else None,
+            remedy=AGAIN if begun else None,
         )
     try:
         index = json.loads(index_file.read_text(encoding="utf-8"))
         if index.get("format") != FORMAT:
             raise CacheError("a cache of another format", where=index_file, value=index.get("format"))
-        return LatentCache(path, index)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError("the index is damaged", where=index_file, value=repr(error), remedy=REBUILD) from None
+        promised = index.pop("digest", None)
+        cache = LatentCache(path, index)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheError("the index is damaged", where=index_file, value=repr(error), remedy=AGAIN) from None
+    if promised not in (None, cache.digest):
+        value = f"its digest is {cache.digest}, not {promised}"
+        raise CacheError("the index is damaged", where=index_file, value=value, remedy=AGAIN)
+    return cache
 
 
 def shard_to_dict(shard: Shard) -> dict[str, Any]:
@@ -218,6 +224,8 @@ def shard_to_dict(shard: Shard) -> dict[str, Any]:
 
 def shard_from_dict(values: dict[str, Any]) -> Shard:
     """The inverse of shard_to_dict; paths are checked, an index is not trusted."""
+    if Path(values["key"]).name != values["key"]:
+        raise CacheError("a shard's key is not a file's name", value=values["key"])
     for name in values["files"]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CacheError("a shard's file lies outside its cache", value=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -81,6 +82,7 @@ def plan(source: Source, config: Config = None, set_: Set = None, as_json: Json 
     hours = float(planned.num_frames / planned.spec.frame_rate / 3600)
     summary = {
         "tracks": planned.num_tracks,
+        "unsuited": planned.num_unsuited,
         "hours": round(hours, 3),
         "shards": len(planned.jobs),
         "streams": settings.streams,
@@ -91,6 +93,8 @@ def plan(source: Source, config: Config = None, set_: Set = None, as_json: Json 
         print(json.dumps(summary))
         return
     print(f"{planned.num_tracks} tracks, {hours:.2f} hours, {len(planned.jobs)} shards")
+    if planned.num_unsuited:
+        print(f"{planned.num_unsuited} tracks left out: their manifest says that they suit no task of these streams")
     print(
         f"{len(settings.streams)} streams, {planned.num_bytes(settings) / 1e6:.1f} MB of {settings.precision} latents"
     )
@@ -163,6 +167,8 @@ def fetch(
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in any encoding
     run(app)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.record import Record, record_from_dict
+from reencoder_pipeline.record import Record, record_from_dict, record_to_dict
 
 SHARDS = "shards"
 
@@ -34,6 +35,18 @@ def build_lock(out: Path) -> Iterator[None]:
                 "another build is running here", where=out, remedy="wait for it, or use another --out"
             ) from None
         yield
+
+
+@contextmanager
+def naming_a_full_disk(where: Path) -> Iterator[None]:
+    """Around everything that writes: CacheError instead of a bare OSError when there is no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        remedy = "make room and run the same command again: finished shards are kept"
+        raise CacheError("the disk is full", where=where, value=error.strerror, remedy=remedy) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,19 +73,33 @@ def canonical_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def write_record(out: Path, record: Record) -> None:
+    """Commit a shard. The record holds its own digest: a flipped bit in its sums would spoil the cache's statistics."""
+    values = record_to_dict(record)
+    write_text(record_file(out, record.shard.key), json.dumps({**values, "digest": canonical_digest(values)}))
+
+
 def read_record(out: Path, key: str) -> Record | None:
     """The commit record of a finished shard whose files are all there in full size; None if it has to be built."""
-    file = out / SHARDS / f"{key}.json"
-    if not file.exists():
-        return None
-    try:
-        record = record_from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):
-        return None
-    whole = all(
+    record = parse_record(record_file(out, key))
+    whole = record is not None and all(
         (out / name).is_file() and (out / name).stat().st_size == size for name, (size, _) in record.shard.files.items()
     )
     return record if whole else None
+
+
+def parse_record(file: Path) -> Record | None:
+    """None if the record is missing or damaged."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        digest = values.pop("digest")
+        return record_from_dict(values) if digest == canonical_digest(values) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def record_file(out: Path, key: str) -> Path:
+    return out / SHARDS / f"{key}.json"
 
 
 def sweep(out: Path, keep: set[str] | None = None) -> None:

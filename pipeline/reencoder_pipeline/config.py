@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reencoder_pipeline.errors import ConfigError
 
@@ -31,7 +31,7 @@ class CacheConfig(Config):
     format: Literal["zarr", "webdataset"] = "zarr"
     precision: Literal["float16", "float32"] = "float16"
     shard_frames: int = Field(65_536, ge=1_024, description="a shard closes at the track that reaches this many frames")
-    segment_seconds: float = Field(12.0, gt=0, description="audio encoded at once, context included")
+    segment_seconds: float = Field(12.0, gt=0, le=3600, description="audio encoded at once, context included")
     low_band_rate: int = Field(22_050, ge=1_000, description="sample rate that the low_band stream is reduced to")
     resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
     tasks: Literal["measured"] | list[TaskName] = Field(
@@ -41,6 +41,13 @@ class CacheConfig(Config):
     workers: int | None = Field(None, ge=1, description="processes; default: one a core; contents do not depend on it")
     valid_share: float = Field(0.05, ge=0, lt=1, description="share of tracks for validation where no split is given")
     test_share: float = Field(0.10, ge=0, lt=1, description="share of tracks for testing where no split is given")
+
+    @field_validator("streams")
+    @classmethod
+    def _each_once(cls, streams: list[StreamName]) -> list[StreamName]:
+        if len(set(streams)) < len(streams):
+            raise ValueError("a stream is named twice")
+        return streams
 
 
 class VocosShape(Config):
@@ -62,7 +69,7 @@ class AutoencoderLosses(Config):
     spectral: float = Field(default=1.0, ge=0)
     mel: float = Field(default=1.0, ge=0)
     complex: float = Field(default=1.0, ge=0)
-    waveform: float = Field(default=0.1, ge=0)
+    waveform: float = Field(default=1.0, ge=0)
     kl: float = Field(default=1e-4, ge=0)
 
 
@@ -72,6 +79,7 @@ class AutoencoderTrainConfig(Config):
     source: str = Field(description="folder or manifest; its train split is used")
     pcm: str = Field(description="folder for the decoded music, about 635 MB an hour")
     out: str = Field(description="run folder")
+    init: str | None = Field(None, description="weights to start from, of the same shape; not for --resume")
     model: VocosShape = VocosShape()
     losses: AutoencoderLosses = AutoencoderLosses()
     steps: int = Field(ge=1)
@@ -115,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError("no such configuration file", where=path, remedy=remedy)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
         raise ConfigError("not valid YAML", where=path, value=str(error).replace("\n", " ")) from None
     if values is None:
         return {}
@@ -135,7 +143,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{parent} is not a group of settings", where="--set", value=override)
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError("the value is not valid YAML", where="--set", value=override) from None
 
 

@@ -148,7 +148,7 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
 
 
 def _unit_hash(track_id: str) -> float:
-    return int.from_bytes(hashlib.sha256(track_id.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(track_id.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def _split_of(position: float, valid_share: float, test_share: float) -> str:

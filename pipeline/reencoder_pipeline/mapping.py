@@ -80,7 +80,8 @@ def map_files(files: Sequence[Path], *, dtype: np.dtype[Any]) -> Mapping:
         array.flags.writeable = False
         values = torch.from_numpy(array)
     # Gathered windows are copies, so nothing outlives the tensor that keeps `buffer` alive.
-    weakref.finalize(buffer, libc.munmap, base, position)
+    # Not at exit, when threads may still be gathering: the kernel does it then.
+    weakref.finalize(buffer, libc.munmap, base, position).atexit = False
     return Mapping(values, tuple(starts))
 
 

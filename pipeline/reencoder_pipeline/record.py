@@ -23,11 +23,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class Record:
-    """`sums` is "train" or "all" -> stream -> Sums; `failures` are lines of failures.jsonl."""
+    """`sums` is "train" or "all" -> stream -> Sums; `failures` are lines of failures.jsonl. `retry`: one of them was
+    not the file's own fault (a disk that went away, no memory), so the next build makes the shard again."""
 
     shard: Shard
     sums: dict[str, dict[str, Sums]]
     failures: tuple[dict[str, str], ...]
+    retry: bool
 
 
 def sum_frames(pieces: Iterable[NDArray[Any]], *, channels: int) -> Sums:
@@ -59,7 +61,8 @@ def record_to_dict(record: Record) -> dict[str, Any]:
         }
         for which, streams in record.sums.items()
     }
-    return {"shard": shard_to_dict(record.shard), "sums": sums, "failures": list(record.failures)}
+    failures = list(record.failures)
+    return {"shard": shard_to_dict(record.shard), "sums": sums, "failures": failures, "retry": record.retry}
 
 
 def record_from_dict(values: dict[str, Any]) -> Record:
@@ -67,4 +70,4 @@ def record_from_dict(values: dict[str, Any]) -> Record:
         which: {name: Sums(s["count"], np.array(s["total"]), np.array(s["squares"])) for name, s in streams.items()}
         for which, streams in values["sums"].items()
     }
-    return Record(shard_from_dict(values["shard"]), sums, tuple(values["failures"]))
+    return Record(shard_from_dict(values["shard"]), sums, tuple(values["failures"]), values["retry"])

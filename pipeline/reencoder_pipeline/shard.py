@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import CachedTrack, Shard
-from reencoder_pipeline.commit import SHARDS, sync, write_text
+from reencoder_pipeline.commit import SHARDS, sync, write_record
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import Track
+from reencoder_pipeline.corpus import Track, file_digest
 from reencoder_pipeline.errors import AudioError
-from reencoder_pipeline.record import Record, record_to_dict, sum_frames
+from reencoder_pipeline.record import Record, sum_frames
 from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, write_zarr_shard
 
@@ -53,12 +52,16 @@ class EncodedTrack:
 
 def build_shard(job: Job, autoencoder: Autoencoder, out: Path, config: CacheConfig) -> Record:
     """Encode and commit. A file that fails is named in the record and nothing takes its place."""
-    encoded, failures = [], []
+    encoded, failures, retry = [], [], False
     for track in job.tracks:
         try:
+            _require_unchanged(track)
             encoded.append(encode_track(autoencoder, track, config))
-        except (AudioError, OSError, MemoryError) as error:
+        except AudioError as error:
             failures.append(failure_row(track, error))
+        except (OSError, MemoryError) as error:
+            failures.append(failure_row(track, error))
+            retry = True
     shard = _write_shard(job.key, encoded, out, config)
     trained = [item for item in encoded if item.track.split == "train"]
     sums = {
@@ -68,9 +71,15 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path, config: CacheConf
         }
         for which, chosen in (("train", trained), ("all", encoded))
     }
-    record = Record(shard, sums, tuple(failures))
-    write_text(out / SHARDS / f"{job.key}.json", json.dumps(record_to_dict(record)))
+    record = Record(shard, sums, tuple(failures), retry)
+    write_record(out, record)
     return record
+
+
+def _require_unchanged(track: Track) -> None:
+    """OSError if this is no longer the file that the shard is named after."""
+    if file_digest(track.path) != track.sha256:
+        raise OSError(f"{track.path}: changed while the build was running; run the same command again")
 
 
 def failure_row(track: Track, error: Exception) -> dict[str, str]:
@@ -102,12 +111,12 @@ def encode_track(autoencoder: Autoencoder, track: Track, config: CacheConfig) ->
         if not np.isfinite(streams[name]).all():
             largest = float(np.abs(frames).max())
             raise AudioError(f"latents do not fit {config.precision}", where=track.path, value=largest)
-    tasks = suited_tasks(survey) if config.tasks == "measured" else tuple(config.tasks)
+    measured = suited_tasks(survey) if track.tasks is None else track.tasks
     return EncodedTrack(
         track=track,
         num_samples=audio.shape[1],
         num_frames=spec.num_frames(audio.shape[1]),
-        tasks=tasks if track.tasks is None else track.tasks,
+        tasks=measured if config.tasks == "measured" else tuple(config.tasks),
         bandwidth_hz=round(survey.bandwidth_hz),
         side_mid_db=round(survey.side_mid_db, 1),
         streams=streams,
@@ -154,10 +163,12 @@ def _write_shard(key: str, encoded: Sequence[EncodedTrack], out: Path, config: C
 
 
 def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:
-    """Sync every file of a shard; its path in the finished cache -> (bytes, sha256)."""
+    """Sync a shard, folders too; the path of each of its files in the finished cache -> (bytes, sha256)."""
     files = {}
-    for path in sorted(path for path in written.rglob("*") if path.is_file()) if written.is_dir() else [written]:
+    for path in [written, *sorted(written.rglob("*"))]:
         sync(path)
+        if path.is_dir():
+            continue
         inside = "" if path == written else f"/{path.relative_to(written).as_posix()}"
         with path.open("rb") as file:
             files[name + inside] = (path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,19 @@ def read_members(path: Path) -> dict[str, Member]:
                 if fortran or offset + int(np.prod(shape)) * dtype.itemsize > path.stat().st_size:
                     raise CacheError("a member is cut, or not in C order", where=path, value=entry.name)
                 members[entry.name] = Member(offset, shape, dtype)
-    except (tarfile.TarError, ValueError, OSError) as error:
+    # numpy parses a header as Python text, with Python's own errors for a damaged one.
+    except (tarfile.TarError, ValueError, OSError, SyntaxError, tokenize.TokenError) as error:
         raise CacheError("shard cannot be read", where=path, value=str(error)[:200]) from error
     return members
+
+
+def read_tar_stream(path: Path, keys: Sequence[str], stream: str) -> NDArray[Any]:
+    """The tracks of one stream joined, (frames, channels), copied. CacheError if a member is missing."""
+    members = read_members(path)
+    names = [f"{key}.{stream}.npy" for key in keys]
+    if missing := [name for name in names if name not in members]:
+        raise CacheError("a member is missing", where=path, value=missing[0])
+    chosen = [members[name] for name in names]
+    return np.concatenate(
+        [np.fromfile(path, m.dtype, count=int(np.prod(m.shape)), offset=m.offset).reshape(m.shape) for m in chosen]
+    )

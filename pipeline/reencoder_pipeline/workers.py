@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -13,6 +12,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reencoder_pipeline.commit import SHARDS, naming_a_full_disk
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.record import Record
@@ -26,6 +26,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, config: CacheConfig, *, workers: in
     """CacheError when the disk is full or a worker is killed; what was committed until then is kept."""
     if not jobs:
         return
+    others = set(active_children())
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=get_context("spawn"),
@@ -44,7 +45,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, config: CacheConfig, *, workers: in
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():  # after an error or Ctrl-C nobody waits for the shards in flight
+        for child in set(active_children()) - others:  # after an error or Ctrl-C nobody waits for the shards in flight
             child.terminate()
 
 
@@ -71,10 +72,5 @@ def _end_with(parent: int) -> None:
 
 
 def _run(job: Job, out: Path, config: CacheConfig) -> Record:
-    try:
+    with naming_a_full_disk(out / SHARDS / job.key):
         return build_shard(job, _autoencoder, out, config)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "make room and run the same command again: finished shards are kept"
-            raise CacheError("the disk is full", where=out / "shards" / job.key, remedy=remedy) from None
-        raise

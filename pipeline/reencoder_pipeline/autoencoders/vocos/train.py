@@ -20,10 +20,11 @@ from reencoder_pipeline.autoencoders.vocos.losses import (
     kl_divergence,
     mel_filterbanks,
     reconstruction_losses,
+    waveform_distance,
 )
 from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
 from reencoder_pipeline.autoencoders.vocos.pcm import PcmExcerpts, decode_corpus
-from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
+from reencoder_pipeline.autoencoders.vocos.weights import load_vocos, save_vocos
 from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.corpus import assign_splits, read_corpus
 from reencoder_pipeline.errors import CheckpointError, ConfigError, TrainingError
@@ -53,6 +54,8 @@ def train_autoencoder(config: AutoencoderTrainConfig, *, resume: bool, progress:
 
     trainer = Trainer(shape, config)
     step = trainer.load(state_path) if resume and state_path.exists() else 0
+    if config.init and not step:
+        trainer.start_from(Path(config.init))
     stop = _StopSignal()
     started, first, saved = time.monotonic(), step, time.monotonic()
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as journal:
@@ -105,7 +108,7 @@ class Trainer:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bfloat16):
             estimate, mean, log_variance = self.model(audio, generator=generator)
         losses = reconstruction_losses(estimate[:, 0], audio[:, 0], resolutions=chosen, filterbanks=self.filterbanks)
-        losses["waveform"] = (estimate - audio).abs().mean()
+        losses["waveform"] = waveform_distance(estimate, audio)
         losses["kl"] = kl_divergence(mean, log_variance)
         total = torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
         if not torch.isfinite(total):
@@ -135,6 +138,14 @@ class Trainer:
         torch.save(state, partial)
         partial.rename(state_path)
         save_vocos(self.average, weights_path, training={"steps": step, "seed": self.config.seed})
+
+    def start_from(self, path: Path) -> None:
+        """Take the weights of another training of the same shape; optimiser and steps begin anew."""
+        weights = load_vocos(path)
+        if weights.config != self.model.config:
+            raise ConfigError("weights of another shape", where="init", value=weights.config)
+        for model in (self.model, self.average):
+            model.load_state_dict(weights.state_dict())
 
     def load(self, path: Path) -> int:
         try:

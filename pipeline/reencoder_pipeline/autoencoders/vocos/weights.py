@@ -16,14 +16,15 @@ from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
 from reencoder_pipeline.errors import AutoencoderError
 
 FORMAT = "reencoder-vocos-1"
+HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
 
 
 def save_vocos(model: Vocos, path: Path, *, training: dict[str, Any]) -> None:
     """float16 weights (half the file, and the rounding is far below the training noise), written beside and renamed."""
     tensors = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
-    header = {"format": FORMAT, "config": json.dumps(asdict(model.config)), "training": json.dumps(training)}
+    header = {"format": FORMAT, "config": asdict(model.config), "training": training}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=header)
+    save_file(tensors, partial, metadata={HEADER: json.dumps(header, sort_keys=True)})
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.rename(path)
@@ -34,14 +35,14 @@ def load_vocos(path: Path) -> Vocos:
     remedy = f"give a file written by `reencoder-autoencoder train` ({FORMAT})"
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header: dict[str, Any] = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise AutoencoderError("weights cannot be read", where=path, value=str(error), remedy=remedy) from None
     if header.get("format") != FORMAT:
         raise AutoencoderError("not weights of the vocos family", where=path, value=header.get("format"), remedy=remedy)
     try:
-        values: dict[str, Any] = json.loads(header["config"])
+        values: dict[str, Any] = header["config"]
         values |= {name: tuple(values[name]) for name in ("fine", "coarse")}
         model = Vocos(VocosConfig(**values))
         model.load_state_dict(tensors)

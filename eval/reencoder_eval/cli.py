@@ -1,0 +1,97 @@
+"""`reencoder-eval CONFIG` evaluates; `reencoder-eval tables RUN` prints the tables of a finished run again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from reencoder_pipeline.command_line import SOME_FAILED
+from reencoder_pipeline.command_line import run as run_app
+
+DEFAULT = "run"
+
+
+class _WithDefault(TyperGroup):
+    """`reencoder-eval CONFIG` means `reencoder-eval run CONFIG`."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        own_options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own_options:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_WithDefault, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True, help=__doc__
+)
+
+
+@app.command(DEFAULT)
+def run(
+    config: Annotated[Path, typer.Argument(help="a YAML file; configs/eval/ has examples")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the tables as JSON")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="print the whole configuration, stop")] = False,
+) -> None:
+    """Run every system on every clip, score, and write tables and the listening page. Again: resume."""
+    from reencoder_eval.config import EvalConfig
+    from reencoder_pipeline.config import load_config
+
+    settings = load_config(config, EvalConfig, set_ or [])
+    if print_config:
+        import yaml
+
+        typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
+    from reencoder_eval.evaluate import evaluate
+
+    values = dict(settings)
+    values["modules"] = [(entry.label, entry.path) for entry in settings.modules]
+    try:
+        evaluation = evaluate(**values)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; the same command goes on: reencoder-eval {config}") from None
+    print_tables(settings.out, as_json=as_json, markdown=False)
+    if not as_json:
+        typer.echo(settings.out / "report.html")
+    if evaluation.failures:
+        typer.echo(f"{len(evaluation.failures)} failures, see {settings.out / 'failures.jsonl'}", err=True)
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def tables(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown")] = False,
+) -> None:
+    """Print the tables of a run, from scores.jsonl alone (costs are shown if costs.json is there)."""
+    print_tables(run, as_json=as_json, markdown=markdown)
+
+
+def print_tables(run: Path, *, as_json: bool, markdown: bool) -> None:
+    from reencoder_eval import tables
+    from reencoder_eval.run_folder import COSTS, SCORES, read_json, read_rows
+
+    summary, costs = tables.summarise(read_rows(run / SCORES)), read_json(run / COSTS)
+    if as_json:
+        typer.echo(json.dumps(summary.to_dict()))
+    elif markdown:
+        typer.echo(tables.markdown(summary, costs), nl=False)
+    else:
+        from rich.console import Console
+
+        console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+        for table in tables.text_tables(summary, costs):
+            console.print(tables.terminal(table))
+
+
+def main() -> None:
+    run_app(app)

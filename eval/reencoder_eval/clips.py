@@ -1,0 +1,172 @@
+"""Which excerpts are evaluated, and their audio: spread over the tracks, decided by the seed, no silent skipping."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from reencoder_eval.metrics import SILENCE_DBFS, level_dbfs
+from reencoder_pipeline.audio import Audio, audio_header, downmix, low_band, resample
+from reencoder_pipeline.corpus import Track
+from reencoder_pipeline.errors import AudioError, EvaluationError
+from reencoder_pipeline.tasks import Task
+
+FULL_BAND_RATE = 44_100  # a track below this rate has no high band to be compared with
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An excerpt of a track: `num_samples` from sample `start` on, at the file's own rate."""
+
+    track: str
+    path: Path
+    start: int
+    num_samples: int
+    sample_rate: int
+    licence: str | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.track} at {self.start / self.sample_rate:.3f} s"
+
+
+@dataclass(frozen=True)
+class ClipChoice:
+    """The clips in the order in which they were chosen: a longer choice begins with a shorter one."""
+
+    clips: tuple[Clip, ...]
+    silent: tuple[Clip, ...]
+    too_short: tuple[str, ...]
+    failures: tuple[AudioError, ...]
+
+
+@dataclass(frozen=True)
+class ClipAudio:
+    """The streams that a task needs of one clip, each float32 (samples,) at the autoencoder's rate."""
+
+    clip: Clip
+    sample_rate: int
+    streams: dict[str, np.ndarray]
+
+    @property
+    def digest(self) -> str:
+        """Of the audio itself: it changes with file, excerpt, rate and resampler, and with nothing else."""
+        digest = hashlib.sha256(str(self.sample_rate).encode())
+        for name in sorted(self.streams):
+            digest.update(name.encode() + self.streams[name].tobytes())
+        return digest.hexdigest()
+
+    def stack(self, names: Sequence[str]) -> np.ndarray:
+        """(len(names), samples)."""
+        return np.stack([self.streams[name] for name in names])
+
+
+def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_seconds: float, seed: int) -> ClipChoice:
+    """One excerpt of every track that suits the task, then a second one of every track, until there are `num_clips`.
+
+    A track is cut into slots of `clip_seconds` with a random offset, visited in random order: its excerpts never
+    overlap. Slots and the order of the tracks depend on the seed and the track's id, not on the other tracks. Silent
+    excerpts (below -60 dBFS), tracks shorter than a clip and unreadable files are passed over and returned.
+    EvaluationError when nothing is left.
+    """
+    clips: list[Clip] = []
+    silent: list[Clip] = []
+    too_short: list[str] = []
+    failures: list[AudioError] = []
+    queue: deque[Iterator[Clip]] = deque()
+    for track in sorted(tracks, key=lambda track: hashlib.sha256(f"{seed}/{track.id}".encode()).digest()):
+        try:
+            if _suits(track, task):
+                excerpts = _excerpts(track, clip_seconds=clip_seconds, seed=seed)
+                queue.append(iter(excerpts)) if excerpts else too_short.append(track.id)
+        except AudioError as error:
+            failures.append(error)
+    if not (queue or too_short or failures):
+        raise EvaluationError(
+            f"no track suits the task {task}",
+            value=f"{len(tracks)} tracks",
+            remedy=f"give tracks of at least {FULL_BAND_RATE} Hz, or a manifest with `tasks`",
+        )
+    while queue and len(clips) < num_clips:
+        remaining = queue.popleft()
+        try:
+            clip = next((one for one in remaining if not _noted_as_silent(one, silent)), None)
+        except AudioError as error:
+            failures.append(error)
+            continue
+        if clip is not None:
+            clips.append(clip)
+            queue.append(remaining)
+    if not clips:
+        raise EvaluationError(
+            f"no excerpt of {clip_seconds:g} s can be used",
+            value=f"{len(silent)} silent excerpts, {len(too_short)} tracks too short, {len(failures)} files unreadable",
+            remedy="use shorter clips or other tracks",
+        )
+    return ClipChoice(tuple(clips), tuple(silent), tuple(too_short), tuple(failures))
+
+
+def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str) -> ClipAudio:
+    """Read the excerpt (only that, not the file), bring it to `sample_rate`, and make the streams of a mono task."""
+    audio = read_excerpt(clip)
+    if clip.sample_rate != sample_rate:
+        audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
+    mono = downmix(audio)
+    streams = {"mono": mono[0], "low_band": low_band(mono, sample_rate=sample_rate, resampler=resampler)[0]}
+    return ClipAudio(clip, sample_rate, {name: streams[name] for name in task.streams})
+
+
+def read_excerpt(clip: Clip) -> Audio:
+    """float32 (channels, samples) at the file's rate; AudioError when the file ends before the excerpt does."""
+    try:
+        with soundfile.SoundFile(os.fsencode(clip.path)) as file:  # type: ignore[arg-type], bytes are read
+            file.seek(clip.start)
+            samples = np.empty((clip.num_samples, file.channels), dtype=np.float32)
+            filled = 0
+            # One read stops at a gap in an Ogg or Opus stream, while the read after it goes on.
+            while filled < len(samples) and (count := len(file.read(out=samples[filled:]))):
+                filled += count
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise AudioError(
+            "cannot be read as audio", where=clip.path, value=str(error), remedy="fetch it again"
+        ) from None
+    if filled != clip.num_samples:
+        raise AudioError(
+            "ends before its header says",
+            where=clip.path,
+            value=f"{filled} of {clip.num_samples} samples from {clip.start} on",
+            remedy="the file is probably truncated: fetch it again",
+        )
+    if not np.isfinite(samples).all():
+        raise AudioError("holds values that are not numbers", where=clip.path, remedy="make it anew from its source")
+    return np.ascontiguousarray(samples.T)  # (samples, channels) -> (channels, samples)
+
+
+def _suits(track: Track, task: str) -> bool:
+    if track.tasks is not None:
+        return task in track.tasks
+    return (track.sample_rate or audio_header(track.path)[0]) >= FULL_BAND_RATE
+
+
+def _excerpts(track: Track, *, clip_seconds: float, seed: int) -> list[Clip]:
+    rate, num_samples = audio_header(track.path)
+    length = round(clip_seconds * rate)
+    slots = num_samples // length
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{track.id}/{seed}".encode()).digest()[:8], "big"))
+    offset = int(random.integers(num_samples - slots * length + 1))
+    starts = [offset + slot * length for slot in random.permutation(slots).tolist()]
+    return [Clip(track.id, track.path, start, length, rate, track.licence) for start in starts]
+
+
+def _noted_as_silent(clip: Clip, silent: list[Clip]) -> bool:
+    if level_dbfs(downmix(read_excerpt(clip))) >= SILENCE_DBFS:
+        return False
+    silent.append(clip)
+    return True

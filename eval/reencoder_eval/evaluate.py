@@ -1,0 +1,351 @@
+"""Systems x clips -> a run folder of scores, costs, audio, tables, listening page: the main path of this floor."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+import torch
+from tqdm import tqdm
+
+from reencoder_eval.clips import Clip, ClipAudio, ClipChoice, choose_clips, load_clip
+from reencoder_eval.flops import FlopCount
+from reencoder_eval.listening_page import write_report
+from reencoder_eval.metrics import METRICS_VERSION, score_channels
+from reencoder_eval.run_folder import (
+    AUDIO,
+    COSTS,
+    FAILURES,
+    JOURNAL,
+    REFERENCE,
+    RUN,
+    SCORES,
+    append_row,
+    audio_path,
+    read_json,
+    read_rows,
+    write_json,
+    write_rows,
+)
+from reencoder_eval.systems import System, bwe_systems, count_pass
+from reencoder_eval.tables import write_tables
+from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
+from reencoder_pipeline.errors import EvaluationError, ReencoderError
+from reencoder_pipeline.tasks import Task, get_task
+from reencoder_trainer.checkpoint import load_module
+
+if TYPE_CHECKING:
+    from reencoder_pipeline.autoencoder import Autoencoder
+
+Scores = dict[str, float | None]
+Job = tuple[dict[str, Any], Future[Scores]]  # a row without its scores, and the scores
+Submit = Callable[[np.ndarray, np.ndarray, int], Future[Scores]]  # estimate, reference, sample rate
+
+TIMED_RUNS = 3
+TITLES = {"bwe": "Bandwidth extension, 22.05 to 44.1 kHz"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`rows` are those of scores.jsonl; `failures` the clips and files that could not be used, as in failures.jsonl."""
+
+    rows: tuple[dict[str, Any], ...]
+    failures: tuple[dict[str, str], ...]
+
+
+def evaluate(
+    *,
+    source: Path,
+    split: str | None,
+    valid_share: float,
+    test_share: float,
+    autoencoder: str,
+    modules: Sequence[tuple[str, Path]],
+    task: str,
+    resampler: str,
+    num_clips: int,
+    clip_seconds: float,
+    seed: int,
+    listening_clips: int,
+    device: str,
+    workers: int,
+    out: Path,
+) -> Evaluation:
+    """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
+
+    `modules` are pairs of a label and a module file. Running it again resumes: a score is kept when it belongs to the
+    same audio, the same system and the same metrics.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
+    tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
+    choice = choose_clips(tracks, task=task, num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
+    coder = load_autoencoder(autoencoder, device=device)
+    trained = [(label, path, load_module(path).to(device)) for label, path in modules]
+    systems = bwe_systems(get_task(task), coder, trained, device=device)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(
+        out / RUN,
+        {
+            "title": TITLES[task],
+            "task": task,
+            "split": split,
+            "seed": seed,
+            "clip_seconds": clip_seconds,
+            "sample_rate": coder.spec.sample_rate,
+            "autoencoder": coder.spec.to_dict(),
+            "resampler": resampler,
+            "systems": [{"name": system.name, "label": system.label, "about": system.about} for system in systems],
+            **describe(choice, listening_clips=listening_clips),
+        },
+    )
+    evaluation = run_systems(
+        systems,
+        choice.clips,
+        autoencoder=coder,
+        task=get_task(task),
+        resampler=resampler,
+        listening_clips=listening_clips,
+        device=device,
+        workers=workers,
+        out=out,
+        failures=[_failure(error, where=error.where) for error in choice.failures],
+    )
+    write_tables(out)
+    write_report(out)
+    return evaluation
+
+
+def tracks_of_split(source: Path, split: str | None, *, valid_share: float, test_share: float) -> list[Track]:
+    """The tracks of one split (None: all); tracks without a split get one as they do when a cache is built."""
+    tracks = assign_splits(read_corpus(source), valid_share=valid_share, test_share=test_share)
+    chosen = [track for track in tracks if split is None or track.split == split]
+    if not chosen:
+        raise EvaluationError(
+            "no track belongs to this split",
+            where=source,
+            value=f"{split}, of {len(tracks)} tracks",
+            remedy="name another split, or null for every track",
+        )
+    return chosen
+
+
+def run_systems(
+    systems: Sequence[System],
+    clips: Sequence[Clip],
+    *,
+    autoencoder: Autoencoder,
+    task: Task,
+    resampler: str,
+    listening_clips: int,
+    device: str,
+    workers: int,
+    out: Path,
+    failures: Sequence[dict[str, str]] = (),
+) -> Evaluation:
+    """Every system on every clip: writes costs.json, audio/, failures.jsonl and, when all is done, scores.jsonl.
+
+    A clip that cannot be read, or a system that fails on one clip, is a failure and not the end. `failures` are those
+    that came before. EvaluationError when nothing at all could be scored.
+    """
+    (out / AUDIO).mkdir(parents=True, exist_ok=True)
+    known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_rows(out / name)}
+    write_rows(out / JOURNAL, known.values())
+    rows, failed = [], list(failures)
+
+    def jobs() -> Iterator[Job]:
+        costed = False
+        for number, clip in enumerate(clips):
+            try:
+                audio = load_clip(clip, task=task, sample_rate=autoencoder.spec.sample_rate, resampler=resampler)
+            except ReencoderError as error:
+                failed.append(_failure(error, where=clip.id))
+                progress.update(len(systems))
+                continue
+            if not costed:
+                measure_costs(systems, audio, autoencoder=autoencoder, device=device, path=out / COSTS)
+                progress.unpause()  # the time left is that of the scores
+                costed = True
+            folder = out if number < listening_clips else None
+            if folder:
+                _write_audio(audio_path(folder, clip.id, REFERENCE), audio.stack(task.targets), audio.sample_rate)
+            for system in systems:
+                yield _job(system, audio, known, task=task, folder=folder, submit=submit)
+
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    with (
+        scoring_processes(workers) as submit,
+        tqdm(total=len(clips) * len(systems), unit="score", file=sys.stderr, mininterval=interval) as progress,
+    ):
+        for row, scores in _ahead(jobs(), 2 * workers):
+            try:
+                rows.append({**row, "scores": scores.result()})
+            except ReencoderError as error:
+                failed.append(_failure(error, where=f"{row['clip']}, {row['label']}"))
+            else:
+                if row["key"] not in known:
+                    append_row(out / JOURNAL, rows[-1])
+            progress.update()
+    write_rows(out / FAILURES, failed)
+    if not rows:
+        raise EvaluationError("no clip could be scored", where=out / FAILURES, value=f"{len(failed)} failures")
+    write_rows(out / SCORES, rows)
+    (out / JOURNAL).unlink()
+    _remove_other_audio(out, rows, listening=[clip.id for clip in clips[:listening_clips]])
+    return Evaluation(tuple(rows), tuple(failed))
+
+
+def _job(
+    system: System,
+    audio: ClipAudio,
+    known: Mapping[str, dict[str, Any]],
+    *,
+    task: Task,
+    folder: Path | None,
+    submit: Submit,
+) -> Job:
+    """Run one system on one clip and have the estimate scored, unless that is known; `folder` keeps the estimate."""
+    key = hashlib.sha256(f"{METRICS_VERSION}/{system.name}/{system.digest}/{audio.digest}".encode()).hexdigest()
+    row = {
+        "clip": audio.clip.id,
+        "track": audio.clip.track,
+        "system": system.name,
+        "label": system.label,
+        "key": key,
+    }
+    file = audio_path(folder, audio.clip.id, system.name, key=key) if folder else None
+    scores: Future[Scores] = Future()
+    if key in known and (file is None or file.is_file()):
+        scores.set_result(known[key]["scores"])
+        return row, scores
+    try:
+        estimate = system.run(audio)
+    except ReencoderError as error:
+        scores.set_exception(error)
+        return row, scores
+    if file is not None:
+        _write_audio(file, estimate, audio.sample_rate)
+    return row, submit(estimate, audio.stack(task.targets), audio.sample_rate)
+
+
+@contextmanager
+def scoring_processes(workers: int) -> Iterator[Submit]:
+    """`submit` of a pool of processes with one thread each, faster than one process with many; 0: score right here."""
+    if workers == 0:
+        yield _at_once
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield partial(pool.submit, score_channels)
+
+
+def _at_once(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> Future[Scores]:
+    scores: Future[Scores] = Future()
+    try:
+        scores.set_result(score_channels(estimate, reference, sample_rate))
+    except ReencoderError as error:
+        scores.set_exception(error)
+    return scores
+
+
+def _ahead(jobs: Iterable[Job], count: int) -> Iterator[Job]:
+    """The same jobs in the same order, each handed on when `count` more have been started."""
+    started: deque[Job] = deque()
+    for job in jobs:
+        started.append(job)
+        if len(started) > count:
+            yield started.popleft()
+    yield from started
+
+
+def measure_costs(
+    systems: Sequence[System], audio: ClipAudio, *, autoencoder: Autoencoder, device: str, path: Path
+) -> None:
+    """GFLOPs and speed of every system on one clip, with nothing else running; kept when `path` has them already."""
+    digests = {system.name: system.digest for system in systems}
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
+    known = read_json(path)
+    if known and known["digests"] == digests and known["machine"] == machine:
+        return
+    values = {
+        "digests": digests,
+        "machine": machine,
+        "clip": audio.clip.id,
+        "autoencoder": {stage: _counted(partial(count_pass, autoencoder, stage)) for stage in ("encode", "decode")},
+        "systems": {
+            system.name: {
+                "stages": system.stages,
+                "module": _counted(system.count) if system.count else None,
+                "times_real_time": times_real_time(system, audio) if system.stages or system.count else None,
+            }
+            for system in systems
+        },
+    }
+    write_json(path, values)
+
+
+def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:
+    """A model that the counters do not understand costs an unknown amount, and is evaluated all the same."""
+    try:
+        return asdict(count())
+    except EvaluationError as error:
+        return {"gflops": None, "note": f"{error.what} ({error.value})"}
+
+
+def times_real_time(system: System, audio: ClipAudio) -> float:
+    """Seconds of audio per second of work, autoencoder included: the median of a few runs after a first one."""
+    system.run(audio)
+    seconds = []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        estimate = system.run(audio)
+        seconds.append(time.perf_counter() - start)
+    return estimate.shape[-1] / audio.sample_rate / median(seconds)
+
+
+def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
+    """Which excerpts were chosen, which were passed over and why; files by name only, folders differ by machine."""
+
+    def plain(clip: Clip) -> dict[str, Any]:
+        return {"id": clip.id, **asdict(clip), "path": clip.path.name}
+
+    return {
+        "clips": [plain(clip) for clip in choice.clips],
+        "listening": [clip.id for clip in choice.clips[:listening_clips]],
+        "silent": [plain(clip) for clip in choice.silent],
+        "too_short": list(choice.too_short),
+    }
+
+
+def _failure(error: ReencoderError, *, where: object) -> dict[str, str]:
+    return {"where": str(where), "what": error.what, "found": str(error.value)}
+
+
+def _remove_other_audio(out: Path, rows: Sequence[Mapping[str, Any]], *, listening: Sequence[str]) -> None:
+    """Estimates of earlier versions of a system, or of clips that are no longer listened to."""
+    kept = {audio_path(out, clip, REFERENCE) for clip in listening}
+    kept |= {audio_path(out, row["clip"], row["system"], key=row["key"]) for row in rows if row["clip"] in listening}
+    for file in set((out / AUDIO).glob("*.flac")) - kept:
+        file.unlink()
+
+
+def _write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
+    """(channels, samples) -> 16-bit FLAC, beside and renamed; what exceeds full scale is clipped."""
+    beside = path.with_suffix(".tmp")
+    soundfile.write(str(beside), audio.T, sample_rate, format="FLAC", subtype="PCM_16")  # (C, n) -> (n, C)
+    beside.replace(path)

@@ -1,0 +1,72 @@
+"""What the folder of one evaluation holds, by name, and how its files are read and written whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline.errors import EvaluationError
+
+RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: what was asked for, systems and clips
+SCORES = "scores.jsonl"  # one row per clip and system; written last, so it is only there when the run is complete
+JOURNAL = "scores.partial.jsonl"  # rows of an unfinished run
+TABLES, MARKDOWN, CHART, REPORT = "tables.json", "tables.md", "stft_d.svg", "report.html"
+AUDIO = "audio"
+REFERENCE = "reference"  # the audio that estimates are compared with, beside the systems' own
+
+
+def audio_path(run: Path, clip: str, system: str, *, key: str = "") -> Path:
+    """A readable name, and a digest: `key` is the row's, so that a file never belongs to another version of a system."""
+    digest = hashlib.sha256(f"{clip}/{system}/{key}".encode()).hexdigest()[:8]
+    return run / AUDIO / f"{_plain(clip)}.{_plain(system)}.{digest}.flac"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, none if it is absent. A torn last line, left by a kill, is passed over."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):  # whole lines end in a newline: the last piece is empty or torn
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise EvaluationError(
+                "not a line of JSON",
+                where=f"{path}:{number}",
+                value=str(error),
+                remedy="remove the file and evaluate again",
+            ) from None
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_json(path: Path, values: object) -> None:
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Beside its place, then renamed."""
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-60:]

@@ -1,0 +1,1 @@
+"""First floor: a latent cache becomes a trained module."""

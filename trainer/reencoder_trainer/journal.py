@@ -1,0 +1,160 @@
+"""What a run says: rows in metrics.jsonl, the same in TensorBoard, and a progress line on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from reencoder_trainer.checkpoint import write_whole
+
+TIMING_FIELDS = ("seconds", "steps_per_second")
+"""The only fields in which a resumed run's rows differ from an uninterrupted one's."""
+
+LINE_EVERY_SECONDS = 30.0  # where stderr is a file
+REDRAW_EVERY_SECONDS = 0.2  # where stderr is a terminal
+
+
+class Journal:
+    """Writes rows of two kinds, `train` (means over `log_every` steps) and `valid`, each with its step.
+
+    Opened at a restored step it first cuts all later rows, which the steps that follow will write again. `pending`, the
+    metrics of steps not yet in a row, travels in the training state for the same reason.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int,
+        steps: int,
+        log_every: int,
+        pending: list[dict[str, float]],
+        tensorboard: bool,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.path, self.pending = folder / "metrics.jsonl", list(pending)
+        _cut_after(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._log_every = log_every
+        self._progress = Progress(step, steps, stream=stream or sys.stderr)
+        self._board = _open_board(folder / "tensorboard", step) if tensorboard else None
+
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """Take in the metrics of update `step` (from 1); every `log_every` steps their means become a row."""
+        self.pending.append(metrics)
+        if step % self._log_every == 0:
+            means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in metrics}
+            self.pending.clear()
+            self._write("train", step, means)
+        self._progress.update(step, f"l1 {metrics['l1']:.4f}")
+
+    def valid(self, step: int, metrics: dict[str, float]) -> None:
+        self._write("valid", step, metrics)
+        self.say(
+            f"step {step}: valid l1 {metrics['l1']:.4f} "
+            f"(no module {metrics['l1_no_module']:.4f}, channel means {metrics['l1_channel_means']:.4f})"
+        )
+
+    def say(self, text: str) -> None:
+        self._progress.say(text)
+
+    def sync(self) -> None:
+        """Make the rows durable; called before a training state is, so that no restored step lacks its rows."""
+        os.fsync(self._file.fileno())
+        if self._board is not None:
+            self._board.flush()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, kind: str, step: int, metrics: dict[str, float]) -> None:
+        timing = {"seconds": round(self._progress.seconds, 3), "steps_per_second": round(self._progress.rate(step), 4)}
+        self._file.write(json.dumps({"kind": kind, "step": step, **metrics, **timing}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+class Progress:
+    """One line: step, loss, rate and time left. Redrawn on a terminal, printed now and then elsewhere."""
+
+    def __init__(self, step: int, steps: int, *, stream: TextIO) -> None:
+        self._first, self._steps, self._stream = step, steps, stream
+        self._terminal = stream.isatty()
+        self._start = self._shown = time.monotonic()
+        self._drawn = 0  # width of the line that stands on the terminal
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def rate(self, step: int) -> float:
+        """Steps per second of this process, validation and checkpoints included, as the time left must be."""
+        return (step - self._first) / max(self.seconds, 1e-9)
+
+    def update(self, step: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self._shown < (REDRAW_EVERY_SECONDS if self._terminal else LINE_EVERY_SECONDS):
+            return
+        self._shown = now
+        rate = self.rate(step)
+        left = _duration((self._steps - step) / rate)
+        line = f"step {step}/{self._steps}  {text}  {rate:.2f} steps/s  {left} left"
+        if self._terminal:
+            print(f"\r{line.ljust(self._drawn)}", end="", file=self._stream, flush=True)
+            self._drawn = len(line)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def say(self, text: str) -> None:
+        self.close()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Clear the line, so that what is printed next stands alone."""
+        if self._drawn:
+            print(f"\r{' ' * self._drawn}\r", end="", file=self._stream, flush=True)
+            self._drawn = 0
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop rows after `step`, and a last line that a kill left unfinished."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        # Rows up to a restored step are durable, so the first damaged one lies after it.
+        if not line.endswith(b"\n") or not _is_row(line) or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    write_whole(path, b"".join(kept))
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return "step" in json.loads(line)
+    except ValueError:
+        return False
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -1,0 +1,82 @@
+"""Training windows: batch k of the global batch is a pure function of (seed, k).
+
+There is no loader state: resuming is counting on, and any number of processes sees the same batches, each taking its
+slice. A batch of memory-mapped windows costs one vectorised draw and one gather, far less than a step; worker processes
+would only add a copy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from reencoder_pipeline.cache import LatentCache
+from reencoder_pipeline.errors import CacheError, ConfigError
+from reencoder_pipeline.tasks import Task
+
+
+def draw_windows(positions: np.ndarray, *, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Window k of step `step`: (track index, start frame), each int64 (batch_size,), drawn with replacement.
+
+    `positions` (tracks,) counts each track's window starts, at least 1. Every position of the corpus is equally likely:
+    a track is picked in proportion to its positions and the start in it uniformly.
+
+    Philox is a keyed counter: (seed, step) is the key, so nothing is drawn in order. Its raw words are part of numpy's
+    stability promise, the Generator methods built on them are not; the modulo's bias is below positions / 2^64.
+    """
+    ends = np.cumsum(positions)
+    words = np.random.Philox(key=np.array([seed, step], dtype=np.uint64)).random_raw(batch_size)
+    drawn = (words % np.uint64(ends[-1])).astype(np.int64)
+    tracks = np.searchsorted(ends, drawn, side="right")
+    return tracks, drawn - (ends[tracks] - positions[tracks])
+
+
+class WindowLoader:
+    """Reads batches of windows of all of a task's streams out of a cache.
+
+    `too_short` tracks of the split hold no whole window and are never drawn; CacheError if none is left.
+    """
+
+    def __init__(self, cache: LatentCache, task: Task, *, split: str, num_frames: int, seed: int) -> None:
+        tracks = cache.select(task, split=split)
+        usable = [track for track in tracks if track.num_frames >= num_frames]
+        if not usable:
+            seconds = float(num_frames / cache.spec.frame_rate)
+            raise CacheError(
+                f"no track of the {split} split can be used for {task.name}",
+                where=cache.path,
+                value=f"{len(tracks)} tracks with the task's streams, none as long as a window of {seconds:.2f} s",
+                remedy="shorten window_seconds, or build the cache from more or longer tracks",
+            )
+        self.split, self.num_tracks, self.too_short = split, len(usable), len(tracks) - len(usable)
+        self._cache, self._task, self._num_frames, self._seed = cache, task, num_frames, seed
+        self._positions = np.array([track.num_frames - num_frames + 1 for track in usable], dtype=np.int64)
+        # (streams, tracks): where frame 0 of each track lies
+        self._addresses = np.stack([cache.addresses(usable, stream) for stream in task.streams])
+
+    @property
+    def num_windows(self) -> int:
+        """Different windows in the split: one per possible start frame."""
+        return int(self._positions.sum())
+
+    def batch(self, step: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
+        """Rank `rank`'s slice of global batch `step`: raw latents (batch_size / world_size, T, C) of every stream."""
+        share = share_of(batch_size, world_size)
+        tracks, starts = draw_windows(self._positions, seed=self._seed, step=step, batch_size=batch_size)
+        mine = slice(rank * share, (rank + 1) * share)
+        offsets = starts[mine] * self._cache.spec.channels
+        addresses = self._addresses[:, tracks[mine]] + offsets  # (streams, B)
+        windows = self._cache.gather(addresses.reshape(-1), num_frames=self._num_frames)  # (streams * B, T, C)
+        return dict(zip(self._task.streams, windows.split(share), strict=True))
+
+
+def share_of(batch_size: int, world_size: int) -> int:
+    """Windows per process; equal shares, so that the mean of the processes' gradients is the global batch's."""
+    if batch_size % world_size:
+        raise ConfigError(
+            "the global batch does not divide among the processes",
+            where="batch_size",
+            value=f"{batch_size} windows, {world_size} processes",
+            remedy=f"use a multiple of {world_size}, or another number of processes",
+        )
+    return batch_size // world_size
