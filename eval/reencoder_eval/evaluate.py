@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,7 +12,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from reencoder_eval.clips import Clip, ClipAudio, ClipChoice, choose_clips, load_clip
-from reencoder_eval.flops import FlopCount
+from reencoder_eval.costs import measure_costs
 from reencoder_eval.listening_page import write_report
 from reencoder_eval.metrics import METRICS_VERSION, score_channels
 from reencoder_eval.run_folder import (
@@ -36,12 +33,11 @@ from reencoder_eval.run_folder import (
     SCORES,
     append_row,
     audio_path,
-    read_json,
     read_rows,
     write_json,
     write_rows,
 )
-from reencoder_eval.systems import System, bwe_systems, count_pass
+from reencoder_eval.systems import System, bwe_systems
 from reencoder_eval.tables import write_tables
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
@@ -56,7 +52,6 @@ Scores = dict[str, float | None]
 Job = tuple[dict[str, Any], Future[Scores]]  # a row without its scores, and the scores
 Submit = Callable[[np.ndarray, np.ndarray, int], Future[Scores]]  # estimate, reference, sample rate
 
-TIMED_RUNS = 3
 TITLES = {"bwe": "Bandwidth extension, 22.05 to 44.1 kHz"}
 
 
@@ -270,52 +265,6 @@ def _ahead(jobs: Iterable[Job], count: int) -> Iterator[Job]:
         if len(started) > count:
             yield started.popleft()
     yield from started
-
-
-def measure_costs(
-    systems: Sequence[System], audio: ClipAudio, *, autoencoder: Autoencoder, device: str, path: Path
-) -> None:
-    """GFLOPs and speed of every system on one clip, with nothing else running; kept when `path` has them already."""
-    digests = {system.name: system.digest for system in systems}
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    machine = torch.cuda.get_device_name() if device == "cuda" else cpu
-    known = read_json(path)
-    if known and known["digests"] == digests and known["machine"] == machine:
-        return
-    values = {
-        "digests": digests,
-        "machine": machine,
-        "clip": audio.clip.id,
-        "autoencoder": {stage: _counted(partial(count_pass, autoencoder, stage)) for stage in ("encode", "decode")},
-        "systems": {
-            system.name: {
-                "stages": system.stages,
-                "module": _counted(system.count) if system.count else None,
-                "times_real_time": times_real_time(system, audio) if system.stages or system.count else None,
-            }
-            for system in systems
-        },
-    }
-    write_json(path, values)
-
-
-def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:
-    """A model that the counters do not understand costs an unknown amount, and is evaluated all the same."""
-    try:
-        return asdict(count())
-    except EvaluationError as error:
-        return {"gflops": None, "note": f"{error.what} ({error.value})"}
-
-
-def times_real_time(system: System, audio: ClipAudio) -> float:
-    """Seconds of audio per second of work, autoencoder included: the median of a few runs after a first one."""
-    system.run(audio)
-    seconds = []
-    for _ in range(TIMED_RUNS):
-        start = time.perf_counter()
-        estimate = system.run(audio)
-        seconds.append(time.perf_counter() - start)
-    return estimate.shape[-1] / audio.sample_rate / median(seconds)
 
 
 def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def count_flops(
     model into eval mode; it works on a copy here, and the patches are undone even when the function fails, which is an
     EvaluationError.
     """
+    if not any(True for module in modules for _ in module.parameters()):
+        raise EvaluationError("its FLOPs cannot be counted", value="no module with weights was found")
     try:
         forward = copy.deepcopy(_Forward(function, modules))  # one copy: the function's weights stay those in `modules`
         by_calflops = _by_calflops(forward, example) / float(seconds)

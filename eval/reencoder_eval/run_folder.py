@@ -20,7 +20,7 @@ REFERENCE = "reference"  # the audio that estimates are compared with, beside th
 
 
 def audio_path(run: Path, clip: str, system: str, *, key: str = "") -> Path:
-    """A readable name, and a digest: `key` is the row's, so that a file never belongs to another version of a system."""
+    """A readable name and a digest; `key` is the row's, so that a file never belongs to another version of a system."""
     digest = hashlib.sha256(f"{clip}/{system}/{key}".encode()).hexdigest()[:8]
     return run / AUDIO / f"{_plain(clip)}.{_plain(system)}.{digest}.flac"
 

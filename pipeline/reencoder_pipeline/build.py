@@ -21,7 +21,7 @@ from reencoder_pipeline.commit import (
     write_text,
 )
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import Track, assign_splits, file_digest, read_corpus
+from reencoder_pipeline.corpus import SPLITS, Track, assign_splits, file_digest, read_corpus, unit_hash
 from reencoder_pipeline.errors import AudioError, CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.record import Record, statistics
@@ -124,6 +124,8 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     with ThreadPoolExecutor() as pool:
         examined = list(pool.map(lambda track: _examine(track, spec.sample_rate), tracks))
     planned = [item for item in examined if isinstance(item, PlannedTrack)]
+    if config.hours is not None:
+        planned = take_hours(planned, config.hours, sample_rate=spec.sample_rate)
     jobs = tuple(_pack(planned, spec, config))
     return Plan(
         spec=spec,
@@ -133,6 +135,21 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
         num_unsuited=len(corpus) - len(tracks),
         num_frames=sum(job.num_frames for job in jobs),
     )
+
+
+def take_hours(planned: Sequence[PlannedTrack], hours: float, *, sample_rate: int) -> list[PlannedTrack]:
+    """About `hours` of whole tracks, of every split its share and at least one track, in corpus order.
+
+    Tracks are taken by the hash of their id: the choice is the same wherever and in whatever order the corpus is read.
+    """
+    wanted = min(1.0, hours * 3600 * sample_rate / max(1, sum(item.num_samples for item in planned)))
+    left = {split: wanted * sum(i.num_samples for i in planned if i.track.split == split) for split in SPLITS}
+    taken = set()
+    for item in sorted(planned, key=lambda item: unit_hash(item.track.id)):
+        if item.track.split and left[item.track.split] > 0:
+            left[item.track.split] -= item.num_samples
+            taken.add(item.track.id)
+    return [item for item in planned if item.track.id in taken]
 
 
 def _is_suited(track: Track, config: CacheConfig) -> bool:

@@ -38,6 +38,7 @@ class CacheConfig(Config):
         "measured",
         description="which tasks a track serves: by its bandwidth and width, or as listed here for every track",
     )
+    hours: float | None = Field(None, gt=0, description="take only so much of the corpus, of every split its share")
     workers: int | None = Field(None, ge=1, description="processes; default: one a core; contents do not depend on it")
     valid_share: float = Field(0.05, ge=0, lt=1, description="share of tracks for validation where no split is given")
     test_share: float = Field(0.10, ge=0, lt=1, description="share of tracks for testing where no split is given")

@@ -136,7 +136,7 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
 
     Only where a small corpus would leave a wanted split empty is the nearest track by hash moved into it.
     """
-    hashes = {track.id: _unit_hash(track.id) for track in tracks if track.split is None}
+    hashes = {track.id: unit_hash(track.id) for track in tracks if track.split is None}
     ranked = sorted(hashes, key=hashes.__getitem__)
     splits = {name: _split_of(hashes[name], valid_share, test_share) for name in ranked}
     for wanted, share in (("test", test_share), ("valid", valid_share)):
@@ -147,7 +147,8 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
     return tuple(track if track.split else replace(track, split=splits[track.id]) for track in tracks)
 
 
-def _unit_hash(track_id: str) -> float:
+def unit_hash(track_id: str) -> float:
+    """A place in [0, 1) that belongs to this id and to nothing else."""
     return int.from_bytes(hashlib.sha256(track_id.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 

@@ -1,0 +1,168 @@
+"""Tables: means, medians, intervals by track, paired differences, the gap closed; as text, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from reencoder_eval.cli import app
+from reencoder_eval.run_folder import COSTS, MARKDOWN, SCORES, TABLES, write_json, write_rows
+from reencoder_eval.tables import RESAMPLES, markdown, resample_weights, summarise, text_tables, write_tables
+from reencoder_pipeline.errors import EvaluationError
+
+COST: dict[str, Any] = {
+    "autoencoder": {"encode": {"gflops": 1.0}, "decode": {"gflops": 2.0}},
+    "systems": {
+        "ours:S": {"stages": ["encode", "decode"], "module": {"gflops": 0.368}, "times_real_time": 12.34},
+        "sinc": {"stages": [], "module": None, "times_real_time": None},
+        "autoencoder": {"stages": ["encode", "decode"], "module": {"gflops": None}, "times_real_time": 20.0},
+    },
+}
+
+
+def row(system: str, clip: str, track: str, **scores: float | None) -> dict[str, Any]:
+    return {"system": system, "label": f"the {system}", "clip": clip, "track": track, "scores": scores, "key": ""}
+
+
+def rows_of(values: dict[str, list[float]], *, clips_per_track: int = 1) -> list[dict[str, Any]]:
+    return [
+        row(system, f"clip {number}", f"track {number // clips_per_track}", stft_d_full=value)
+        for number in range(len(next(iter(values.values()))))
+        for system, value in ((system, column[number]) for system, column in values.items())
+    ]
+
+
+def gap(values: dict[str, list[float]]) -> Any:
+    return summarise(rows_of(values)).comparisons["ours:S"]["stft_d_full"].gap_closed
+
+
+def test_means_and_medians() -> None:
+    summary = summarise(rows_of({"sinc": [1.0, 2.0, 3.0, 10.0]}))
+    cell = summary.cells["sinc"]["stft_d_full"]
+    assert (cell.mean.value, cell.median.value, cell.clips, cell.tracks) == (4.0, 2.5, 4, 4)
+    assert cell.mean.low < 4.0 < cell.mean.high
+    assert cell.median.low <= 2.5 <= cell.median.high
+    assert (summary.clips, summary.tracks, summary.silent) == (4, 4, 0)
+    assert summary.comparisons == {}  # no row to compare with
+
+
+def test_the_interval_of_a_mean_is_that_of_theory() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, size=400)
+    mean = summarise(rows_of({"sinc": values.tolist()})).cells["sinc"]["stft_d_full"].mean
+    expected = 1.96 * values.std() / np.sqrt(400)
+    assert mean.high - mean.value == pytest.approx(expected, rel=0.05)
+    assert mean.value - mean.low == pytest.approx(expected, rel=0.05)
+
+
+def test_the_interval_of_a_median_is_that_of_resampled_medians() -> None:
+    values = np.random.default_rng(1).exponential(size=30)
+    found = summarise(rows_of({"sinc": values.tolist()})).cells["sinc"]["stft_d_full"].median
+    drawn = np.random.default_rng(2).choice(values, size=(20_000, 30))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.05)
+
+
+def test_clips_of_a_track_are_resampled_together() -> None:
+    by_track = np.repeat(np.random.default_rng(0).normal(size=20), 10).tolist()  # ten clips say no more than one
+    single = summarise(rows_of({"sinc": by_track[::10]})).cells["sinc"]["stft_d_full"].mean
+    clustered = summarise(rows_of({"sinc": by_track}, clips_per_track=10)).cells["sinc"]["stft_d_full"].mean
+    naive = summarise(rows_of({"sinc": by_track})).cells["sinc"]["stft_d_full"].mean
+    assert clustered.high - clustered.low == pytest.approx(single.high - single.low, rel=0.05)
+    assert naive.high - naive.low < 0.5 * (clustered.high - clustered.low)
+
+
+def test_weights_draw_as_many_tracks_as_there_are() -> None:
+    weights = resample_weights(["a", "b", "a", "c"], seed=0)
+    assert weights.shape == (RESAMPLES, 4)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
+    assert weights.mean(axis=0) == pytest.approx([1, 1, 1, 1], abs=0.05)
+    np.testing.assert_array_equal(weights, resample_weights(["a", "b", "a", "c"], seed=0))
+    assert len(np.unique(resample_weights(["a", "a", "a"], seed=0)[:, 0])) > 1  # one track: its clips
+
+
+def test_differences_are_paired() -> None:
+    level = np.random.default_rng(0).uniform(0, 100, size=40)
+    summary = summarise(rows_of({"autoencoder_low_band": level.tolist(), "ours:S": (level - 1).tolist()}))
+    comparison = summary.comparisons["ours:S"]["stft_d_full"]
+    # Every clip improves by exactly one: no uncertainty is left, however much the clips themselves differ.
+    assert comparison.difference.value == pytest.approx(-1)
+    assert comparison.difference.high - comparison.difference.low == pytest.approx(0, abs=1e-9)
+    assert comparison.better == 1.0
+    assert comparison.gap_closed is None  # no ceiling row
+    assert "autoencoder_low_band" not in summary.comparisons
+
+
+def test_the_gap_closed_runs_from_the_low_band_to_the_autoencoder() -> None:
+    low, best = np.array([2.0, 4.0, 3.0, 5.0]), np.array([1.0, 2.0, 1.5, 3.0])
+    for share in (0.0, 0.25, 1.0):
+        ours = low + share * (best - low)
+        closed = gap({"autoencoder": best.tolist(), "autoencoder_low_band": low.tolist(), "ours:S": ours.tolist()})
+        assert (closed.value, closed.low, closed.high) == pytest.approx((share, share, share))
+
+
+def test_no_gap_is_reported_where_there_is_none() -> None:
+    low = [2.0, 4.0, 3.0, 5.0]
+    assert gap({"autoencoder": [3.0, 3.0, 4.0, 4.0], "autoencoder_low_band": low, "ours:S": low}) is None
+
+
+def test_a_metric_is_averaged_over_the_clips_that_every_system_has() -> None:
+    rows = [
+        row("sinc", "a", "x", stft_d_full=1.0, stft_d_high=None),
+        row("ours:S", "a", "x", stft_d_full=2.0, stft_d_high=7.0),
+        row("sinc", "b", "y", stft_d_full=3.0, stft_d_high=5.0),
+        row("ours:S", "b", "y", stft_d_full=6.0, stft_d_high=9.0),
+        row("sinc", "c", "z", stft_d_full=100.0, stft_d_high=100.0),  # ours failed on this clip
+        row("sinc", "d", "z", stft_d_full=None, stft_d_high=None),
+        row("ours:S", "d", "z", stft_d_full=None, stft_d_high=None),
+    ]
+    summary = summarise(rows)
+    assert [summary.cells[name]["stft_d_full"].mean.value for name in ("sinc", "ours:S")] == [2.0, 4.0]
+    assert [summary.cells[name]["stft_d_high"].mean.value for name in ("sinc", "ours:S")] == [5.0, 9.0]
+    assert summary.cells["sinc"]["stft_d_high"].clips == 1
+    assert summary.silent == 1
+
+
+def test_no_scores_are_an_error() -> None:
+    with pytest.raises(EvaluationError, match="no scores"):
+        summarise([])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    values = {"autoencoder": [1.0, 1.2], "autoencoder_low_band": [2.0, 2.4], "sinc": [2.2, 2.2], "ours:S": [1.5, 1.7]}
+    write_rows(tmp_path / SCORES, rows_of(values))
+    return tmp_path
+
+
+def test_tables_come_from_scores_alone(run: Path) -> None:
+    result = CliRunner().invoke(app, ["tables", str(run)])
+    assert result.exit_code == 0, result.output
+    for text in ("the ours:S", "1.60 [1.50, 1.70]", "2 clips of 2 tracks", "Paired differences"):
+        assert text in result.stdout
+    as_json = CliRunner().invoke(app, ["tables", str(run), "--json"])
+    assert json.loads(as_json.stdout)["cells"]["ours:S"]["stft_d_full"]["mean"]["value"] == 1.6
+    as_markdown = CliRunner().invoke(app, ["tables", str(run), "--markdown"])
+    assert "| the sinc | - | - | - | 2.20 [2.20, 2.20] | - / - | 2.20 |" in as_markdown.stdout
+
+
+def test_costs_are_shown_where_they_are_known(run: Path) -> None:
+    write_json(run / COSTS, COST)
+    summary = write_tables(run)
+    scores = {cells[0]: cells[1:4] for cells in text_tables(summary, COST)[0].rows}
+    assert scores["the ours:S"] == ("0.37", "3.00", "12.3")
+    assert scores["the sinc"] == scores["the autoencoder_low_band"] == ("-", "-", "-")
+    assert scores["the autoencoder"] == ("-", "3.00", "20")
+    assert (run / MARKDOWN).read_text() == markdown(summary, COST)
+    assert json.loads((run / TABLES).read_text()) == summary.to_dict()
+
+
+def test_markdown_keeps_its_columns_whatever_a_label_holds(run: Path) -> None:
+    rows = [{**row("sinc", "a", "x", stft_d_full=1.0), "label": "a | b"}]
+    table = [line for line in markdown(summarise(rows), None).splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in table} == {11}
