@@ -32,7 +32,7 @@ def encoded(suffix: str, audio: np.ndarray = NOISE, rate: int = RATE, *, subtype
     return buffer.getvalue()
 
 
-def written(folder: Path, name: str, content: bytes) -> Path:
+def written(folder: Path, name: str, content: bytes | bytearray) -> Path:
     (folder / name).write_bytes(content)
     return folder / name
 

@@ -26,13 +26,12 @@ def written(folder: Path, text: str, *, name: str = "cache.yaml") -> Path:
 
 def test_without_a_file_there_are_the_defaults() -> None:
     config = load_config(None, CacheConfig)
-    assert config == CacheConfig()
     assert config.streams == ["mono", "low_band", "left", "right"]
     assert config.precision == "float16"
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
-    assert load_config(written(tmp_path, "# nothing\n"), CacheConfig) == CacheConfig()
+    assert load_config(written(tmp_path, "# nothing\n"), CacheConfig) == load_config(None, CacheConfig)
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
@@ -139,4 +138,4 @@ def test_a_segment_has_a_length(seconds: str) -> None:
 
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        CacheConfig().workers = 3  # type: ignore[misc]
+        load_config(None, CacheConfig).workers = 3  # type: ignore[misc]

@@ -106,6 +106,12 @@ def test_the_gap_closed_runs_from_the_low_band_to_the_autoencoder() -> None:
         assert (closed.value, closed.low, closed.high) == pytest.approx((share, share, share))
 
 
+def test_only_modules_close_a_gap() -> None:
+    columns = {"autoencoder": [1.0, 2.0], "autoencoder_low_band": [2.0, 4.0], "sinc": [1.5, 3.0]}
+    comparisons = summarise(rows_of(columns)).comparisons
+    assert [comparisons[name]["stft_d_full"].gap_closed for name in ("autoencoder", "sinc")] == [None, None]
+
+
 def test_no_gap_is_reported_where_there_is_none() -> None:
     low = [2.0, 4.0, 3.0, 5.0]
     assert gap({"autoencoder": [3.0, 3.0, 4.0, 4.0], "autoencoder_low_band": low, "ours:S": low}) is None

@@ -49,9 +49,7 @@ def write_report(run: Path) -> Path:
     """
     description = read_json(run / RUN)
     if description is None:
-        raise EvaluationError(
-            "not a finished evaluation", where=run, remedy="run reencoder-eval with its configuration"
-        )
+        raise EvaluationError("not the folder of an evaluation", where=run, remedy="run reencoder-eval CONFIG")
     rows, costs = read_rows(run / SCORES), read_json(run / COSTS)
     summary = summarise(rows)
     listening = [clip for clip in description["clips"] if clip["id"] in description["listening"]]

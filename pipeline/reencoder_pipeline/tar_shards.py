@@ -69,6 +69,9 @@ def read_tar_stream(path: Path, keys: Sequence[str], stream: str) -> NDArray[Any
     if missing := [name for name in names if name not in members]:
         raise CacheError("a member is missing", where=path, value=missing[0])
     chosen = [members[name] for name in names]
-    return np.concatenate(
-        [np.fromfile(path, m.dtype, count=int(np.prod(m.shape)), offset=m.offset).reshape(m.shape) for m in chosen]
-    )
+    try:
+        return np.concatenate(
+            [np.fromfile(path, m.dtype, count=int(np.prod(m.shape)), offset=m.offset).reshape(m.shape) for m in chosen]
+        )
+    except ValueError as error:  # shapes or types that cannot be true
+        raise CacheError("shard cannot be read", where=path, value=str(error)[:200]) from error
