@@ -35,7 +35,12 @@ def tone(hertz: float) -> np.ndarray:
 
 def write_run(run: Path) -> Path:
     """A run of three clips, two of them with audio, as `evaluate` leaves it."""
-    count = {"gflops": 0.37, "gflops_torch": 0.3, "parameters": 1, "note": "calflops <0.37>, torch 0.30: a reason"}
+    count = {
+        "gflops": 0.37,
+        "gflops_torch": 0.3,
+        "parameters": 4_300_000,
+        "note": "calflops <0.37>, torch 0.30: a reason",
+    }
     rows: list[dict[str, Any]] = []
     (run / "audio").mkdir(parents=True)
     for number, clip in enumerate(CLIPS):
@@ -57,6 +62,8 @@ def write_run(run: Path) -> Path:
         "split": "test",
         "clip_seconds": SECONDS,
         "sample_rate": RATE,
+        "autoencoder": {"autoencoder": "<house>", "channels": 64, "hop": 1024, "sample_rate": RATE},
+        "resampler": "soxr_vhq",
         "systems": [{"label": label, "about": f"about {name}"} for name, label in LABELS.items()],
         "clips": [{"id": clip, "licence": "CC <BY>"} for clip in CLIPS],
         "listening": CLIPS[:2],
@@ -156,6 +163,9 @@ def test_tables_show_the_scores_the_paper_and_what_was_left_out(page: Page) -> N
         assert f"{label} " in text
         assert f"{stft_d[0]:.2f} ({stft_d[1]:.2f} / {stft_d[2]:.2f})" in text
     assert "2.00 (1.00 / -)" in text  # a clip whose high band is silent
+    assert "<house>, 64 channels, one frame for 1024 samples at 44.1 kHz" in text
+    assert "autoencoder, encode: 0.37 (0.30 by torch's own counter), 4.30 million parameters;" in text
+    assert "The high band was scored on 2 clips" in text
     assert "calflops <0.37>, torch 0.30: a reason" in text
 
 

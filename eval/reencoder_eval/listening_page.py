@@ -61,7 +61,9 @@ def write_report(run: Path) -> Path:
         summary=summary,
         tables=text_tables(summary, costs),
         costs=costs,
+        counts=count_texts(costs, summary),
         notes=count_notes(costs),
+        high_clips=max((by["stft_d_high"].clips for by in summary.cells.values() if "stft_d_high" in by), default=0),
         chart=Markup(chart),  # our own SVG; matplotlib escapes the labels in it
         clips=[listening_clip(run, clip, rows, summary) for clip in listening],
         paper=paper_rows(),
@@ -112,6 +114,21 @@ def here_rows(summary: Summary, costs: Mapping[str, Any] | None) -> list[tuple[s
         texts = [_triple([cell.mean.value if cell else None for cell in triple]) for triple in values]
         rows.append((label, autoencoder if module == NOTHING else module, *texts))
     return rows
+
+
+def count_texts(costs: Mapping[str, Any] | None, summary: Summary) -> list[tuple[str, ...]]:
+    """What was counted, its GFLOPs by either counter, its parameters in millions."""
+    if costs is None:
+        return []
+    counts = {f"autoencoder, {stage}": count for stage, count in costs["autoencoder"].items()}
+    counts |= {
+        summary.labels[name]: cost["module"] for name, cost in costs["systems"].items() if name in summary.labels
+    }
+    return [
+        (what, number(count["gflops"]), number(count["gflops_torch"]), number(count["parameters"] / 1e6))
+        for what, count in counts.items()
+        if count and count["gflops"] is not None
+    ]
 
 
 def count_notes(costs: Mapping[str, Any] | None) -> list[str]:

@@ -65,8 +65,9 @@ class Cell:
 class Comparison:
     """One metric of one system against the reference row, clip by clip: below zero is better.
 
-    `better` is the share of clips with a smaller distance. `gap_closed`, of modules alone, is 0 at the reference row and
-    1 at the autoencoder's own reconstruction; None where these two do not differ clearly (their interval includes 0).
+    `better` is the share of clips with a smaller distance. `gap_closed`, of modules alone, is 0 at the reference row
+    and 1 at the autoencoder's own reconstruction; None where these do not differ clearly (the interval of the gap
+    includes 0).
     """
 
     difference: Interval

@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.errors import AudioError, ConfigError
 
-if TYPE_CHECKING:
-    import soundfile
-
 Audio = NDArray[np.float32]
 
 MAX_CHANNELS = 2
-BLOCK_SAMPLES = 65_536
 LENGTH_TOLERANCE_SECONDS = 0.01  # a sound Opus file decoded to 10 samples less than its header says
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's answer for a FLAC file that was written to a pipe
 STREAMED_BYTES = 0x7FFFF000  # what programs write as the size of a WAV file whose end they do not know; or more
@@ -37,7 +32,7 @@ def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int |
         with soundfile.SoundFile(_existing(path)) as file:  # type: ignore[arg-type], bytes are read
             rate, expected = file.samplerate, file.frames
             _require_track(path, channels=file.channels, rate=rate, num_samples=expected, log=file.extra_info)
-            audio = _read_blocks(file).T  # (samples, channels) -> (channels, samples)
+            audio = file.read(dtype="float32", always_2d=True).T  # (samples, channels) -> (channels, samples)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise _unreadable(path, error) from None
     for promised, source in ((expected, "its header"), (num_samples, "its manifest")):
@@ -83,16 +78,6 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
         return AudioError("may not be read by this user", where=path, value=reason, remedy="check its permissions")
     return AudioError("cannot be read as audio", where=path, value=reason, remedy=_FORMAT_REMEDY)
-
-
-def _read_blocks(file: soundfile.SoundFile) -> Audio:
-    """All samples, (samples, channels). In blocks: one read of everything stops at the first gap in an Ogg or Opus
-    stream (two sound files of 221 were up to 0.13 s short), while the read after it goes on."""
-    audio = np.empty((file.frames, file.channels), dtype=np.float32)
-    filled = 0
-    while filled < len(audio) and (count := len(file.read(out=audio[filled : filled + BLOCK_SAMPLES]))):
-        filled += count
-    return audio[:filled]
 
 
 _FORMAT_REMEDY = (

@@ -164,6 +164,9 @@ def fetch(
 
     chosen = None if packages is None else [name.strip() for name in packages.split(",") if name.strip()]
     print(fetch_debian_music(out, packages=chosen, progress=_say))
+    if (out / "failures.jsonl").exists():
+        _say(f"some tracks are not what the manifest promises and were left out, see {out / 'failures.jsonl'}")
+        raise typer.Exit(SOME_FAILED)
 
 
 def main() -> None:
