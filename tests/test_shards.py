@@ -202,7 +202,7 @@ def test_plain_zarr_reads_a_shard(tmp_path: Path) -> None:
 def test_plain_webdataset_reads_a_shard(tmp_path: Path) -> None:
     write_cache(tmp_path, WRITTEN, storage="webdataset", ids=IDS)
     dataset = webdataset.compat.WebDataset(str(tmp_path / "shards" / "shard0.tar"), shardshuffle=False).decode()
-    samples = list(dataset)
+    samples = list(dataset)  # type: ignore[arg-type]
     assert len(samples) == len(WRITTEN[0])
     for sample, streams in zip(samples, WRITTEN[0], strict=True):
         for name in STREAMS:

@@ -21,7 +21,7 @@ from reencoder_pipeline.autoencoders.vocos.losses import (
 from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig, _istft, _stft
 from reencoder_pipeline.autoencoders.vocos.train import train_autoencoder
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.config import AutoencoderTrainConfig, VocosShape
+from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.errors import AutoencoderError, ConfigError
 from reencoder_pipeline.synthetic import render_clips
 
@@ -145,21 +145,22 @@ def _saved(folder: Path) -> VocosAutoencoder:
 
 
 def _config(folder: Path, name: str, *, steps: int, stop: int | None = None) -> AutoencoderTrainConfig:
-    return AutoencoderTrainConfig(
-        source=str(folder / "music"),
-        pcm=str(folder / "pcm"),
-        out=str(folder / name),
-        model=VocosShape(n_fft=512, fine=(16, 32, 1), coarse=(16, 32, 1), latent_channels=4),
-        steps=stop or steps,
+    settings = {
+        "source": str(folder / "music"),
+        "pcm": str(folder / "pcm"),
+        "out": str(folder / name),
+        "model": {"n_fft": 512, "fine": (16, 32, 1), "coarse": (16, 32, 1), "latent_channels": 4},
+        "steps": stop or steps,
         # A run that is stopped early must have had the rates of the whole one: no decay before the end.
-        decay_steps=0,
-        warmup_steps=2,
-        batch_size=2,
-        excerpt_seconds=0.2,
-        lr=2e-3,
-        threads=1,
-        log_every=1,
-    )
+        "decay_steps": 0,
+        "warmup_steps": 2,
+        "batch_size": 2,
+        "excerpt_seconds": 0.2,
+        "lr": 2e-3,
+        "threads": 1,
+        "log_every": 1,
+    }
+    return AutoencoderTrainConfig.model_validate(settings)
 
 
 def _quiet(_: str) -> None:

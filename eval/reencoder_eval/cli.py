@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +58,8 @@ def run(
     try:
         evaluation = evaluate(**values)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; the same command goes on: reencoder-eval {config}") from None
+        command = shlex.join(["reencoder-eval", *sys.argv[1:]])
+        raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None
     print_tables(settings.out, as_json=as_json, markdown=False)
     if not as_json:
         typer.echo(settings.out / "report.html")

@@ -34,8 +34,8 @@ ATTENUATION_DB = 80.0
 MEL_BANDS = 128
 
 SILENCE_DBFS = -60.0  # a clip below this is not scored at all
-# A third of the music measured is below -60 dBFS above 11 kHz, and still has something there: only what is near the rounding
-# noise of 16-bit audio is given up, where spectral convergence would divide by almost nothing.
+# A third of the music measured is below -60 dBFS above 11 kHz, and still has something there: only what is near the
+# rounding noise of 16-bit audio is given up, where spectral convergence would divide by almost nothing.
 BAND_SILENCE_DBFS = -80.0
 SHORTEST = 2048  # samples; the longest FFT of STFT-D
 

@@ -49,7 +49,7 @@ def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int |
         raise AudioError("holds values that are not numbers", where=path, value=f"{bad} of them", remedy=remedy)
     if sample_rate is not None and rate != sample_rate:
         return resample(audio, rate, sample_rate), sample_rate
-    return np.ascontiguousarray(audio), rate
+    return np.ascontiguousarray(audio, dtype=np.float32), rate
 
 
 def audio_header(path: Path) -> tuple[int, int]:
