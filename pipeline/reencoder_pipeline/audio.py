@@ -32,7 +32,8 @@ def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int |
         with soundfile.SoundFile(_existing(path)) as file:  # type: ignore[arg-type], bytes are read
             rate, expected = file.samplerate, file.frames
             _require_track(path, channels=file.channels, rate=rate, num_samples=expected, log=file.extra_info)
-            audio = file.read(dtype="float32", always_2d=True).T  # (samples, channels) -> (channels, samples)
+            # (samples, channels) -> (channels, samples)
+            audio: Audio = np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T, dtype=np.float32)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise _unreadable(path, error) from None
     for promised, source in ((expected, "its header"), (num_samples, "its manifest")):
@@ -49,7 +50,7 @@ def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int |
         raise AudioError("holds values that are not numbers", where=path, value=f"{bad} of them", remedy=remedy)
     if sample_rate is not None and rate != sample_rate:
         return resample(audio, rate, sample_rate), sample_rate
-    return np.ascontiguousarray(audio, dtype=np.float32), rate
+    return audio, rate
 
 
 def audio_header(path: Path) -> tuple[int, int]:
