@@ -64,5 +64,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Ranks(torch.distributed.get_rank(), world_size, where)
+        # Rank 0 still validates and saves when the others are done; one that left early could tear down the group.
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
