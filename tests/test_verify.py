@@ -58,11 +58,20 @@ def test_every_flipped_bit_of_a_shard_is_found_and_its_file_named(copy: Path) ->
     files = shard_files(copy)
     large = [file for file in files if file.stat().st_size > 10_000]
     for file in [*files, *files, *rng.choice(np.array(large), size=20)]:
-        position, bit = int(rng.integers(file.stat().st_size)), int(rng.integers(8))
-        flip(file, position, bit)
-        assert [damage.file for damage in damages_of_shard(copy, file)] == [file.relative_to(copy).as_posix()]
-        flip(file, position, bit)  # and back
+        content = file.read_bytes()
+        flip(file, int(rng.integers(len(content))), int(rng.integers(8)))
+        found = [damage.file for damage in damages_of_shard(copy, file)]
+        assert found == [file.relative_to(copy).as_posix()] or same_json(file, content)
+        file.write_bytes(content)
     assert damages(copy) == []
+
+
+def same_json(file: Path, before: bytes) -> bool:
+    """Whether a commit record says the same as before: the last digit of a number may make no difference."""
+    try:
+        return file.parent.name == "shards" and json.loads(file.read_bytes()) == json.loads(before)
+    except ValueError:
+        return False
 
 
 def damages_of_shard(path: Path, file: Path) -> list[Damage]:
