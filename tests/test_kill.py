@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,16 @@ PATIENCE = 300.0  # seconds; for machines that are busy with something else
 def test_kill_9_again_and_again_and_then_to_the_end(
     music: Path, tiny_autoencoder: Path, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each run is killed at a random moment after so many shards; the next one goes on from what it left."""
+    """Each run is killed at a random moment after some shards, or within a write; the next goes on from there."""
     out, quiet = tmp_path / "cache", built("zarr")
     moments = random.Random(0)
-    for shards_before in (0, 1, 3):
+    for shards_before, within_a_write in ((0, False), (1, True), (3, False)):
         process = start(music, out, tiny_autoencoder, tmp_path)
         wait_for_shards(out, shards_before, process)
-        time.sleep(moments.uniform(0.0, 0.4))
+        if within_a_write:
+            wait_until(lambda: any(out.glob("shards/*.partial/zarr.json")), process)
+        else:
+            time.sleep(moments.uniform(0.0, 0.4))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         wait_for_the_end_of(process.pid)
@@ -89,8 +93,12 @@ def start(music: Path, out: Path, tiny_autoencoder: Path, folder: Path) -> subpr
 
 def wait_for_shards(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
     """Until `count` shards are committed and the next are being made."""
+    wait_until(lambda: len(list(out.glob("shards/*.json"))) >= count and (out / "settings.json").exists(), process)
+
+
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while len(list(out.glob("shards/*.json"))) < count or not (out / "settings.json").exists():
+    while not reached():
         assert process.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline, "the build does not get on"
         time.sleep(0.02)

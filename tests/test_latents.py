@@ -16,7 +16,7 @@ from reencoder_pipeline.latents import LatentSpec
 SPEC = LatentSpec("house", "ab" * 32, sample_rate=44_100, hop=1024, channels=64)
 
 HOPS = st.integers(1, 10_000)
-LENGTHS = st.integers(0, 2**40)  # far beyond 2**53 / 1024: a division in floats would be off
+LENGTHS = st.integers(0, 2**60)
 
 
 def spec(*, hop: int = 1024, sample_rate: int = 44_100) -> LatentSpec:
@@ -29,6 +29,13 @@ def test_frames_are_the_fewest_that_cover_the_samples(num_samples: int, hop: int
     frames = some.num_frames(num_samples)
     assert some.num_samples(frames) >= num_samples
     assert frames == 0 or some.num_samples(frames - 1) < num_samples
+
+
+@given(num_frames=st.integers(1, 2**60), hop=st.integers(2, 10_000))
+def test_one_sample_more_is_one_frame_more(num_frames: int, hop: int) -> None:
+    """However long the track: a division in floats would be off."""
+    assert spec(hop=hop).num_frames(num_frames * hop + 1) == num_frames + 1
+    assert spec(hop=hop).num_frames(num_frames * hop - 1) == num_frames
 
 
 @given(num_frames=LENGTHS, hop=HOPS)

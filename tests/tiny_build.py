@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 import time
 from multiprocessing import parent_process
 from pathlib import Path
@@ -94,6 +97,23 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*.partial*")]
 
 
+def shard_files(folder: Path) -> dict[str, bytes]:
+    """Those of `tree` that are shards and their commit records."""
+    return {name: content for name, content in tree(folder).items() if name.startswith("shards/")}
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """Hard links: a build replaces files and never writes into them; whoever damages one unlinks it first."""
+    return Path(shutil.copytree(folder, to, copy_function=os.link))
+
+
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run reencoder-cache."""
+    line = [sys.executable, "-m", "reencoder_pipeline.cli", *map(str, arguments)]
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment}
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=variables)
+
+
 class SlowAutoencoder:
     """Takes its time, so that there is a middle of a build to kill it in."""
 
@@ -110,6 +130,15 @@ class SlowAutoencoder:
 
 
 def load_slow(device: str) -> Autoencoder:
+    """Encodes slowly, and in a worker process writes slowly too: half of the moments of a build lie within a write."""
+    if parent_process() is not None:
+        quick = shard.sync
+
+        def sync(path: Path) -> None:
+            time.sleep(0.02)
+            quick(path)
+
+        shard.sync = sync
     return SlowAutoencoder(load_autoencoder(os.environ["TINY_AUTOENCODER"], device=device), seconds=0.02)
 
 
