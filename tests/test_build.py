@@ -125,7 +125,7 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
     (job,) = plan_build(manifest, config).jobs
     (tmp_path / "shards").mkdir()
     events: list[tuple[str, str]] = []
-    sync, rename = os.fsync, Path.rename
+    sync, replace, rename = os.fsync, Path.replace, Path.rename
 
     def noted_sync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
@@ -136,8 +136,13 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
         events.append(("rename", target.name))
         return rename(path, target)
 
+    def noted_replace(path: Path, target: Path) -> Path:
+        events.append(("rename", target.name))
+        return replace(path, target)
+
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(Path, "replace", noted_replace)
     build_shard(job, load_autoencoder(str(tiny_autoencoder)), tmp_path, config)
     partial, placed = f"{job.key}.{os.getpid()}.partial", events.index(("rename", job.key))
     written = {path.relative_to(tmp_path / "shards" / job.key) for path in (tmp_path / "shards" / job.key).rglob("*")}

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.tasks import get_task
@@ -22,7 +23,6 @@ from reencoder_trainer.checkpoint import (
     load_state,
     save_module,
     save_state,
-    write_whole,
 )
 from reencoder_trainer.latent_module import LatentModule
 from reencoder_trainer.normalisation import Normalisation, Scaling
@@ -217,13 +217,13 @@ def test_files_of_another_version_are_errors(tmp_path: Path, monkeypatch: pytest
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_checkpoint(path, b"old")
 
     def fail(_: Path) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("reencoder_trainer.checkpoint.sync", fail)
+    monkeypatch.setattr("reencoder_pipeline.durable.sync", fail)
     with pytest.raises(CheckpointError, match="no space left\n  remedy: make room"):
-        write_whole(path, b"new")
+        write_checkpoint(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

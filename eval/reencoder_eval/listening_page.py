@@ -24,7 +24,6 @@ from reencoder_eval.run_folder import (
     audio_path,
     read_json,
     read_rows,
-    write_text,
 )
 from reencoder_eval.tables import (
     BANDS,
@@ -37,6 +36,7 @@ from reencoder_eval.tables import (
     summarise,
     text_tables,
 )
+from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
 
 TEMPLATES = Path(__file__).with_name("templates")

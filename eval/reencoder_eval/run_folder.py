@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
 
 RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: what was asked for, systems and clips
 SCORES = "scores.jsonl"  # one row per clip and system; written last, so it is only there when the run is complete
 JOURNAL = "scores.partial.jsonl"  # rows of an unfinished run
 TABLES, MARKDOWN, CHART, REPORT = "tables.json", "tables.md", "stft_d.svg", "report.html"
+AUTOENCODER, LATENTS_FIGURE = "autoencoder.json", "latents.png"  # of `reencoder-autoencoder evaluate` alone
 AUDIO = "audio"
 REFERENCE = "reference"  # the audio that estimates are compared with, beside the systems' own
 
@@ -22,7 +24,7 @@ REFERENCE = "reference"  # the audio that estimates are compared with, beside th
 def audio_path(run: Path, clip: str, system: str, *, key: str = "") -> Path:
     """A readable name and a digest; `key` is the row's, so that a file never belongs to another version of a system."""
     digest = hashlib.sha256(f"{clip}/{system}/{key}".encode()).hexdigest()[:8]
-    return run / AUDIO / f"{_plain(clip)}.{_plain(system)}.{digest}.flac"
+    return run / AUDIO / f"{plain(clip)}.{plain(system)}.{digest}.flac"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -61,12 +63,6 @@ def write_json(path: Path, values: object) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Beside its place, then renamed."""
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-60:]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reencoder_eval.run_folder import COSTS, MARKDOWN, SCORES, TABLES, read_json, read_rows, write_json, write_text
+from reencoder_eval.run_folder import COSTS, MARKDOWN, SCORES, TABLES, read_json, read_rows, write_json
+from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
 
 if TYPE_CHECKING:

@@ -7,27 +7,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reencoder_pipeline.cache import FORMAT, INDEX, Shard, shard_to_dict
-from reencoder_pipeline.commit import (
-    build_lock,
-    canonical_digest,
-    naming_a_full_disk,
-    read_record,
-    sweep,
-    write_text,
-)
+from reencoder_pipeline.cache import FORMAT, INDEX, Shard, canonical_digest, shard_to_dict
+from reencoder_pipeline.commit import build_lock, naming_a_full_disk, read_record, sweep
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import SPLITS, Track, assign_splits, file_digest, read_corpus, unit_hash
-from reencoder_pipeline.errors import AudioError, CacheError
+from reencoder_pipeline.durable import write_text
+from reencoder_pipeline.errors import AudioError, CacheError, ConfigError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.record import Record, statistics
 from reencoder_pipeline.shard import Job, failure_row
 from reencoder_pipeline.tasks import TASKS
 from reencoder_pipeline.workers import run_jobs
+
+if TYPE_CHECKING:
+    from reencoder_pipeline.autoencoder import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,12 @@ class Plan:
     """What a build will do: shards in order, and the files that are already known to be unusable.
 
     `num_unsuited` tracks are left out because their manifest says that they serve no task that these streams make.
+    `licence` is that of the autoencoder's weights; `notes` say what is particular about latents that are made this way.
     """
 
     spec: LatentSpec
+    licence: str
+    notes: tuple[str, ...]
     jobs: tuple[Job, ...]
     failures: tuple[dict[str, str], ...]
     num_tracks: int
@@ -70,17 +70,29 @@ class BuildResult:
 
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
+Say = Callable[[str], None]
 
 
-def build_cache(source: Path, out: Path, config: CacheConfig, *, progress: Progress, workers: int) -> BuildResult:
+def build_cache(
+    source: Path,
+    out: Path,
+    config: CacheConfig,
+    *,
+    progress: Progress,
+    workers: int,
+    say: Say = lambda message: None,
+) -> BuildResult:
     """Encode a corpus into `out`. Running the same command again goes on where the last run stopped.
 
     What a cache holds depends on the corpus, the configuration and the weights alone. Bad files are listed in
-    failures.jsonl and left out; nothing replaces them. CacheError: another build runs there, `out` was built with other
+    failures.jsonl and left out; nothing replaces them. `say` is told the licence of the weights, and every note that
+    goes into the index. CacheError: another build runs there, `out` was built with other
     settings, or the disk is full.
     """
     with build_lock(out), naming_a_full_disk(out):
         plan = plan_build(source, config)
+        for line in remarks(plan):
+            say(line)
         _require_settings(out, plan.spec, config)
         sweep(out)
         records = {job.key: record for job in plan.jobs if (record := read_record(out, job.key)) and not record.retry}
@@ -101,7 +113,7 @@ def build_cache(source: Path, out: Path, config: CacheConfig, *, progress: Progr
             first = f", the first: {failures[0]['error']}" if failures else ""
             value = f"{unsuited}; {len(failures)} failures{first}"
             raise CacheError("not one track could be encoded", where=source, value=value)
-        index = _index(plan.spec, config, shards, ordered)
+        index = _index(plan, config, shards, ordered)
         write_text(out / INDEX, json.dumps({**index, "digest": canonical_digest(index)}, indent=1))
         sweep(out, keep={job.key for job in plan.jobs})
     return BuildResult(
@@ -118,7 +130,9 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     """Read the corpus, open and digest every file, and pack whole tracks into shards in corpus order."""
     from reencoder_pipeline.autoencoder import load_autoencoder
 
-    spec = load_autoencoder(config.autoencoder).spec
+    autoencoder = load_autoencoder(config.autoencoder)
+    spec = autoencoder.spec
+    _require_streams(spec, config)
     corpus = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
     tracks = [track for track in corpus if _is_suited(track, config)]
     with ThreadPoolExecutor() as pool:
@@ -129,12 +143,40 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     jobs = tuple(_pack(planned, spec, config))
     return Plan(
         spec=spec,
+        licence=autoencoder.licence,
+        notes=_notes(autoencoder, config),
         jobs=jobs,
         failures=tuple(item for item in examined if isinstance(item, dict)),
         num_tracks=len(planned),
         num_unsuited=len(corpus) - len(tracks),
         num_frames=sum(job.num_frames for job in jobs),
     )
+
+
+def remarks(plan: Plan) -> tuple[str, ...]:
+    """What a person should know before encoding begins."""
+    return (f"weights of {plan.spec.autoencoder}: {plan.licence}", *plan.notes)
+
+
+def _notes(autoencoder: Autoencoder, config: CacheConfig) -> tuple[str, ...]:
+    """What the index says of latents that are not those of the whole track."""
+    if autoencoder.local:
+        return ()
+    return (
+        f"{autoencoder.spec.autoencoder} sees all of the audio it is given at once: latents encoded in segments of "
+        f"{config.segment_seconds:g} s (edges of {autoencoder.context} frames discarded) are not those of the whole "
+        "track, and segment_seconds belongs to what they are made of",
+    )
+
+
+def _require_streams(spec: LatentSpec, config: CacheConfig) -> None:
+    if spec.stereo != "joint" and "stereo" in config.streams:
+        raise ConfigError(
+            "the stream `stereo` is for autoencoders that encode both channels together",
+            where="streams",
+            value=f"{spec.autoencoder}, {spec.stereo}",
+            remedy="take left and right instead, or the form `joint` where the autoencoder offers it",
+        )
 
 
 def take_hours(planned: Sequence[PlannedTrack], hours: float, *, sample_rate: int) -> list[PlannedTrack]:
@@ -229,12 +271,14 @@ def _require_settings(out: Path, spec: LatentSpec, config: CacheConfig) -> None:
         )
 
 
-def _index(spec: LatentSpec, config: CacheConfig, shards: Sequence[Shard], records: Sequence[Record]) -> dict[str, Any]:
+def _index(plan: Plan, config: CacheConfig, shards: Sequence[Shard], records: Sequence[Record]) -> dict[str, Any]:
+    notes = {"notes": list(plan.notes)} if plan.notes else {}
     return {
+        **notes,
         "format": FORMAT,
         "storage": config.format,
         "precision": config.precision,
-        "spec": spec.to_dict(),
+        "spec": plan.spec.to_dict(),
         "streams": config.streams,
         "low_band": {"rate": config.low_band_rate, "resampler": config.resampler},
         "statistics": {stream: statistics(stream, records) for stream in config.streams},

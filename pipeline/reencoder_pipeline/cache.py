@@ -68,11 +68,12 @@ class LatentCache:
 
     def __init__(self, path: Path, index: dict[str, Any]) -> None:
         self.path = path
-        self.digest = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+        self.digest = canonical_digest(index)
         self.storage: str = index["storage"]
         self.precision: str = index["precision"]
         self.low_band: dict[str, Any] = index["low_band"]
         self.streams: tuple[str, ...] = tuple(index["streams"])
+        self.notes: tuple[str, ...] = tuple(index.get("notes", ()))  # what is particular about how they were made
         self.spec = LatentSpec.from_dict(index["spec"], where=path)
         self.shards = tuple(shard_from_dict(values) for values in index["shards"])
         self.tracks = tuple(track for shard in self.shards for track in shard.tracks)
@@ -216,6 +217,11 @@ def open_index(path: Path) -> LatentCache:
         value = f"its digest is {cache.digest}, not {promised}"
         raise CacheError("the index is damaged", where=index_file, value=value, remedy=AGAIN)
     return cache
+
+
+def canonical_digest(value: Any) -> str:
+    """sha256 of a description, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def shard_to_dict(shard: Shard) -> dict[str, Any]:

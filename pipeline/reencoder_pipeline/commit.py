@@ -1,18 +1,17 @@
-"""Complete or absent: locks, durable renames, commit records, and sweeping away what a killed build left behind."""
+"""Complete or absent: locks, commit records, and sweeping away what a killed build left behind."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from reencoder_pipeline.cache import canonical_digest
+from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.record import Record, record_from_dict, record_to_dict
 
@@ -47,30 +46,6 @@ def naming_a_full_disk(where: Path) -> Iterator[None]:
             raise
         remedy = "make room and run the same command again: finished shards are kept"
         raise CacheError("the disk is full", where=where, value=error.strerror, remedy=remedy) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, sync, rename, sync the folder: afterwards the file is whole, whatever happens."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """fsync a file, or a folder (which makes renames in it durable)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def canonical_digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(out: Path, record: Record) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import CachedTrack, Shard
-from reencoder_pipeline.commit import SHARDS, sync, write_record
+from reencoder_pipeline.commit import SHARDS, write_record
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track, file_digest
+from reencoder_pipeline.durable import sync
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.record import Record, sum_frames
 from reencoder_pipeline.tar_shards import sample_key, write_tar_shard

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from reencoder_pipeline.errors import ConfigError
 
-STREAMS = ("mono", "low_band", "left", "right")
-
 
 @dataclass(frozen=True)
 class Task:

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from reencoder_pipeline.commit import sync
+from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.tasks import Task
@@ -79,7 +79,7 @@ def save_module(trained: TrainedModule, path: Path) -> None:
         "training": dict(trained.training),
     }
     header["sha256"] = _digest(header, tensors)
-    write_whole(path, safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+    write_checkpoint(path, safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def load_module(path: Path) -> TrainedModule:
@@ -144,7 +144,7 @@ def save_state(state: TrainingState, path: Path) -> None:
     values = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
     buffer = io.BytesIO()
     torch.save({"reencoder_state": STATE_FORMAT, "sha256": _state_digest(state), **values}, buffer)
-    write_whole(path, buffer.getbuffer())
+    write_checkpoint(path, buffer.getbuffer())
 
 
 def load_state(path: Path) -> TrainingState:
@@ -180,21 +180,6 @@ def _state_digest(state: TrainingState) -> str:
         for name, moment in parameter.items()
     }
     return _digest(description | {"groups": state.optimizer["param_groups"]}, {**state.module, **moments})
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write beside, sync, rename, sync the folder: whatever happens, `path` is the old file or the new one."""
-    beside = path.with_name(f"{path.name}.partial")
-    try:
-        beside.write_bytes(content)
-        sync(beside)
-        beside.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise CheckpointError(
-            "cannot be written", where=path, value=error, remedy="make room, then go on with --resume"
-        ) from None
 
 
 def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

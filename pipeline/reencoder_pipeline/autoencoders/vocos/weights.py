@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import AutoencoderError
 
 FORMAT = "reencoder-vocos-1"
@@ -23,11 +23,7 @@ def save_vocos(model: Vocos, path: Path, *, training: dict[str, Any]) -> None:
     """float16 weights (half the file, and the rounding is far below the training noise), written beside and renamed."""
     tensors = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     header = {"format": FORMAT, "config": asdict(model.config), "training": training}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={HEADER: json.dumps(header, sort_keys=True)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)
+    write_checkpoint(path, save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def load_vocos(path: Path) -> Vocos:
