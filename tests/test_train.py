@@ -21,9 +21,9 @@ import torch
 import reencoder_trainer.train as train_module
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError, TrainingError
+from reencoder_pipeline.journal import TIMING_FIELDS, Journal, Progress
 from reencoder_trainer.checkpoint import load_module, load_state
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.journal import TIMING_FIELDS, Journal, Progress
 from reencoder_trainer.step import learning_rate
 from reencoder_trainer.train import TrainedRun, train
 from reencoder_trainer.windows import WindowLoader
@@ -303,7 +303,7 @@ def test_rows_after_the_restored_step_and_torn_ones_are_cut(tmp_path: Path) -> N
 
 def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("reencoder_trainer.journal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("reencoder_pipeline.journal.time.monotonic", lambda: now[0])
     stream = StringIO()
     progress = Progress(1000, 2000, stream=stream)
     for step, seconds in ((1010, 5.0), (1100, 50.0), (1110, 55.0), (1200, 100.0)):

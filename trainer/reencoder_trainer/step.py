@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from reencoder_pipeline.errors import TrainingError
+from reencoder_pipeline.ranks import Ranks
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.losses import reconstruction_loss
 from reencoder_trainer.normalisation import Normalisation
-from reencoder_trainer.ranks import Ranks
 
 Schedule = Literal["constant", "cosine"]
 

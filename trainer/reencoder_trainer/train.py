@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +12,11 @@ import torch
 
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.errors import CheckpointError, ConfigError
+from reencoder_pipeline.interruptions import interruptions
+from reencoder_pipeline.journal import Journal
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.ranks import joined_ranks
+from reencoder_pipeline.run_folder import RunFolder, open_run
 from reencoder_pipeline.tasks import Task, get_task
 from reencoder_trainer.checkpoint import (
     TrainedModule,
@@ -24,14 +25,19 @@ from reencoder_trainer.checkpoint import (
     save_module,
     save_state,
 )
-from reencoder_trainer.journal import Journal
 from reencoder_trainer.latent_module import SIZES, LatentModule
 from reencoder_trainer.normalisation import Normalisation
-from reencoder_trainer.ranks import joined_ranks
-from reencoder_trainer.run_folder import RunFolder, open_run
 from reencoder_trainer.step import Schedule, learning_rate, make_optimizer, update
 from reencoder_trainer.validation import validate
 from reencoder_trainer.windows import WindowLoader, share_of
+
+MAY_CHANGE = frozenset(
+    {
+        "steps", "cache", "out", "device", "threads", "valid_every", "valid_windows",
+        "checkpoint_steps", "checkpoint_minutes", "log_every", "tensorboard",
+    }
+)  # fmt: skip
+"""Settings that a resumed run may change. (A cache may move; that it is the same cache is checked by its digest.)"""
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ def train(
         ).to(ranks.device)
         optimizer = make_optimizer(module, weight_decay=weight_decay)
 
-        folder = open_run(out, settings, resume=resume) if ranks.is_first else RunFolder(out)
+        folder = RunFolder(out, "module.safetensors")
+        if ranks.is_first:
+            open_run(folder, settings, may_change=MAY_CHANGE, resume=resume)
         run = Run(
             folder,
             cache=latents,
@@ -155,7 +163,7 @@ def train(
                 if stop:
                     message = f"stopped at step {run.step}; to go on: reencoder-train {folder.config} --resume"
                     raise KeyboardInterrupt(message if ranks.is_first else "")
-    return TrainedRun(folder.module, run.step, run.valid)
+    return TrainedRun(folder.weights, run.step, run.valid)
 
 
 class Run:
@@ -215,7 +223,7 @@ class Run:
         """Write the module file; the same state gives the same bytes."""
         training = {"steps": self.step, "seed": self.seed, "cache": self.cache.digest, "valid": self.valid}
         trained = TrainedModule(self.module, self.task, self.cache.spec, self.normalisation, training)
-        save_module(trained, self.folder.module)
+        save_module(trained, self.folder.weights)
 
     def restore(self) -> None:
         """Take up the folder's training state; stay at step 0 if a kill came before the first."""
@@ -246,28 +254,3 @@ def initial_module(normalisation: Normalisation, *, blocks: int, width: int, res
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LatentModule(*channels, blocks=blocks, width=width, residual=residual)
-
-
-@contextmanager
-def interruptions() -> Iterator[Callable[[], bool]]:
-    """Within, SIGINT and SIGTERM are only remembered: the yielded function says whether one came.
-
-    The second one interrupts at once. Outside the main thread, where Python allows no handlers, nothing changes.
-    """
-    came = False
-
-    def remember(number: int, frame: object) -> None:
-        nonlocal came
-        if came:
-            raise KeyboardInterrupt
-        came = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

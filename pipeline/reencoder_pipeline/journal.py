@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from reencoder_trainer.checkpoint import write_whole
+import numpy as np
+
+from reencoder_pipeline.durable import write_whole
 
 TIMING_FIELDS = ("seconds", "steps_per_second")
 """The only fields in which a resumed run's rows differ from an uninterrupted one's."""
@@ -20,6 +22,8 @@ REDRAW_EVERY_SECONDS = 0.2  # where stderr is a terminal
 
 class Journal:
     """Writes rows of two kinds, `train` (means over `log_every` steps) and `valid`, each with its step.
+
+    `headline` is the metric that the progress line shows.
 
     Opened at a restored step it first cuts all later rows, which the steps that follow will write again. `pending`, the
     metrics of steps not yet in a row, travels in the training state for the same reason.
@@ -34,12 +38,13 @@ class Journal:
         log_every: int,
         pending: list[dict[str, float]],
         tensorboard: bool,
+        headline: str = "l1",
         stream: TextIO | None = None,
     ) -> None:
         self.path, self.pending = folder / "metrics.jsonl", list(pending)
         _cut_after(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
-        self._log_every = log_every
+        self._log_every, self._headline = log_every, headline
         self._progress = Progress(step, steps, stream=stream or sys.stderr)
         self._board = _open_board(folder / "tensorboard", step) if tensorboard else None
 
@@ -50,14 +55,21 @@ class Journal:
             means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in metrics}
             self.pending.clear()
             self._write("train", step, means)
-        self._progress.update(step, f"l1 {metrics['l1']:.4f}")
+        self._progress.update(step, f"{self._headline} {metrics[self._headline]:.4f}")
 
     def valid(self, step: int, metrics: dict[str, float]) -> None:
         self._write("valid", step, metrics)
-        self.say(
-            f"step {step}: valid l1 {metrics['l1']:.4f} "
-            f"(no module {metrics['l1_no_module']:.4f}, channel means {metrics['l1_channel_means']:.4f})"
-        )
+        self.say(f"step {step}: valid  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """(height, width, 3) of 0 to 1, for TensorBoard only."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def sound(self, step: int, name: str, audio: np.ndarray, *, sample_rate: int) -> None:
+        """(samples,), for TensorBoard only."""
+        if self._board is not None:
+            self._board.add_audio(name, audio[None], step, sample_rate=sample_rate)
 
     def say(self, text: str) -> None:
         self._progress.say(text)
