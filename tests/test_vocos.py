@@ -1,8 +1,7 @@
-"""The house family: shapes, losses with known answers, weights files, and a training that resumes bit for bit."""
+"""The house family: shapes, the lapped transform, losses with known answers, weights files."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,18 @@ from reencoder_pipeline.autoencoders.vocos.losses import (
     mel_filterbanks,
     reconstruction_losses,
 )
-from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig, _istft, _stft
-from reencoder_pipeline.autoencoders.vocos.train import train_autoencoder
+from reencoder_pipeline.autoencoders.vocos.model import (
+    LappedAnalysis,
+    LappedSynthesis,
+    Vocos,
+    VocosConfig,
+    _istft,
+    _stft,
+    lapped_basis,
+    mixtures,
+)
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.config import AutoencoderTrainConfig
-from reencoder_pipeline.errors import AutoencoderError, ConfigError
-from reencoder_pipeline.synthetic import render_clips
+from reencoder_pipeline.errors import AutoencoderError
 
 TINY = VocosConfig(n_fft=512, fine=(16, 32, 1), coarse=(16, 32, 1), latent_channels=4)
 
@@ -46,6 +51,37 @@ def test_any_length_is_encoded_into_the_frames_that_cover_it(samples: int, tmp_p
     latents = autoencoder.encode(torch.zeros(2, 1, samples))
     assert latents.shape == (2, 4, autoencoder.spec.num_frames(samples))
     assert autoencoder.decode(latents).shape == (2, 1, latents.shape[-1] * 1024)
+
+
+def test_the_lapped_transform_is_orthonormal_and_whole_it_loses_nothing() -> None:
+    basis = lapped_basis(64, 64)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(64), atol=1e-5, rtol=0)
+    config = VocosConfig(stft_hop=16, stride=4, latent_channels=64, lapped=64)
+    audio = torch.randn(2, 1, 64 * 20, generator=torch.Generator().manual_seed(0))
+    restored = LappedSynthesis(config)(LappedAnalysis(config)(audio))
+    inside = slice(32, -32)  # the outer half hops have no neighbour to cancel their aliasing
+    torch.testing.assert_close(restored[..., inside], audio[..., inside], atol=1e-4, rtol=0)
+
+
+def test_the_lapped_path_gives_the_low_waveform_before_any_training() -> None:
+    torch.manual_seed(0)
+    model = Vocos(VocosConfig(fine=(16, 32, 1), coarse=(16, 32, 1), lapped=32))
+    audio = torch.sin(2 * torch.pi * 220 / 44_100 * torch.arange(40 * 1024))[None, None]
+    with torch.no_grad():
+        mean = LappedAnalysis(model.config)(audio)
+        restored = LappedSynthesis(model.config)(mean)
+    inside = slice(2048, -2048)
+    error = (restored - audio)[..., inside].square().mean() / audio[..., inside].square().mean()
+    assert 10 * error.log10() < -30
+    assert mean.shape == (1, 64, 40)
+    assert float(mean[:, 32:].abs().max()) == 0.0
+
+
+def test_mixtures_are_shares_of_the_first_and_the_second_items() -> None:
+    items = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])[:, None, None].expand(-1, 2, 3)
+    mixed = mixtures(items, torch.tensor([0.25, 1.0]))
+    assert mixed.shape == (2, 2, 3)
+    assert mixed[:, 0, 0].tolist() == [0.25 * 1 + 0.75 * 3, 2.0]
 
 
 def test_losses_are_zero_for_equal_signals_and_as_calculated_for_a_gain() -> None:
@@ -108,27 +144,6 @@ def test_an_autoencoder_of_ones_own_is_loaded_by_import(tmp_path: Path, monkeypa
     assert load_autoencoder("my_codec:load").spec.autoencoder == "mine"
 
 
-def test_training_resumes_bit_for_bit_and_learns(tmp_path: Path) -> None:
-    render_clips(tmp_path / "music", count=3, seconds=3.0, seed=1)
-    whole = train_autoencoder(_config(tmp_path, "whole", steps=6), resume=False, progress=_quiet)
-    train_autoencoder(_config(tmp_path, "parts", steps=6, stop=3), resume=False, progress=_quiet)
-    parts = train_autoencoder(_config(tmp_path, "parts", steps=6), resume=True, progress=_quiet)
-    assert whole.read_bytes() == parts.read_bytes()
-    journal = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in journal] == [1, 2, 3, 4, 5, 6]
-    assert journal[-1]["loss"] < journal[0]["loss"]
-
-
-def test_a_run_folder_is_not_taken_over(tmp_path: Path) -> None:
-    render_clips(tmp_path / "music", count=3, seconds=3.0, seed=1)
-    train_autoencoder(_config(tmp_path, "run", steps=1), resume=False, progress=_quiet)
-    with pytest.raises(ConfigError, match="--resume"):
-        train_autoencoder(_config(tmp_path, "run", steps=2), resume=False, progress=_quiet)
-    changed = _config(tmp_path, "run", steps=2).model_copy(update={"lr": 0.1})
-    with pytest.raises(ConfigError, match="lr"):
-        train_autoencoder(changed, resume=True, progress=_quiet)
-
-
 @pytest.mark.skipif(not HOUSE_WEIGHTS.exists(), reason="the house weights are not trained yet")
 def test_the_house_autoencoder_is_the_size_it_says() -> None:
     house = load_autoencoder("house")
@@ -142,26 +157,3 @@ def _saved(folder: Path) -> VocosAutoencoder:
     torch.manual_seed(0)
     save_vocos(Vocos(TINY), folder / "tiny.safetensors", training={})
     return VocosAutoencoder.load(folder / "tiny.safetensors")
-
-
-def _config(folder: Path, name: str, *, steps: int, stop: int | None = None) -> AutoencoderTrainConfig:
-    settings = {
-        "source": str(folder / "music"),
-        "pcm": str(folder / "pcm"),
-        "out": str(folder / name),
-        "model": {"n_fft": 512, "fine": (16, 32, 1), "coarse": (16, 32, 1), "latent_channels": 4},
-        "steps": stop or steps,
-        # A run that is stopped early must have had the rates of the whole one: no decay before the end.
-        "decay_steps": 0,
-        "warmup_steps": 2,
-        "batch_size": 2,
-        "excerpt_seconds": 0.2,
-        "lr": 2e-3,
-        "threads": 1,
-        "log_every": 1,
-    }
-    return AutoencoderTrainConfig.model_validate(settings)
-
-
-def _quiet(_: str) -> None:
-    return None

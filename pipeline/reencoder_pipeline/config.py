@@ -19,14 +19,17 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-StreamName = Literal["mono", "low_band", "left", "right"]
+StreamName = Literal["mono", "low_band", "left", "right", "stereo"]
 TaskName = Literal["bwe", "m2s"]
 
 
 class CacheConfig(Config):
     """`reencoder-cache build`: how a corpus becomes a latent cache."""
 
-    autoencoder: str = Field("house", description="a shipped name, a folder with weights, or package.module:function")
+    autoencoder: str = Field(
+        "house",
+        description="house, a folder or file of weights, a hub id, or package.module:function; then [#key=value,...]",
+    )
     streams: list[StreamName] = Field(["mono", "low_band", "left", "right"], min_length=1)
     format: Literal["zarr", "webdataset"] = "zarr"
     precision: Literal["float16", "float32"] = "float16"
@@ -62,6 +65,9 @@ class VocosShape(Config):
     fine: tuple[int, int, int] = (256, 768, 4)
     coarse: tuple[int, int, int] = (384, 1152, 4)
     embed_kernel: int = Field(default=1, ge=1)
+    lapped: int = Field(
+        default=0, ge=0, description="channels that start as the lowest coefficients of a lapped transform"
+    )
 
 
 class AutoencoderLosses(Config):
@@ -72,6 +78,21 @@ class AutoencoderLosses(Config):
     complex: float = Field(default=1.0, ge=0)
     waveform: float = Field(default=1.0, ge=0)
     kl: float = Field(default=1e-4, ge=0)
+    mixing: float = Field(
+        default=0.0, ge=0, description="decode-mixing: mixed latents should decode to the mixture; a half more decoding"
+    )
+
+
+class AutoencoderAdversary(Config):
+    """Discriminators of waveforms; none where `weight` is 0. Periods (2, 3, 5, 7, 11) are for GPUs."""
+
+    weight: float = Field(default=0.0, ge=0, description="of fooling them")
+    features: float = Field(default=1.0, ge=0, description="weight of the distance of what their layers see")
+    from_step: int = Field(default=0, ge=0, description="reconstruction alone before")
+    fft_sizes: tuple[int, ...] = (2048, 1024, 512)
+    periods: tuple[int, ...] = ()
+    filters: int = Field(default=16, ge=1)
+    lr: float = Field(default=2e-4, gt=0)
 
 
 class AutoencoderTrainConfig(Config):
@@ -80,9 +101,10 @@ class AutoencoderTrainConfig(Config):
     source: str = Field(description="folder or manifest; its train split is used")
     pcm: str = Field(description="folder for the decoded music, about 635 MB an hour")
     out: str = Field(description="run folder")
-    init: str | None = Field(None, description="weights to start from, of the same shape; not for --resume")
+    init: str | None = Field(None, description="weights to start from, of the same shape")
     model: VocosShape = VocosShape()
     losses: AutoencoderLosses = AutoencoderLosses()
+    adversary: AutoencoderAdversary = AutoencoderAdversary()
     steps: int = Field(ge=1)
     decay_steps: int = Field(1_500, ge=0, description="the learning rate falls linearly over the last steps")
     batch_size: int = Field(8, ge=1)
@@ -94,10 +116,14 @@ class AutoencoderTrainConfig(Config):
     ema: float = Field(0.998, ge=0, lt=1)
     bfloat16: bool = True
     compile: bool = False
-    seed: int = 0
-    threads: int | None = Field(None, ge=1)
-    log_every: int = Field(50, ge=1)
+    seed: int = Field(0, ge=0)
+    valid_every: int = Field(500, ge=0, description="steps between validations; 0: none")
+    valid_excerpts: int = Field(24, ge=1)
     checkpoint_minutes: float = Field(4.0, gt=0)
+    log_every: int = Field(50, ge=1, description="steps that a row of metrics.jsonl averages")
+    tensorboard: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
 
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)

@@ -24,10 +24,16 @@ class VocosConfig:
     fine: tuple[int, int, int] = (256, 768, 4)
     coarse: tuple[int, int, int] = (384, 1152, 4)
     embed_kernel: int = 1
+    lapped: int = 0  # channels that start as the lowest coefficients of a lapped transform
 
     @property
     def hop(self) -> int:
         return self.stft_hop * self.stride
+
+    @property
+    def lapped_bins(self) -> int:
+        """STFT bins that the lapped coefficients reach, and two more for the window's width."""
+        return -(-self.lapped * self.n_fft // (2 * self.hop)) + 2 if self.lapped else 0
 
 
 class Vocos(nn.Module):
@@ -40,12 +46,24 @@ class Vocos(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.apply(_initialise)
+        if config.lapped:  # a sample with sigma 1 would bury the coefficients that are there from the start
+            nn.init.constant_(self.encoder.get_parameter("posterior.bias")[config.latent_channels :], -4.0)
 
-    def forward(self, audio: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Training pass: (B, 1, L) -> reconstruction of a posterior sample, mean, log-variance."""
+    def forward(self, audio: Tensor, noise: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training pass: (B, 1, L), noise (B, C, T), shares (n,) with 2n <= B -> audio (B+n, 1, L), mean, log-variance.
+
+        The first B are reconstructions of a posterior sample. The last n decode mixtures of latents: share a of item i
+        and 1-a of item n+i, whose decoding should be the mixture of their audio (the decode-mixing loss).
+        """
         mean, log_variance = self.encoder(audio)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return self.decoder(mean + torch.exp(0.5 * log_variance) * noise), mean, log_variance
+        latents = mean + torch.exp(0.5 * log_variance) * noise
+        return self.decoder(torch.cat([latents, mixtures(latents, shares)])), mean, log_variance
+
+
+def mixtures(items: Tensor, shares: Tensor) -> Tensor:
+    """(B, C, T), (n,) -> (n, C, T): shares[i] of item i and the rest of item n+i."""
+    n, shares = len(shares), shares[:, None, None]
+    return shares * items[:n] + (1 - shares) * items[n : 2 * n]
 
 
 class Encoder(nn.Module):
@@ -60,12 +78,15 @@ class Encoder(nn.Module):
         self.down = nn.Conv1d(config.fine[0], config.coarse[0], config.stride, stride=config.stride)
         self.coarse = Stage(config.coarse[0], *config.coarse, kernel=1)
         self.posterior = nn.Conv1d(config.coarse[0], 2 * config.latent_channels, 1)
+        self.lapped = LappedAnalysis(config) if config.lapped else None
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(audio.device.type, enabled=False):
             features = spectrum_features(_stft(audio[:, 0].float(), self.window, self.config))
         hidden = self.coarse(self.down(self.fine(features)))
         mean, log_variance = self.posterior(hidden).float().chunk(2, dim=1)
+        if self.lapped is not None:
+            mean = mean + self.lapped(audio)
         return mean, log_variance.clamp(-20.0, 4.0)
 
 
@@ -79,18 +100,80 @@ class Decoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.coarse = Stage(config.latent_channels, *config.coarse, kernel=1)
         self.up = nn.ConvTranspose1d(config.coarse[0], config.fine[0], config.stride, stride=config.stride)
-        self.fine = Stage(config.fine[0], *config.fine, kernel=1)
+        self.lapped = LappedSynthesis(config) if config.lapped else None
+        self.fine = Stage(config.fine[0] + 3 * config.lapped_bins, *config.fine, kernel=1)
         self.head = nn.Conv1d(config.fine[0], 3 * bins, 1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        hidden = self.head(self.fine(self.up(self.coarse(latents))))
+        hidden = self.up(self.coarse(latents))
+        if self.lapped is None:
+            return self._spectrum_to_audio(self.head(self.fine(hidden)))
+        rough = self.lapped(latents)
         with torch.autocast(latents.device.type, enabled=False):
+            spectrum = _stft(rough[:, 0], self.window, self.config)[:, : self.config.lapped_bins]
+            hidden = torch.cat([hidden.float(), spectrum_features(spectrum)], dim=1)
+        return rough + self._spectrum_to_audio(self.head(self.fine(hidden)))
+
+    def _spectrum_to_audio(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
             log_magnitude, real, imaginary = hidden.float().chunk(3, dim=1)
             # The phase is a point on the circle, so that nothing wraps; +6 starts near the level of music.
             norm = torch.rsqrt(real.square() + imaginary.square() + 1e-8)
             magnitude = torch.exp(log_magnitude.clamp(max=7.0))
             spectrum = torch.complex(magnitude * real * norm, magnitude * imaginary * norm)
             return _istft(spectrum, self.window, self.config)[:, None]
+
+
+class LappedAnalysis(nn.Module):
+    """A straight path for the waveform: (B, 1, T*hop) -> (B, C, T), a linear map trained like everything else.
+
+    It starts as the lowest `lapped` coefficients of an MDCT of one hop (Malvar's lapped transform: orthogonal, exact
+    when neighbours are added), the other channels at zero. The loudest part of music lies below 1 kHz, and a network
+    needs very long to learn that its waveform is there to be copied; 32 coefficients alone reach 9 dB SI-SDR.
+    Weights are kept at unit size and divided by sqrt(hop) in use: Adam's steps are absolute and would shake small ones.
+    """
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.hop = config.hop
+        self.weight = nn.Parameter(torch.zeros(config.latent_channels, 1, 2 * config.hop))
+        basis = lapped_basis(config.hop, config.lapped) * lapped_scale(config.lapped)
+        self.weight.data[: config.lapped, 0] = basis * config.hop**0.5
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Frame t sees its own hop and half a hop on both sides."""
+        with torch.autocast(audio.device.type, enabled=False):
+            padded = F.pad(audio.float(), (self.hop // 2, self.hop // 2))
+            return F.conv1d(padded, self.weight, stride=self.hop) / self.hop**0.5
+
+
+class LappedSynthesis(nn.Module):
+    """The way back, (B, C, T) -> (B, 1, T*hop): starts as the inverse of LappedAnalysis."""
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.hop = config.hop
+        self.weight = nn.Parameter(torch.zeros(config.latent_channels, 1, 2 * config.hop))
+        basis = lapped_basis(config.hop, config.lapped) / lapped_scale(config.lapped)
+        self.weight.data[: config.lapped, 0] = basis * config.hop**0.5
+
+    def forward(self, latents: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            audio = F.conv_transpose1d(latents.float(), self.weight, stride=self.hop) / self.hop**0.5
+        return audio[..., self.hop // 2 : -(self.hop // 2)]
+
+
+def lapped_scale(count: int) -> Tensor:
+    """(count, 1): brings the coefficients of music near unit variance; their level falls with frequency."""
+    return 0.5 + torch.arange(count)[:, None] / 12
+
+
+def lapped_basis(hop: int, count: int) -> Tensor:
+    """(count, 2*hop): the lowest functions of the sine-windowed MDCT (Princen and Bradley 1987), orthonormal."""
+    n = torch.arange(2 * hop, dtype=torch.float64)
+    k = torch.arange(count, dtype=torch.float64)[:, None]
+    waves = torch.cos(torch.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5))
+    return ((2 / hop) ** 0.5 * waves * torch.sin(torch.pi * (n + 0.5) / (2 * hop))).float()
 
 
 class Stage(nn.Module):
