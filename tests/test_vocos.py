@@ -112,8 +112,15 @@ def test_silence_has_finite_losses_and_gradients() -> None:
 
 def test_kl_of_the_prior_is_zero_and_of_a_shifted_posterior_is_half_its_square() -> None:
     zeros = torch.zeros(2, 4, 3)
-    assert float(kl_divergence(zeros, zeros)) == 0.0
-    assert float(kl_divergence(zeros + 2.0, zeros)) == pytest.approx(4 * 2.0)
+    assert float(kl_divergence(zeros, zeros, free_nats=0.0)) == 0.0
+    assert float(kl_divergence(zeros + 2.0, zeros, free_nats=0.0)) == pytest.approx(4 * 2.0)
+
+
+def test_free_nats_are_not_penalised() -> None:
+    mean = torch.tensor([0.5, 3.0])[None, :, None].requires_grad_()
+    kl_divergence(mean, torch.zeros(1, 2, 1), free_nats=1.0).backward()
+    assert mean.grad is not None
+    assert mean.grad.flatten().tolist() == [0.0, 3.0]
 
 
 def test_weights_survive_the_file_and_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class AutoencoderLosses(Config):
     complex: float = Field(default=1.0, ge=0)
     waveform: float = Field(default=1.0, ge=0)
     kl: float = Field(default=1e-4, ge=0)
+    free_nats: float = Field(default=0.0, ge=0, description="of every latent value, not penalised by kl")
     mixing: float = Field(
         default=0.0, ge=0, description="decode-mixing: mixed latents should decode to the mixture; a half more decoding"
     )

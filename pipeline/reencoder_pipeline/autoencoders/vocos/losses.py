@@ -22,6 +22,7 @@ class LossWeights:
     complex: float = 1.0
     waveform: float = 1.0
     kl: float = 1e-4
+    free_nats: float = 0.0
     mixing: float = 0.0
 
 
@@ -63,9 +64,14 @@ def waveform_distance(estimate: Tensor, reference: Tensor) -> Tensor:
     return (distance / reference.abs().mean(dim=(1, 2)).clamp(min=1e-3)).mean()
 
 
-def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL to the standard normal, (B, C, T) each: nats summed over channels, averaged over batch and time."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1).mean()
+def kl_divergence(mean: Tensor, log_variance: Tensor, *, free_nats: float) -> Tensor:
+    """KL to the standard normal, (B, C, T) each: nats summed over channels, averaged over batch and time.
+
+    Every value has `free_nats` for nothing ("free bits", Kingma et al. 2016): without them the penalty closes a channel
+    before the network has learnt what to put there; of 32 not lapped, 27 stayed empty at a weight of 1e-3.
+    """
+    nats = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
+    return nats.clamp(min=free_nats).sum(dim=1).mean()
 
 
 def mel_filterbanks(sample_rate: int, *, device: torch.device | str = "cpu") -> dict[int, Tensor]:

@@ -72,7 +72,7 @@ class Trainer:
             decoded, mean, log_variance = self.parallel(audio, noise, shares)
         estimate, mixed = decoded.split([len(audio), pairs])
         losses = self._distances(estimate, audio, chosen)
-        losses["kl"] = kl_divergence(mean, log_variance)
+        losses["kl"] = kl_divergence(mean, log_variance, free_nats=self.weights.free_nats)
         if pairs:
             losses["mixing"] = self._weighted(self._distances(mixed, mixtures(audio, shares), chosen))
         total = self._weighted(losses)
