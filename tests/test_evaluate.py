@@ -290,6 +290,7 @@ def test_an_uncountable_autoencoder_is_evaluated_all_the_same(
         """Hides its modules from the counters."""
 
         spec, context = autoencoder.spec, autoencoder.context
+        local, licence = autoencoder.local, autoencoder.licence
 
         def encode(self, audio: torch.Tensor) -> torch.Tensor:
             return autoencoder.encode(audio)

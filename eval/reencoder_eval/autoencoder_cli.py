@@ -1,7 +1,9 @@
-"""`reencoder-autoencoder`: train the house autoencoder, and measure it (or any other) on music."""
+"""`reencoder-autoencoder`: train the house autoencoder, measure it or any other, write its model card."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +12,17 @@ import typer
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
 from reencoder_pipeline.config import AutoencoderTrainConfig, load_config
+from reencoder_pipeline.errors import ConfigError
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
-Config = Annotated[Path, typer.Argument(help="a YAML file; configs/autoencoder/ and configs/eval/ have examples")]
+Name = Annotated[str, typer.Argument(help="house, a file or folder of weights, a hub id, or package.module:function")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")]
 
 
 @app.command()
 def train(
-    config: Config,
+    config: Annotated[Path, typer.Argument(help="a YAML file; configs/autoencoder/ has examples")],
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in the run folder")] = False,
     set_: Set = None,
 ) -> None:
@@ -32,22 +35,71 @@ def train(
 
 @app.command()
 def evaluate(
-    config: Config,
+    autoencoder: Name,
+    config: Annotated[
+        Path | None, typer.Option(help="a YAML file; default: what configs/eval/autoencoder.yaml says")
+    ] = None,
     set_: Set = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the tables as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print autoencoder.json instead of tables")] = False,
 ) -> None:
-    """Measure an autoencoder's reconstruction of the clips of an evaluation config, beside the sinc row."""
-    from reencoder_eval.config import EvalConfig
+    """Measure an autoencoder on music: STFT-D, mel-D and SI-SDR beside sinc and the paper, and its latents.
 
-    settings = load_config(config, EvalConfig, [*(set_ or []), "modules=[]"])
-    from reencoder_eval.cli import print_tables
-    from reencoder_eval.evaluate import evaluate as run_evaluation
+    The validation split: --set split=valid. Your own music: --set source=/my/music. The same command again resumes.
+    """
+    from reencoder_eval.config import AutoencoderEvalConfig
 
-    evaluation = run_evaluation(**{**dict(settings), "modules": []})
-    print_tables(settings.out, as_json=as_json, markdown=False)
+    if Path(autoencoder).suffix in (".yaml", ".yml"):
+        raise ConfigError(
+            "the first argument is an autoencoder, a configuration goes to --config",
+            value=autoencoder,
+            remedy="reencoder-autoencoder evaluate house --config configs/eval/autoencoder.yaml",
+        )
+    settings = load_config(config, AutoencoderEvalConfig, set_ or [])
+    from reencoder_eval.autoencoder_report import default_folder, evaluate_autoencoder
+    from reencoder_eval.report_tables import report_tables
+    from reencoder_eval.run_folder import AUTOENCODER, LATENTS_FIGURE, REPORT
+
+    out = settings.out or default_folder(autoencoder, settings.split)
+    try:
+        report, evaluation = evaluate_autoencoder(autoencoder, **{**dict(settings), "out": out})
+    except KeyboardInterrupt:
+        command = shlex.join(["reencoder-autoencoder", *sys.argv[1:]])
+        raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        _print_tables(report_tables(report))
+        for name in (AUTOENCODER, REPORT, *([LATENTS_FIGURE] if report["diagnostics"] else [])):
+            typer.echo(out / name)
     if evaluation.failures:
-        print(f"{len(evaluation.failures)} failures, see {settings.out / 'failures.jsonl'}", file=sys.stderr)
+        typer.echo(f"{len(evaluation.failures)} failures, see {out / 'failures.jsonl'}", err=True)
         raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def card(
+    autoencoder: Name,
+    measured: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="what `evaluate` wrote")],
+    out: Annotated[Path, typer.Option(metavar="FILE.md", help="the card")],
+    music: Annotated[
+        Path | None, typer.Option(help="manifest of the music it was trained on; default: what is known of house")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="of the weights; default: what the autoencoder says")] = None,
+) -> None:
+    """Write the model card of an autoencoder from its measurements. Prints the path of the card."""
+    from reencoder_eval.model_card import write_card
+
+    typer.echo(write_card(autoencoder, measured=measured, out=out, music=music, licence=licence))
+
+
+def _print_tables(tables) -> None:
+    from rich.console import Console
+
+    from reencoder_eval.tables import terminal
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    for table in tables:
+        console.print(terminal(table))
 
 
 def main() -> None:

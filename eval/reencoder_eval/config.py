@@ -1,4 +1,4 @@
-"""The configuration of `reencoder-eval`."""
+"""The configurations of `reencoder-eval` and of `reencoder-autoencoder evaluate`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ class ModuleEntry(Config):
     path: Path
 
 
-class EvalConfig(Config):
-    """`reencoder-eval CONFIG`: which clips go through which systems. Paths are relative to the working directory."""
+class ClipsConfig(Config):
+    """Which clips are measured, and where. Paths are relative to the working directory."""
 
     source: Path = Field(description="folder, list or manifest of audio")
     split: Literal["train", "valid", "test"] | None = Field("test", description="null: every track")
     valid_share: float = Field(0.05, ge=0, lt=1, description="for tracks without a split; the same as the cache's")
     test_share: float = Field(0.10, ge=0, lt=1, description="for tracks without a split; the same as the cache's")
-    autoencoder: str = Field("house", description="a shipped name, a folder with weights, or package.module:function")
-    modules: list[ModuleEntry] = Field([], description="trained modules; the other rows come by themselves")
-    task: Literal["bwe"] = "bwe"
     resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
     num_clips: int = Field(48, ge=1)
     clip_seconds: float = Field(10.0, ge=0.1)
@@ -36,6 +33,23 @@ class EvalConfig(Config):
     )
     device: Literal["cpu", "cuda"] = "cpu"
     workers: int = Field(2, ge=0, description="processes that score, one thread each; 0: none beside this one")
+
+
+class AutoencoderEvalConfig(ClipsConfig):
+    """`reencoder-autoencoder evaluate`: works without a file; configs/eval/autoencoder.yaml says the same."""
+
+    source: Path = Field(Path("out/music/manifest.jsonl"), description="folder, list or manifest of audio")
+    diagnostic_clips: int = Field(16, ge=0, description="the first of the clips, for the latents; 0: none")
+    diagnostic_seconds: float = Field(5.0, ge=0.25, description="how much of each of them")
+    out: Path | None = Field(None, description="null: out/eval/autoencoder/NAME/SPLIT")
+
+
+class EvalConfig(ClipsConfig):
+    """`reencoder-eval CONFIG`: which clips go through which systems."""
+
+    autoencoder: str = Field("house", description="a shipped name, a folder with weights, or package.module:function")
+    modules: list[ModuleEntry] = Field([], description="trained modules; the other rows come by themselves")
+    task: Literal["bwe"] = "bwe"
     out: Path
 
     @field_validator("modules")

@@ -1,0 +1,295 @@
+"""The model card of an autoencoder, in Hugging Face's form, written from its measurements alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reencoder_eval.config import AutoencoderEvalConfig
+from reencoder_eval.findings import findings, number
+from reencoder_eval.report_tables import (
+    METRIC_NAMES,
+    clips_text,
+    millions,
+    score_table,
+    size_table,
+)
+from reencoder_eval.run_folder import AUTOENCODER, read_json
+from reencoder_eval.weights_record import weights_file
+from reencoder_pipeline.autoencoder import HOUSE
+from reencoder_pipeline.config import load_config
+from reencoder_pipeline.corpus import file_digest
+from reencoder_pipeline.debian_music import manifest_path
+from reencoder_pipeline.durable import write_text
+from reencoder_pipeline.errors import EvaluationError
+
+TEMPLATES = Path(__file__).with_name("templates")
+NOT_RECORDED = "not recorded"
+# What a value means for use: bounds between one sentence and the next, not claims about a model.
+FOLLOWS_WAVEFORM_DB = 10.0
+FAR_FROM_PAPER = 1.5
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A collection that the training music came from."""
+
+    name: str
+    tracks: int
+    hours: float
+    licences: str
+
+
+@dataclass(frozen=True)
+class Music:
+    """The tracks of a manifest that a training uses."""
+
+    manifest: str
+    tracks: int
+    hours: float
+    packages: tuple[Package, ...]
+
+
+def write_card(name: str, *, measured: Path, out: Path, music: Path | None, licence: str | None) -> Path:
+    """EvaluationError where `measured` holds no measurements, or those of other weights than `name` has now."""
+    report = read_json(measured / AUTOENCODER)
+    if report is None:
+        remedy = f"run: reencoder-autoencoder evaluate {shlex.quote(name)} --set out={shlex.quote(str(measured))}"
+        raise EvaluationError("there are no measurements", where=measured / AUTOENCODER, remedy=remedy)
+    require_same_weights(name, report, where=measured / AUTOENCODER)
+    manifest = music or (manifest_path() if name == HOUSE else None)
+    options = {"--music": music, "--licence": licence}
+    words = [word for key, value in options.items() if value is not None for word in (key, str(value))]
+    command = shlex.join(["reencoder-autoencoder", "card", name, "--from", str(measured), "--out", str(out), *words])
+    text = render_card(
+        report,
+        name=name,
+        music=read_music(manifest) if manifest else None,
+        licence=licence or report["autoencoder"]["licence"],
+        commands=[*measuring_commands(report, name=name), command],
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, text)
+    return out
+
+
+def require_same_weights(name: str, report: Report, *, where: Path) -> None:
+    file, digest = weights_file(name), report["autoencoder"]["weights"]
+    found = report["name"] if file is None else file_digest(file)
+    if found != (name if file is None else digest):
+        raise EvaluationError(
+            "these are measurements of another autoencoder",
+            where=where,
+            value=f"{report['name']}, weights {digest[:12]}; {name} is {found[:12]}",
+            remedy=f"run: reencoder-autoencoder evaluate {shlex.quote(name)}",
+        )
+
+
+def render_card(report: Report, *, name: str, music: Music | None, licence: str, commands: Sequence[str]) -> str:
+    """Markdown with front matter. Nothing in it is written by hand: what is not in `report` is "not measured"."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown: `text`, `cell` and `code` do what it needs
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"text": plain_text, "code": code}
+    weights = report["weights"] or {}
+    spec = report["autoencoder"]
+    try:
+        return environment.get_template("model_card.md.jinja").render(
+            front_matter=front_matter(report, name=name, licence=licence),
+            name=name,
+            spec=spec,
+            values_per_second=spec["channels"] * spec["frame_rate"],
+            context_seconds=spec["context"] / spec["frame_rate"],
+            licence=licence,
+            weights=weights,
+            training=training_facts(weights),
+            music=music,
+            size=size_table(report),
+            scores=score_table(report),
+            speed=report["size"],
+            findings=findings(report["diagnostics"]),
+            diagnosed=report["diagnostics"],
+            clips=clips_text(report),
+            settings=report["settings"],
+            limits=limits(report),
+            commands=commands,
+            snippet=json.dumps(name, ensure_ascii=False),
+            versions=report["versions"],
+            number=number,
+            millions=millions,
+        )
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(
+            "cannot be made into a card: written by another version?",
+            where=AUTOENCODER,
+            value=repr(error),
+            remedy="evaluate the autoencoder again",
+        ) from error
+
+
+def front_matter(report: Report, *, name: str, licence: str) -> str:
+    """YAML as the Hugging Face hub reads it."""
+    scores = report["scores"].get("autoencoder", {})
+    results = {
+        "task": {"type": "audio-to-audio", "name": "reconstruction"},
+        "dataset": {"type": "audio", "name": f"{Path(report['settings']['source']).name}: {clips_text(report)}"},
+        "metrics": [
+            {"type": metric, "name": label, "value": round(scores[metric]["value"], 4)}
+            for metric, label in METRIC_NAMES.items()
+            if metric in scores
+        ],
+    }
+    # The hub knows licences by short lower-case names; what has none is "other", under its own name.
+    known = re.fullmatch(r"[A-Za-z0-9.-]+", licence) is not None
+    values = {
+        "license": licence.lower() if known else "other",
+        **({} if known else {"license_name": licence}),
+        "library_name": "reencoder",
+        "pipeline_tag": "audio-to-audio",
+        "tags": ["audio", "music", "autoencoder", "latent-representation", "reencoder"],
+        "model-index": [{"name": name, "results": [results]}],
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def read_music(manifest: Path) -> Music:
+    """The train split of a manifest, by package (or by the first folder of the track's id)."""
+    if not manifest.is_file():
+        raise EvaluationError("no such manifest", where=manifest, remedy="give the manifest of the training music")
+    packages: dict[str, list[Mapping[str, Any]]] = {}
+    for line in manifest.read_text(encoding="utf-8").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationError("not a manifest of JSON lines", where=manifest, value=str(error)) from None
+        if row.get("split", "train") == "train":
+            where = row.get("package") or str(row.get("id", row.get("path", ""))).partition("/")[0]
+            packages.setdefault(where, []).append(row)
+    rows = tuple(
+        Package(package, len(tracks), sum(map(_hours, tracks)), _licences(tracks))
+        for package, tracks in sorted(packages.items())
+    )
+    return Music(manifest.name, sum(row.tracks for row in rows), sum(row.hours for row in rows), rows)
+
+
+def _hours(row: Mapping[str, Any]) -> float:
+    seconds = row.get("seconds", row.get("duration"))
+    if seconds is None and row.get("num_samples") and row.get("sample_rate"):
+        seconds = row["num_samples"] / row["sample_rate"]
+    return float(seconds or 0) / 3600
+
+
+def _licences(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(row.get("licence") or row.get("license") or NOT_RECORDED for row in rows)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{licence} ({count})" for licence, count in counts.most_common())
+
+
+def training_facts(weights: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the weights file and the settings beside it say of the training, one line each."""
+    header = weights.get("header") or {}
+    own = header.get("reencoder")
+    training = own.get("training", {}) if isinstance(own, dict) else header
+    facts = [*_flat(training)]
+    facts += [(f"settings: {key}", value) for key, value in _flat(weights.get("run") or {})]
+    return facts
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def limits(report: Report) -> list[str]:
+    """What the numbers say against using it; each sentence has its number."""
+    scores, paper = report["scores"].get("autoencoder", {}), report["paper"]
+    values = {metric: scores[metric]["value"] for metric in METRIC_NAMES if metric in scores}
+    found = []
+    si_sdr = values.get("si_sdr")
+    if si_sdr is not None and si_sdr < FOLLOWS_WAVEFORM_DB:
+        found.append(
+            f"It does not follow the waveform closely (SI-SDR {number(si_sdr)} dB): do not subtract its output from "
+            "the original, and do not mix the two."
+        )
+    far = [
+        f"{METRIC_NAMES[metric]} {number(values[metric])} against {number(paper[metric])}"
+        for metric in METRIC_NAMES
+        if metric in values and metric in paper and values[metric] > FAR_FROM_PAPER * paper[metric]
+    ]
+    if far:
+        found.append(f"It is well behind the paper's autoencoder (on other music) in {'; '.join(far)}.")
+    sinc = report["scores"].get("sinc", {})
+    better = [
+        f"{METRIC_NAMES[metric]} {number(sinc[metric]['value'])} against {number(values[metric])}"
+        for metric in METRIC_NAMES
+        if metric in sinc and metric in values and _is_better(metric, sinc[metric]["value"], values[metric])
+    ]
+    if better:
+        found.append(f"Music without its high band is nearer to the original than its output in {'; '.join(better)}.")
+    if report["autoencoder"]["stereo"] == "per_channel":
+        found.append("It encodes one channel at a time; stereo is two latents, and nothing ties them together.")
+    rate = report["autoencoder"]["sample_rate"]
+    found.append(f"It expects audio at {rate} Hz: resample everything else first.")
+    clips = report["clips"]
+    found.append(
+        f"The figures are means over {clips['count']} clips of {clips['tracks']} tracks: other music, speech and "
+        "single sounds were not measured."
+    )
+    return found
+
+
+def _is_better(metric: str, value: float, other: float) -> bool:
+    return value > other if metric == "si_sdr" else value < other
+
+
+def measuring_commands(report: Report, *, name: str) -> list[str]:
+    """The lines that measure the same again: the music, where it is the examples', and the settings that differ."""
+    defaults = load_config(None, AutoencoderEvalConfig).model_dump(mode="json")
+    settings = {key: value for key, value in report["settings"].items() if key in defaults}
+    changed = [f"{key}={_yaml(value)}" for key, value in settings.items() if value != defaults[key]]
+    options = [word for setting in changed for word in ("--set", setting)]
+    lines = [shlex.join(["reencoder-autoencoder", "evaluate", name, *options])]
+    if settings["source"] == defaults["source"]:
+        folder = str(Path(settings["source"]).parent)
+        lines.insert(0, shlex.join(["reencoder-cache", "fetch", "debian-music", "--out", folder]))
+    return lines
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plain_text(value: object) -> str:
+    """Text that Markdown shows as it is, in one line, in a table as well."""
+    line = " ".join(str(value).split())
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", line)
+
+
+def code(value: object) -> str:
+    """A span of code in one line: fenced by more backticks than it holds, its bars escaped for tables."""
+    line = " ".join(str(value).split())
+    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
+    space = " " if "`" in line else ""
+    return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
