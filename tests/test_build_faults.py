@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_made(music: Path, tiny_autoencoder: Path, tmp_p
 def test_nothing_to_encode_leaves_no_cache(tiny_autoencoder: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         build(tmp_path / "gone", tmp_path / "cache", tiny_autoencoder)
-    with pytest.raises(AutoencoderError, match="unknown autoencoder"):
+    with pytest.raises(AutoencoderError, match="no such autoencoder"):
         build(tmp_path, tmp_path / "cache", tmp_path / "gone.safetensors")
     with pytest.raises(CacheError, match=r"not complete|no latent cache"):
         open_cache(tmp_path / "cache")

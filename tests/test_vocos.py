@@ -133,7 +133,7 @@ def test_weights_survive_the_file_and_foreign_files_are_refused(tmp_path: Path) 
     foreign.write_bytes(b"not safetensors at all")
     with pytest.raises(AutoencoderError, match=r"foreign\.safetensors"):
         load_autoencoder(str(foreign))
-    with pytest.raises(AutoencoderError, match="one of: house"):
+    with pytest.raises(AutoencoderError, match="did you mean house"):
         load_autoencoder("hause")
     with pytest.raises(AutoencoderError, match="cannot be imported"):
         load_autoencoder("no_such_package:load")

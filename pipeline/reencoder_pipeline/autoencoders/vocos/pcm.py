@@ -61,6 +61,7 @@ class PcmExcerpts:
         self.ends = np.cumsum([len(track) - num_samples for track in self.maps])
         self.num_samples, self.sample_rate, self.seed = num_samples, sample_rate, seed
         self.low_band_share = low_band_share
+        self.hours = sum(len(track) for track in self.maps) / sample_rate / 3600
 
     def batch(self, step: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """This rank's share of the global batch: (batch / world_size, 1, num_samples) float32.

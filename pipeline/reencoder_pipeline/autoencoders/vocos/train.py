@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,7 +77,7 @@ def train_autoencoder(config: AutoencoderTrainConfig, *, resume: bool, progress:
                     if unseen is not None and (finished or step % config.valid_every == 0):
                         validate(trainer.average, unseen, filterbanks=trainer.filterbanks, journal=journal, step=step)
                     if finished or stop or time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                        save(trainer, folder, step, journal)
+                        save(trainer, folder, step, journal, hours=excerpts.hours)
                         saved = time.monotonic()
                 if stop:
                     message = f"stopped at step {step}; to go on: reencoder-autoencoder train {folder.config} --resume"
@@ -114,13 +115,21 @@ def open_music(
     return excerpts, unseen
 
 
-def save(trainer: Trainer, folder: RunFolder, step: int, journal: Journal) -> None:
+def save(trainer: Trainer, folder: RunFolder, step: int, journal: Journal, *, hours: float) -> None:
     """The journal's rows, then the state (all that resume needs), then the released file made from it."""
     journal.sync()
     buffer = io.BytesIO()
     torch.save({"step": step, **trainer.state()}, buffer)
     write_checkpoint(folder.state, buffer.getbuffer())
-    save_vocos(trainer.average, folder.weights, training={"steps": step, "seed": trainer.config.seed})
+    save_vocos(trainer.average, folder.weights, training=provenance(trainer.config, step, hours=hours))
+
+
+def provenance(config: AutoencoderTrainConfig, step: int, *, hours: float) -> dict[str, Any]:
+    """What the weights file says of its training."""
+    described = {"seed", "batch_size", "excerpt_seconds", "lr", "decay_steps", "ema", "losses"}
+    described |= {"adversary"} if config.adversary.weight else set()
+    music = {"manifest": Path(config.source).name, "hours": round(hours, 2)}
+    return {"steps": step, **config.model_dump(mode="json", include=described), "music": music}
 
 
 def restore(trainer: Trainer, path: Path) -> int:
