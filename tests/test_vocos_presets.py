@@ -47,5 +47,7 @@ def flops(model: Vocos, *, frames: int) -> float:
         hidden = model.decoder.up(model.decoder.coarse(torch.empty(1, shape.latent_channels, frames)))
         hidden = torch.cat([hidden, torch.empty(1, 3 * shape.lapped_bins, fine_frames)], dim=1)
         model.decoder.head(model.decoder.fine(hidden))
-        lapped = 2 * 2 * (2 * shape.hop * shape.latent_channels * frames) if shape.lapped else 0
-    return counter.get_total_flops() + lapped
+    # The straight paths, there and back: a matrix product a frame each.
+    lapped = 2 * shape.hop if shape.lapped else 0
+    envelope = bins * shape.stride if shape.envelope else 0
+    return counter.get_total_flops() + 2 * 2 * shape.latent_channels * frames * (lapped + envelope)

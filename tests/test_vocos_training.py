@@ -126,7 +126,7 @@ def train(folder: Path, name: str, *, steps: int, resume: bool = False, **extra:
 
 
 def settings(folder: Path, name: str, *, steps: int, **extra: Any) -> dict[str, Any]:
-    shape = {"n_fft": 512, "fine": [16, 32, 1], "coarse": [16, 32, 1], "latent_channels": 4, "lapped": 2}
+    shape = {"n_fft": 512, "fine": [16, 32, 1], "coarse": [16, 32, 1], "latent_channels": 4, "lapped": 2, "envelope": 2}
     given = {
         "source": str(folder / "music.jsonl"),
         "pcm": str(folder / "pcm"),

@@ -68,6 +68,9 @@ class VocosShape(Config):
     lapped: int = Field(
         default=0, ge=0, description="channels that start as the lowest coefficients of a lapped transform"
     )
+    envelope: int = Field(
+        default=0, ge=0, description="the next channels, which start as a cosine series of the log spectrum above"
+    )
 
 
 class AutoencoderLosses(Config):

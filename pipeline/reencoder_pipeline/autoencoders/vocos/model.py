@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MEAN_LEVEL = -4.6  # nepers: the mean log magnitude of music above 1 kHz, FFT of 1,024 samples
+
 
 @dataclass(frozen=True)
 class VocosConfig:
@@ -25,6 +27,7 @@ class VocosConfig:
     coarse: tuple[int, int, int] = (384, 1152, 4)
     embed_kernel: int = 1
     lapped: int = 0  # channels that start as the lowest coefficients of a lapped transform
+    envelope: int = 0  # the next channels, which start as a cosine series of the log spectrum above
 
     @property
     def hop(self) -> int:
@@ -46,8 +49,8 @@ class Vocos(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.apply(_initialise)
-        if config.lapped:  # a sample with sigma 1 would bury the coefficients that are there from the start
-            nn.init.constant_(self.encoder.get_parameter("posterior.bias")[config.latent_channels :], -4.0)
+        if config.lapped or config.envelope:
+            _start_with_straight_paths(self)
 
     def forward(self, audio: Tensor, noise: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training pass: (B, 1, L), noise (B, C, T), shares (n,) with 2n <= B -> audio (B+n, 1, L), mean, log-variance.
@@ -79,14 +82,18 @@ class Encoder(nn.Module):
         self.coarse = Stage(config.coarse[0], *config.coarse, kernel=1)
         self.posterior = nn.Conv1d(config.coarse[0], 2 * config.latent_channels, 1)
         self.lapped = LappedAnalysis(config) if config.lapped else None
+        self.envelope = EnvelopeAnalysis(config) if config.envelope else None
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(audio.device.type, enabled=False):
-            features = spectrum_features(_stft(audio[:, 0].float(), self.window, self.config))
+            spectrum = _stft(audio[:, 0].float(), self.window, self.config)
+            features = spectrum_features(spectrum)
         hidden = self.coarse(self.down(self.fine(features)))
         mean, log_variance = self.posterior(hidden).float().chunk(2, dim=1)
         if self.lapped is not None:
             mean = mean + self.lapped(audio)
+        if self.envelope is not None:
+            mean = mean + self.envelope(log_magnitude(spectrum))
         return mean, log_variance.clamp(-20.0, 4.0)
 
 
@@ -102,26 +109,27 @@ class Decoder(nn.Module):
         self.up = nn.ConvTranspose1d(config.coarse[0], config.fine[0], config.stride, stride=config.stride)
         self.lapped = LappedSynthesis(config) if config.lapped else None
         self.fine = Stage(config.fine[0] + 3 * config.lapped_bins, *config.fine, kernel=1)
+        self.envelope = EnvelopeSynthesis(config) if config.envelope else None
         self.head = nn.Conv1d(config.fine[0], 3 * bins, 1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        hidden = self.up(self.coarse(latents))
-        if self.lapped is None:
-            return self._spectrum_to_audio(self.head(self.fine(hidden)))
-        rough = self.lapped(latents)
+        hidden, rough = self.up(self.coarse(latents)), None
+        if self.lapped is not None:
+            rough = self.lapped(latents)
+            with torch.autocast(latents.device.type, enabled=False):
+                spectrum = _stft(rough[:, 0], self.window, self.config)[:, : self.config.lapped_bins]
+                hidden = torch.cat([hidden.float(), spectrum_features(spectrum)], dim=1)
+        hidden = self.head(self.fine(hidden))
         with torch.autocast(latents.device.type, enabled=False):
-            spectrum = _stft(rough[:, 0], self.window, self.config)[:, : self.config.lapped_bins]
-            hidden = torch.cat([hidden.float(), spectrum_features(spectrum)], dim=1)
-        return rough + self._spectrum_to_audio(self.head(self.fine(hidden)))
-
-    def _spectrum_to_audio(self, hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            log_magnitude, real, imaginary = hidden.float().chunk(3, dim=1)
-            # The phase is a point on the circle, so that nothing wraps; +6 starts near the level of music.
+            level, real, imaginary = hidden.float().chunk(3, dim=1)
+            if self.envelope is not None:
+                level = level + self.envelope(latents)
+            # The phase is a point on the circle, so that nothing wraps.
             norm = torch.rsqrt(real.square() + imaginary.square() + 1e-8)
-            magnitude = torch.exp(log_magnitude.clamp(max=7.0))
+            magnitude = torch.exp(level.clamp(max=7.0))
             spectrum = torch.complex(magnitude * real * norm, magnitude * imaginary * norm)
-            return _istft(spectrum, self.window, self.config)[:, None]
+            audio = _istft(spectrum, self.window, self.config)[:, None]
+        return audio if rough is None else rough + audio
 
 
 class LappedAnalysis(nn.Module):
@@ -176,6 +184,67 @@ def lapped_basis(hop: int, count: int) -> Tensor:
     return ((2 / hop) ** 0.5 * waves * torch.sin(torch.pi * (n + 0.5) / (2 * hop))).float()
 
 
+class EnvelopeAnalysis(nn.Module):
+    """A straight path for the spectrum's shape: log magnitudes (B, F, T*stride) -> (B, C, T), trained like the rest.
+
+    It starts as a cosine series, along frequency, of the log spectrum above the lapped coefficients, averaged over the
+    frame: a cepstrum. Left to itself a young network puts the high band into four to seven numbers a frame.
+    """
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.stride, rows, basis, scale = config.stride, *_envelope_start(config)
+        weight = torch.zeros(config.latent_channels, config.n_fft // 2 + 1, config.stride)
+        weight[rows, config.lapped_bins :] = (basis * scale)[..., None]
+        bias = torch.zeros(config.latent_channels)
+        bias[rows] = -scale[:, 0] * _mean_series(config.envelope)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        # As in the lapped path: a step of Adam, in the same direction on 2,000 weights, must stay small.
+        self.gain = 1 / (basis.shape[1] * config.stride)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        with torch.autocast(levels.device.type, enabled=False):
+            series = F.conv1d(levels - MEAN_LEVEL, self.weight, stride=self.stride) * self.gain
+            return series + self.bias[:, None]
+
+
+class EnvelopeSynthesis(nn.Module):
+    """The way back, (B, C, T) -> log magnitudes to add, (B, F, T*stride): starts as the inverse of EnvelopeAnalysis."""
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.stride, rows, basis, scale = config.stride, *_envelope_start(config)
+        basis = basis * torch.tensor([1.0] + [2.0] * (config.envelope - 1))[:, None]  # of the inverse cosine transform
+        weight = torch.zeros(config.latent_channels, config.n_fft // 2 + 1, config.stride)
+        weight[rows, config.lapped_bins :] = (basis / scale)[..., None]
+        # Below, where the lapped path has the sound already, the network starts out nearly silent.
+        bias = torch.full((config.n_fft // 2 + 1,), -4.0)
+        bias[config.lapped_bins :] = MEAN_LEVEL + _mean_series(config.envelope) @ basis
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            return F.conv_transpose1d(latents.float(), self.weight, self.bias, stride=self.stride)
+
+
+def _envelope_start(config: VocosConfig) -> tuple[slice, Tensor, Tensor]:
+    """The envelope's channels, its cosines (envelope, bins above the lapped ones; DCT-II), and a scale (envelope, 1)
+    that brings the series of music near unit variance."""
+    bins = config.n_fft // 2 + 1 - config.lapped_bins
+    order = torch.arange(config.envelope)[:, None]
+    cosines = torch.cos(torch.pi / bins * order * (torch.arange(bins) + 0.5))
+    return (
+        slice(config.lapped, config.lapped + config.envelope),
+        cosines,
+        torch.where(order == 0, 0.75, 2 + 0.8 * order),
+    )
+
+
+def _mean_series(count: int) -> Tensor:
+    """(count,): the mean of the series over music, beside MEAN_LEVEL a slope; what the latents are zero for."""
+    return torch.cat([torch.tensor([0.0, 1.8]), torch.zeros(count)])[:count]
+
+
 class Stage(nn.Module):
     """1-d convolution to `channels`, LayerNorm, ConvNeXt blocks, LayerNorm; (B, in, T) -> (B, channels, T)."""
 
@@ -218,6 +287,22 @@ def spectrum_features(spectrum: Tensor) -> Tensor:
     magnitude = spectrum.abs().clamp(min=1e-4)
     compressed = spectrum * magnitude.pow(-0.7)
     return torch.cat([compressed.real, compressed.imag, 0.2 * torch.log(magnitude) + 0.6], dim=1)
+
+
+def log_magnitude(spectrum: Tensor) -> Tensor:
+    """Complex (B, F, T) -> nepers, not below ln 1e-4."""
+    return spectrum.abs().clamp(min=1e-4).log()
+
+
+def _start_with_straight_paths(model: Vocos) -> None:
+    """The network's part of the straight paths' channels, and of the levels, starts at zero; and so does the noise,
+    nearly: a sample with sigma 1 would bury what is there from the start."""
+    channels, config = model.config.latent_channels, model.config
+    posterior, head = model.encoder.posterior, model.decoder.head
+    nn.init.constant_(posterior.bias[channels:], -4.0)
+    if config.envelope:
+        nn.init.zeros_(posterior.weight[: config.lapped + config.envelope])
+        nn.init.zeros_(head.weight[: head.out_channels // 3])
 
 
 def _initialise(layer: nn.Module) -> None:
