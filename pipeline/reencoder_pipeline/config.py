@@ -66,7 +66,7 @@ class VocosShape(Config):
     coarse: tuple[int, int, int] = (384, 1152, 4)
     embed_kernel: int = Field(default=1, ge=1)
     lapped: int = Field(
-        default=0, ge=0, description="channels that start as the lowest coefficients of a lapped transform"
+        default=0, ge=0, description="channels that hold the lowest coefficients of a lapped transform"
     )
     envelope: int = Field(
         default=0, ge=0, description="the next channels, which start as a cosine series of the log spectrum above"

@@ -26,7 +26,7 @@ class VocosConfig:
     fine: tuple[int, int, int] = (256, 768, 4)
     coarse: tuple[int, int, int] = (384, 1152, 4)
     embed_kernel: int = 1
-    lapped: int = 0  # channels that start as the lowest coefficients of a lapped transform
+    lapped: int = 0  # channels that hold the lowest coefficients of a lapped transform, and what the network adds
     envelope: int = 0  # the next channels, which start as a cosine series of the log spectrum above
 
     @property
@@ -133,41 +133,45 @@ class Decoder(nn.Module):
 
 
 class LappedAnalysis(nn.Module):
-    """A straight path for the waveform: (B, 1, T*hop) -> (B, C, T), a linear map trained like everything else.
+    """A straight path for the waveform, fixed: (B, 1, T*hop) -> (B, C, T), the lowest `lapped` coefficients of an MDCT
+    of one hop (Malvar's lapped transform: orthogonal, exact when neighbours are added); zero in the other channels.
 
-    It starts as the lowest `lapped` coefficients of an MDCT of one hop (Malvar's lapped transform: orthogonal, exact
-    when neighbours are added), the other channels at zero. The loudest part of music lies below 1 kHz, and a network
-    needs very long to learn that its waveform is there to be copied; 32 coefficients alone reach 9 dB SI-SDR.
-    Weights are kept at unit size and divided by sqrt(hop) in use: Adam's steps are absolute and would shake small ones.
+    The loudest part of music lies below 1 kHz, and a network needs very long to learn that its waveform is there to be
+    copied; 32 coefficients alone reach 9 dB SI-SDR. A trained basis leaks: Adam's steps put broad noise some 60 dB
+    below the lows, and that is where the highs are.
     """
+
+    weight: Tensor
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
         self.hop = config.hop
-        self.weight = nn.Parameter(torch.zeros(config.latent_channels, 1, 2 * config.hop))
         basis = lapped_basis(config.hop, config.lapped) * lapped_scale(config.lapped)
-        self.weight.data[: config.lapped, 0] = basis * config.hop**0.5
+        self.register_buffer("weight", basis[:, None], persistent=False)
+        self.others = config.latent_channels - config.lapped
 
     def forward(self, audio: Tensor) -> Tensor:
         """Frame t sees its own hop and half a hop on both sides."""
         with torch.autocast(audio.device.type, enabled=False):
             padded = F.pad(audio.float(), (self.hop // 2, self.hop // 2))
-            return F.conv1d(padded, self.weight, stride=self.hop) / self.hop**0.5
+            return F.pad(F.conv1d(padded, self.weight, stride=self.hop), (0, 0, 0, self.others))
 
 
 class LappedSynthesis(nn.Module):
-    """The way back, (B, C, T) -> (B, 1, T*hop): starts as the inverse of LappedAnalysis."""
+    """The way back, (B, C, T) -> (B, 1, T*hop): the inverse of LappedAnalysis."""
+
+    weight: Tensor
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
         self.hop = config.hop
-        self.weight = nn.Parameter(torch.zeros(config.latent_channels, 1, 2 * config.hop))
         basis = lapped_basis(config.hop, config.lapped) / lapped_scale(config.lapped)
-        self.weight.data[: config.lapped, 0] = basis * config.hop**0.5
+        self.register_buffer("weight", basis[:, None], persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            audio = F.conv_transpose1d(latents.float(), self.weight, stride=self.hop) / self.hop**0.5
+            series = latents[:, : len(self.weight)].float()
+            audio = F.conv_transpose1d(series, self.weight, stride=self.hop)
         return audio[..., self.hop // 2 : -(self.hop // 2)]
 
 
@@ -199,7 +203,7 @@ class EnvelopeAnalysis(nn.Module):
         bias = torch.zeros(config.latent_channels)
         bias[rows] = -scale[:, 0] * _mean_series(config.envelope)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-        # As in the lapped path: a step of Adam, in the same direction on 2,000 weights, must stay small.
+        # Weights of unit size: a step of Adam, in the same direction on 2,000 inputs, must stay small.
         self.gain = 1 / (basis.shape[1] * config.stride)
 
     def forward(self, levels: Tensor) -> Tensor:
