@@ -38,7 +38,7 @@ class Blur:
 
     def __init__(self, *, hop: int, context: int) -> None:
         self.spec = LatentSpec("blur", "", sample_rate=8_000, hop=hop, channels=1)
-        self.context = context
+        self.context, self.local, self.licence = context, True, "none"
 
     def encode(self, audio: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.spec.hop))
@@ -206,6 +206,13 @@ def test_streams_are_views_of_a_stereo_track() -> None:
 def test_a_mono_track_is_its_own_left_and_right(name: str) -> None:
     audio = tiny_build.music(seconds=0.1, channels=1)
     assert np.array_equal(stream(name, audio), audio)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_stereo_stream_has_two_channels(channels: int) -> None:
+    audio = tiny_build.music(seconds=0.1, channels=channels)
+    both = stream("stereo", audio)
+    assert np.array_equal(both, audio if channels == 2 else np.concatenate([audio, audio]))
 
 
 @pytest.mark.parametrize("channels", [1, 2])

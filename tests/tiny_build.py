@@ -120,6 +120,7 @@ class SlowAutoencoder:
     def __init__(self, inner: Autoencoder, *, seconds: float) -> None:
         self._inner, self._seconds = inner, seconds
         self.spec, self.context = inner.spec, inner.context
+        self.local, self.licence = inner.local, inner.licence
 
     def encode(self, audio: Tensor) -> Tensor:
         time.sleep(self._seconds)

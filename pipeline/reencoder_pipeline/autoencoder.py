@@ -2,71 +2,172 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.latents import LatentSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Autoencoder(Protocol):
     """A frozen autoencoder in evaluation mode (A_E and A_D of the paper, section 2.1).
 
-    `context` is how many frames at each edge of an encoded or decoded piece may differ from the same frames of the
-    whole track; the pipeline gives pieces that much real context and throws it away.
+    `spec.stereo` decides on channels. "per_channel": one channel in and out; the channels of a stereo signal are items
+    of the batch. "joint": both channels share one latent; encode takes one channel too, as dual mono (left = right),
+    and decode returns two.
     """
 
     @property
     def spec(self) -> LatentSpec: ...
 
     @property
-    def context(self) -> int: ...
+    def context(self) -> int:
+        """How many frames at each edge of an encoded or decoded piece may differ from the same frames of the whole
+        track; the pipeline gives pieces that much real context and throws it away."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """False where a frame depends on all of the piece (attention, recurrence, windows): then no context makes
+        segments equal to the whole track, it only makes them similar, and a build says so."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Terms of the weights, for people; shown by `reencoder-cache build` and `plan`."""
+        ...
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, 1, L) float32 -> posterior mean (B, C, ceil(L / hop)) float32; the end is padded with silence."""
+        """(B, 1, L), or (B, 1 or 2, L) when joint, float32 -> posterior mean (B, C, ceil(L / hop)) float32; the end is
+        padded with silence. Runs in inference mode: what comes out is not for autograd (clone it first)."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, T) float32 -> (B, 1, T * hop) float32."""
+        """(B, C, T) float32 -> (B, 1, T * hop), or (B, 2, T * hop) when joint, float32. Gradients reach the latents
+        where the family allows it; the weights never ask for any."""
         ...
 
 
+@dataclass(frozen=True)
+class Options:
+    """What may follow a name: NAME#revision=main,subfolder=vae,local_files_only=true,form=dual_mono."""
+
+    revision: str | None = None
+    subfolder: str | None = None
+    local_files_only: bool = False
+    form: str | None = None
+
+
+HOUSE = "house"
+_FAMILIES = "reencoder_pipeline.autoencoders"
+# The class that a model's own config names -> the function that loads it: (Source, *, form, device) -> Autoencoder.
+FAMILIES = {
+    "vocos": f"{_FAMILIES}.vocos.adapter:load_source",
+    "AutoencoderOobleck": f"{_FAMILIES}.oobleck:load_oobleck",
+    "stable_audio_tools": f"{_FAMILIES}.stable_audio_tools:load_stable_audio_tools",
+    "AutoencoderSAME": f"{_FAMILIES}.same:load_same",
+    "AutoencoderKLKVAEAudio": f"{_FAMILIES}.kl_audio:load_kvae_audio",
+    "AutoencoderKLMiniMaxH3Audio": f"{_FAMILIES}.kl_audio:load_minimax_h3_audio",
+    "MMAudioVAE": f"{_FAMILIES}.mmaudio:load_mmaudio",
+    "DacModel": f"{_FAMILIES}.dac:load_dac",
+    "EncodecModel": f"{_FAMILIES}.encodec:load_encodec",
+    "music2latent": f"{_FAMILIES}.music2latent:load_music2latent",
+    "codicodec": f"{_FAMILIES}.codicodec:load_codicodec",
+}
+
+
 def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
-    """`name` is a shipped autoencoder ("house"), weights on disk, or "package.module:function" called with the device.
+    """`name` is "house", a folder or file of weights, a hub id (owner/name), or "package.module:function", which is
+    called with the device. Options of `Options` may follow a "#".
 
-    Nothing is downloaded. AutoencoderError says what was looked for.
+    Only a hub id that is not in the local cache is downloaded, and not with local_files_only=true or HF_HUB_OFFLINE=1.
+    AutoencoderError says what was looked for and what to do.
     """
-    if name in AUTOENCODERS:
-        return AUTOENCODERS[name](device)
-    if Path(name).exists():
-        from reencoder_pipeline.autoencoders.vocos.adapter import VocosAutoencoder
+    plain, options = parse_name(name)
+    if plain == HOUSE:
+        from reencoder_pipeline.autoencoders.vocos.adapter import load_house
 
-        path = Path(name)
-        return VocosAutoencoder.load(path / "autoencoder.safetensors" if path.is_dir() else path, device=device)
-    if ":" in name:
-        return _imported(name)(device)
-    known = ", ".join(AUTOENCODERS)
-    raise AutoencoderError(
-        "unknown autoencoder", value=name, remedy=f"one of: {known}; a path to weights; or package.module:function"
+        _refuse(options, where=name, reason="the house autoencoder ships with the package and has one form")
+        return load_house(device=device)
+    if ":" in plain and not Path(plain).exists():
+        _refuse(options, where=name, reason="a function of your own is called with the device alone")
+        return _complete(_imported(plain)(device), where=name)
+
+    from reencoder_pipeline.autoencoders.source import find_source, looks_like_hub_id
+
+    if not Path(plain).expanduser().exists() and not looks_like_hub_id(plain):
+        near = difflib.get_close_matches(plain, [HOUSE], n=1)
+        known = f'"{HOUSE}"; a folder or file of weights; a hub id (owner/name); or package.module:function'
+        remedy = f"did you mean {near[0]}?" if near else f"give {known}"
+        what = "no such autoencoder on disk" if "/" in plain else "unknown autoencoder"
+        raise AutoencoderError(what, value=plain, remedy=remedy)
+    source = find_source(
+        plain,
+        families=tuple(FAMILIES),
+        revision=options.revision,
+        subfolder=options.subfolder,
+        local_files_only=options.local_files_only,
     )
+    return _imported(FAMILIES[source.family])(source, form=options.form, device=device)
 
 
-def _house(device: str) -> Autoencoder:
-    from reencoder_pipeline.autoencoders.vocos.adapter import HOUSE_WEIGHTS, VocosAutoencoder
+def parse_name(name: str) -> tuple[str, Options]:
+    """NAME[#key=value,key=value] -> NAME and its options. AutoencoderError lists every problem."""
+    plain, separator, text = name.rpartition("#")
+    if not separator or Path(name).exists():  # a folder's name may hold a "#"
+        return name, Options()
+    known = [field.name for field in fields(Options)]
+    options, problems = Options(), []
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value:
+            problems.append(f"{part.strip()!r} does not read key=value")
+        elif key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            problems.append(f"unknown option {key!r}; {hint}")
+        elif key == "local_files_only":
+            if value not in ("true", "false"):
+                problems.append(
+                    f"local_files_only is {value!r}; did you mean {'false' if value[0] in 'fF0n' else 'true'}?"
+                )
+            options = replace(options, local_files_only=value == "true")
+        else:
+            options = replace(options, **{key: value})
+    if not plain:
+        problems.append("there is no name before the '#'")
+    if problems:
+        remedy = f"write NAME#key=value,key=value with keys of: {', '.join(known)}"
+        raise AutoencoderError("cannot be read as an autoencoder", where=name, value="; ".join(problems), remedy=remedy)
+    return plain, options
 
-    return VocosAutoencoder.load(HOUSE_WEIGHTS, device=device, name="house")
+
+def _refuse(options: Options, *, where: str, reason: str) -> None:
+    if options != Options():
+        raise AutoencoderError(f"takes no options: {reason}", where=where, remedy="leave out what follows the '#'")
 
 
-AUTOENCODERS: dict[str, Callable[[str], Autoencoder]] = {"house": _house}
-
-
-def _imported(name: str) -> Callable[[str], Autoencoder]:
+def _imported(name: str) -> Callable[..., Autoencoder]:
     module_name, _, function_name = name.partition(":")
     try:
         return getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise AutoencoderError("cannot be imported", where=name, value=str(error)) from None
+
+
+def _complete(autoencoder: Any, *, where: str) -> Autoencoder:
+    promised = [attribute for attribute in vars(Autoencoder) if re.match(r"[a-z]", attribute)]
+    if missing := [attribute for attribute in promised if not hasattr(autoencoder, attribute)]:
+        remedy = "see the Autoencoder protocol in reencoder_pipeline/autoencoder.py"
+        raise AutoencoderError(
+            "is not an autoencoder: attributes are missing", where=where, value=missing, remedy=remedy
+        )
+    return autoencoder

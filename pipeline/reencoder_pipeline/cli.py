@@ -29,6 +29,15 @@ Source = Annotated[Path, typer.Argument(help="A folder of audio, a .jsonl manife
 Cache = Annotated[Path, typer.Argument(help="A finished latent cache.")]
 Config = Annotated[Path | None, typer.Option(help="YAML with cache settings; the defaults if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable.")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--autoencoder",
+        metavar="NAME",
+        help="house, a folder or file of weights, a hub id, or package.module:function; NAME#key=value,... gives "
+        "options: revision, subfolder, local_files_only, form.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -39,16 +48,18 @@ def build(  # noqa: PLR0917, typer reads the signature
     config: Config = None,
     set_: Set = None,
     format_: Annotated[str | None, typer.Option("--format", help="zarr or webdataset.")] = None,
+    autoencoder: Name = None,
     as_json: Json = False,
 ) -> None:
     """Encode SOURCE into a latent cache. The same command again goes on where the last one stopped."""
-    settings = load_config(config, CacheConfig, [*(set_ or []), *([f"format={format_}"] if format_ else [])])
+    chosen = [*_option("format", format_), *_option("autoencoder", autoencoder)]
+    settings = load_config(config, CacheConfig, [*(set_ or []), *chosen])
     from reencoder_pipeline.build import build_cache
 
     try:
         with _progress("encoding") as report:
             result = build_cache(
-                source, out, settings, progress=report, workers=settings.workers or os.cpu_count() or 1
+                source, out, settings, progress=report, workers=settings.workers or os.cpu_count() or 1, say=report.say
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -73,14 +84,19 @@ def build(  # noqa: PLR0917, typer reads the signature
 
 
 @app.command()
-def plan(source: Source, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
+def plan(
+    source: Source, config: Config = None, set_: Set = None, autoencoder: Name = None, as_json: Json = False
+) -> None:
     """Say what `build` would do: tracks, hours, shards, bytes, and files that cannot be used. Encodes nothing."""
-    settings = load_config(config, CacheConfig, set_ or [])
-    from reencoder_pipeline.build import plan_build
+    settings = load_config(config, CacheConfig, [*(set_ or []), *_option("autoencoder", autoencoder)])
+    from reencoder_pipeline.build import plan_build, remarks
 
     planned = plan_build(source, settings)
+    for remark in remarks(planned):
+        _say(remark)
     hours = float(planned.num_frames / planned.spec.frame_rate / 3600)
     summary = {
+        "autoencoder": planned.spec.to_dict(),
         "tracks": planned.num_tracks,
         "unsuited": planned.num_unsuited,
         "hours": round(hours, 3),
@@ -184,12 +200,14 @@ def _summary(cache: LatentCache) -> dict[str, object]:
     return {
         "autoencoder": f"{cache.spec.autoencoder} ({cache.spec.weights[:12]})",
         "latents": f"{cache.spec.channels} channels at {float(cache.spec.frame_rate):.2f} Hz, {cache.precision}",
+        "stereo": cache.spec.stereo,
         "streams": ", ".join(cache.streams),
         "low_band": f"{cache.low_band['rate']} Hz by {cache.low_band['resampler']}",
         "storage": f"{cache.storage}, {len(cache.shards)} shards, {size} bytes",
         "tracks": dict(Counter(track.split for track in cache.tracks)),
         "hours": {name: round(float(n / cache.spec.frame_rate) / 3600, 3) for name, n in sorted(hours.items())},
         "digest": cache.digest,
+        **({"notes": "; ".join(cache.notes)} if cache.notes else {}),
     }
 
 
@@ -211,6 +229,14 @@ class _progress:  # noqa: N801, used as a function
     def __call__(self, done: int, total: int) -> None:
         self.bar.total = total
         self.bar.update(done - self.bar.n)
+
+    def say(self, message: str) -> None:
+        self.bar.write(message, file=sys.stderr)
+
+
+def _option(key: str, value: str | None) -> list[str]:
+    """An option of its own as an override; quoted, for what a path may hold means something in YAML."""
+    return [] if value is None else [f"{key}={json.dumps(value)}"]
 
 
 def _say(message: str) -> None:

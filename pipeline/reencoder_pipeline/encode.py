@@ -51,7 +51,7 @@ def plan_segments(num_frames: int, *, segment_frames: int, context: int) -> Iter
 
 
 def encode_stream(autoencoder: Autoencoder, audio: Audio, *, segment_frames: int) -> NDArray[np.float32]:
-    """(1, samples) at the autoencoder's rate -> (frames, channels) float32 posterior means.
+    """(1, samples), or (2, samples) for a joint autoencoder, at its rate -> (frames, channels) float32 posterior means.
 
     Segments are encoded one by one: a batched matrix product rounds differently for another batch size, and what a
     cache holds must not depend on that.
@@ -72,9 +72,12 @@ def encode_stream(autoencoder: Autoencoder, audio: Audio, *, segment_frames: int
 
 
 def make_stream(name: str, audio: Audio, *, sample_rate: int, low_band_rate: int, resampler: str) -> Audio:
-    """One view of a track: (1 or 2, samples) -> (1, samples). A mono file is its own left and right."""
+    """One view of a track: (1 or 2, samples) -> (1, samples), or (2, samples) for `stereo`. A mono file is its own left
+    and right."""
     if name == "mono":
         return downmix(audio)
     if name == "low_band":
         return low_band(downmix(audio), sample_rate=sample_rate, low_rate=low_band_rate, resampler=resampler)
+    if name == "stereo":
+        return audio if len(audio) == 2 else audio.repeat(2, axis=0)
     return audio[:1] if name == "left" else audio[-1:]

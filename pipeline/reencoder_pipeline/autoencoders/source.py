@@ -1,0 +1,251 @@
+"""Where weights come from: a folder, a file or a hub id becomes a folder on disk, a family, and a digest."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline.autoencoders.licences import licence_of
+from reencoder_pipeline.corpus import file_digest
+from reencoder_pipeline.errors import AutoencoderError
+
+VOCOS_FILE = "autoencoder.safetensors"
+CONFIG, STABLE_AUDIO_CONFIG = "config.json", "model_config.json"
+# Families whose weights are one file that is known by its name.
+NAMED_FILES = {
+    "music2latent": ("music2latent.pt", "music2latent.safetensors"),
+    "codicodec": ("codicodec.pt", "codicodec.safetensors"),
+}
+TRANSFORMERS = {"dac": "DacModel", "encodec": "EncodecModel"}  # model_type -> class
+DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model", "model"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An autoencoder found on disk: `path` is its folder (or its one file), `config` what its config file holds."""
+
+    name: str
+    path: Path
+    family: str
+    config: dict[str, Any]
+    licence: str
+
+
+def looks_like_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def find_source(
+    name: str, *, families: Sequence[str], revision: str | None, subfolder: str | None, local_files_only: bool
+) -> Source:
+    """A folder or file that exists wins over a hub id of the same name. AutoencoderError for anything else."""
+    path = Path(name).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise AutoencoderError(
+                "a revision is of a hub id, and this is on disk", where=path, value=revision, remedy="leave it out"
+            )
+        path = path / subfolder if subfolder else path
+        if not path.exists():
+            raise AutoencoderError("no such subfolder", where=path, remedy=_subfolders(path.parent, families))
+    else:
+        path = _from_hub(name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=())
+        family, _ = _identify(path, families)
+        weights = _weights_patterns(family, subfolder)
+        path = _from_hub(
+            name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=weights
+        )
+    family, config = _identify(path, families)
+    return Source(name, path, family, config, licence_of(name, family))
+
+
+def weights_digest(folder: Path, stem: str, *, config: str = CONFIG) -> str:
+    """sha256 over the config and the weights that belong to it (`stem`.safetensors, or the pieces its index names):
+    names sorted, contents by their sha256. The config counts, for it can hold statistics that latents are scaled by."""
+    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if whole.is_file():
+        names = {whole.name}
+    elif index.is_file():
+        names = set(read_json(index).get("weight_map", {}).values())
+    else:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
+        remedy = f"bring {whole.name} here; only safetensors are read, convert other formats with the library's tools"
+        raise AutoencoderError(f"no weights named {whole.name}", where=folder, value=found, remedy=remedy)
+    return digest_of([folder / name for name in (*names, config)])
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """sha256 over names (sorted) and contents. AutoencoderError when one is missing."""
+    if missing := [path for path in files if not path.is_file()]:
+        raise AutoencoderError("a file of the weights is missing", where=missing[0], remedy="fetch the weights again")
+    lines = sorted(f"{path.name} {file_digest(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def library_class(library: str, name: str, *, since: str) -> Any:
+    """A class of an optional library. AutoencoderError: not installed, or older than `since`."""
+    try:
+        module = importlib.import_module(library)
+        found = getattr(module, name, None)
+    except (ImportError, RuntimeError) as error:  # diffusers turns an import that fails inside it into RuntimeError
+        package = library.partition(".")[0]
+        remedy = f"pip install 'reencoder[{package}]', or pip install {package}"
+        raise AutoencoderError(f"{name} needs {library}", value=str(error)[:300], remedy=remedy) from None
+    if found is None:
+        version = getattr(module, "__version__", "unknown")
+        remedy = f"pip install --upgrade '{library}>={since}'"
+        raise AutoencoderError(f"this {library} is too old for {name}", value=f"version {version}", remedy=remedy)
+    return found
+
+
+def from_pretrained(kind: Any, folder: Path, *, device: str) -> Any:
+    """A library's model in float32, evaluation mode, frozen. A weight that the files lack is an error here: the
+    libraries would leave it random and only warn."""
+    try:
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # a damaged file or a config of another version raises whatever it happens to hit
+        remedy = "fetch the weights again, and upgrade the library if the model is newer than it"
+        value = f"{type(error).__name__}: {str(error)[:300]}"
+        raise AutoencoderError("the weights cannot be loaded", where=folder, value=value, remedy=remedy) from error
+    if missing := sorted(info["missing_keys"]):
+        value = f"{len(missing)} tensors, the first: {missing[0]}"
+        raise AutoencoderError("weights are missing", where=folder, value=value, remedy="fetch the weights again")
+    return model.float().eval().requires_grad_(False).to(device)
+
+
+def choose_form(form: str | None, offered: Sequence[str], *, where: object) -> str | None:
+    """The form asked for, or the first one offered; None where there is only one. AutoencoderError if not offered."""
+    if form is None:
+        return offered[0] if offered else None
+    if form not in offered:
+        near = difflib.get_close_matches(form, offered, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        remedy = f"{hint}Offered: {', '.join(offered)}" if offered else "leave out `form`: there is only one"
+        raise AutoencoderError("this autoencoder has no such form", where=where, value=form, remedy=remedy)
+    return form
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AutoencoderError(
+            "cannot be read as JSON", where=file, value=str(error), remedy="fetch it again"
+        ) from None
+    if not isinstance(values, dict):
+        raise AutoencoderError("is not a model's configuration", where=file, value=type(values).__name__)
+    return values
+
+
+def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """(family, config), by the config beside the weights or, where there is none, by the name of the weights file."""
+    if path.is_file():
+        for family, names in NAMED_FILES.items():
+            if path.name in names:
+                return family, {}
+        if path.suffix == ".safetensors":
+            return "vocos", {}
+        remedy = "give the folder that holds a model's config and weights, or a file of `reencoder-autoencoder train`"
+        raise AutoencoderError("this file alone does not say what it is", where=path, remedy=remedy)
+    if (path / VOCOS_FILE).is_file():
+        return "vocos", {}
+    for family, names in NAMED_FILES.items():
+        if any((path / name).is_file() for name in names):
+            return family, {}
+    if (path / STABLE_AUDIO_CONFIG).is_file():
+        return "stable_audio_tools", read_json(path / STABLE_AUDIO_CONFIG)
+    if not (path / CONFIG).is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "an empty folder"
+        raise AutoencoderError(f"no {CONFIG} here", where=path, value=found, remedy=_subfolders(path, families))
+    config = read_json(path / CONFIG)
+    named = [
+        config.get("_class_name"),
+        *(config.get("architectures") or ()),
+        TRANSFORMERS.get(config.get("model_type", "")),
+    ]
+    known = next((name for name in named if name in families), None)
+    if known is None:
+        found = ", ".join(str(name) for name in (*named, config.get("model_type")) if name) or "no class name"
+        remedy = f"known: {', '.join(families)}; for others write a function and name it package.module:function"
+        raise AutoencoderError("not an autoencoder that is known here", where=path / CONFIG, value=found, remedy=remedy)
+    return known, config
+
+
+def _subfolders(path: Path, families: Sequence[str]) -> str:
+    """What to do in a folder without a config: name the subfolders that hold an autoencoder."""
+    holding = []
+    for config in sorted(path.glob(f"*/{CONFIG}")) if path.is_dir() else ():
+        values = read_json(config)
+        if values.get("_class_name") in families or TRANSFORMERS.get(values.get("model_type", "")) in families:
+            holding.append(config.parent.name)
+    if holding:
+        return f"did you mean #subfolder={' or #subfolder='.join(holding)}?"
+    return f"give the folder of the autoencoder itself: {CONFIG} (or {STABLE_AUDIO_CONFIG}) beside its weights"
+
+
+def _weights_patterns(family: str, subfolder: str | None) -> list[str]:
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    if family == "vocos" or family in NAMED_FILES:
+        return []  # they came with the configs
+    if family == "stable_audio_tools":
+        return [f"{prefix}model.safetensors"]
+    stem = TRANSFORMERS_WEIGHTS if family in TRANSFORMERS.values() else DIFFUSERS_WEIGHTS
+    patterns = [f"{prefix}{stem}.safetensors", f"{prefix}{stem}-*.safetensors"]
+    if family == "MMAudioVAE":  # decodes to mel spectrograms; the vocoder lies beside it
+        patterns += [f"vocoder/{CONFIG}", f"vocoder/{stem}.safetensors", f"vocoder/{stem}-*.safetensors"]
+    return patterns
+
+
+def _from_hub(
+    name: str, *, revision: str | None, subfolder: str | None, local_files_only: bool, weights: Sequence[str]
+) -> Path:
+    """The snapshot's folder, with the configs and those files of `weights` that exist."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    configs = [prefix + pattern for pattern in (CONFIG, STABLE_AUDIO_CONFIG, "*.index.json")]
+    # Files known by their name have no config beside them: their presence has to be seen.
+    known = [prefix + file for file in (VOCOS_FILE, *(name for names in NAMED_FILES.values() for name in names))]
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=[*configs, *known, *weights],
+            local_files_only=local_files_only,
+        )
+    except GatedRepoError:
+        remedy = f"accept its terms at https://huggingface.co/{name}, then `hf auth login`; or give a local folder"
+        raise AutoencoderError("these weights are gated", where=name, remedy=remedy) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        remedy = "correct the path or the id; a private repository needs `hf auth login`"
+        raise AutoencoderError(
+            "neither a folder on disk nor a repository on the hub", value=name, remedy=remedy
+        ) from None
+    except (OSError, ValueError) as error:
+        remedy = (
+            "download it once where there is a network (`hf download`), without local_files_only and HF_HUB_OFFLINE; "
+            "or give a local folder"
+        )
+        value = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise AutoencoderError(
+            "no such folder, and as a hub id it can be had neither from the local cache nor from the hub",
+            where=name,
+            value=value,
+            remedy=remedy,
+        ) from None
+    folder = Path(snapshot) / subfolder if subfolder else Path(snapshot)
+    if not folder.is_dir():
+        raise AutoencoderError(
+            "the repository has no such subfolder", where=name, value=subfolder, remedy="correct `subfolder`"
+        )
+    return folder
