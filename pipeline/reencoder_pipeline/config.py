@@ -65,9 +65,7 @@ class VocosShape(Config):
     fine: tuple[int, int, int] = (256, 768, 4)
     coarse: tuple[int, int, int] = (384, 1152, 4)
     embed_kernel: int = Field(default=1, ge=1)
-    lapped: int = Field(
-        default=0, ge=0, description="channels that hold the lowest coefficients of a lapped transform"
-    )
+    lapped: int = Field(default=0, ge=0, description="channels that hold the lowest coefficients of a lapped transform")
     envelope: int = Field(
         default=0, ge=0, description="the next channels, which start as a cosine series of the log spectrum above"
     )
