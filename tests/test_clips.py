@@ -128,8 +128,8 @@ def test_a_clip_becomes_the_streams_of_its_task(tmp_path: Path) -> None:
     clip = choose([track], num_clips=1)[0]
     audio = load_clip(clip, task=get_task("bwe"), sample_rate=RATE, resampler="soxr_vhq")
     assert set(audio.streams) == {"mono", "low_band"}
-    assert all(stream.shape == (RATE,) and stream.dtype == np.float32 for stream in audio.streams.values())
-    mono, low = audio.streams["mono"], audio.streams["low_band"]
+    assert all(stream.shape == (2 * RATE,) and stream.dtype == np.float32 for stream in audio.streams.values())
+    mono, low = audio.stack(["mono", "low_band"])
     assert level_dbfs(filter_band(mono, "high", sample_rate=RATE)) > -40
     assert level_dbfs(filter_band(low, "high", sample_rate=RATE)) < -55  # what the resampler leaves at the edge
     np.testing.assert_allclose(
@@ -138,6 +138,24 @@ def test_a_clip_becomes_the_streams_of_its_task(tmp_path: Path) -> None:
         atol=0.05,
     )
     assert audio.stack(["low_band", "mono"]).shape == (2, RATE)
+
+
+def test_a_clip_comes_with_half_a_second_of_its_track_on_either_side_and_silence_beyond_the_ends(
+    tmp_path: Path,
+) -> None:
+    track = write(tmp_path, "a.wav", noise(3.0, channels=1), rate=RATE)
+    written, _ = soundfile.read(track.path, dtype="float32")
+    load = {"task": get_task("bwe"), "sample_rate": RATE, "resampler": "soxr_vhq"}
+    margin = RATE // 2
+    inside = load_clip(Clip("a", track.path, RATE, RATE, RATE), **load)
+    np.testing.assert_array_equal(inside.streams["mono"], written[RATE - margin : 2 * RATE + margin])
+    np.testing.assert_array_equal(inside.stack(["mono"])[0], written[RATE : 2 * RATE])
+    first = load_clip(Clip("a", track.path, 0, RATE, RATE), **load)
+    assert not first.streams["mono"][:margin].any()
+    np.testing.assert_array_equal(first.streams["mono"][margin:], written[: RATE + margin])
+    last = load_clip(Clip("a", track.path, 2 * RATE, RATE, RATE), **load)
+    assert not last.streams["mono"][-margin:].any()
+    np.testing.assert_array_equal(last.stack(["mono"])[0], written[2 * RATE :])
 
 
 def test_the_digest_of_a_clip_follows_its_audio(tracks: list[Track]) -> None:

@@ -29,7 +29,9 @@ from reencoder_eval.model_card import (
     render_card,
 )
 from reencoder_eval.run_folder import AUTOENCODER, write_json
+from reencoder_pipeline.autoencoders.vocos.adapter import HOUSE_WEIGHTS
 from reencoder_pipeline.config import load_config
+from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.debian_music import manifest_path
 from reencoder_pipeline.errors import EvaluationError
 
@@ -245,3 +247,9 @@ def test_measurements_of_other_weights_make_no_card(tiny_autoencoder: Path, tmp_
     with pytest.raises(EvaluationError, match="holds no diagnostics of this version"):
         raise card_command("m:f", tmp_path, tmp_path / "card.md").exception
     assert not (tmp_path / "card.md").exists()
+
+
+def test_the_card_in_the_repository_is_of_the_shipped_weights() -> None:
+    card = HOUSE_WEIGHTS.with_name("house.md").read_text(encoding="utf-8")
+    assert file_digest(HOUSE_WEIGHTS) in card
+    assert front_matter(card)["license"] == "mit"

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +49,16 @@ class ClipChoice:
 
 @dataclass(frozen=True)
 class ClipAudio:
-    """The streams that a task needs of one clip, each float32 (samples,) at the autoencoder's rate."""
+    """The streams that a task needs of one clip, float32 (margin + samples + margin,) at the autoencoder's rate.
+
+    The margins are the track's own sound before and after the clip. A cut is a click, which fills the high band that is
+    to be estimated: a module answered with bursts, and 98 % of a clip's error lay in its last 20 ms.
+    """
 
     clip: Clip
     sample_rate: int
     streams: dict[str, np.ndarray]
+    margin: int = 0
 
     @property
     def digest(self) -> str:
@@ -64,8 +69,13 @@ class ClipAudio:
         return digest.hexdigest()
 
     def stack(self, names: Sequence[str]) -> np.ndarray:
-        """(len(names), samples)."""
-        return np.stack([self.streams[name] for name in names])
+        """(len(names), samples) of the clip alone."""
+        return self.without_margins(np.stack([self.streams[name] for name in names]))
+
+    def without_margins(self, audio: np.ndarray) -> np.ndarray:
+        """(N, at least margin + samples) -> (N, samples)."""
+        length = len(next(iter(self.streams.values()))) - 2 * self.margin
+        return audio[:, self.margin : self.margin + length]
 
 
 def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_seconds: float, seed: int) -> ClipChoice:
@@ -114,13 +124,23 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
 
 
 def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str) -> ClipAudio:
-    """Read the excerpt (only that, not the file), bring it to `sample_rate`, and make the streams of a mono task."""
-    audio = read_excerpt(clip)
+    """Read the excerpt and half a second on either side (not the file), bring it to `sample_rate`, and make the streams
+    of a mono task. Where the track begins or ends, silence is put in place of what is not there."""
+    audio = _read_with_margins(clip, clip.sample_rate // 2)
     if clip.sample_rate != sample_rate:
         audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
     mono = downmix(audio)
     streams = {"mono": mono[0], "low_band": low_band(mono, sample_rate=sample_rate, resampler=resampler)[0]}
-    return ClipAudio(clip, sample_rate, {name: streams[name] for name in task.streams})
+    return ClipAudio(clip, sample_rate, {name: streams[name] for name in task.streams}, margin=sample_rate // 2)
+
+
+def _read_with_margins(clip: Clip, margin: int) -> Audio:
+    """float32 (channels, margin + samples + margin) at the file's rate."""
+    _, total = audio_header(clip.path)
+    before = min(margin, clip.start)
+    after = max(0, min(margin, total - clip.start - clip.num_samples))
+    wider = replace(clip, start=clip.start - before, num_samples=before + clip.num_samples + after)
+    return np.pad(read_excerpt(wider), ((0, 0), (margin - before, margin - after)))
 
 
 def read_excerpt(clip: Clip) -> Audio:

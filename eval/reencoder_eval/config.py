@@ -47,7 +47,9 @@ class AutoencoderEvalConfig(ClipsConfig):
 class EvalConfig(ClipsConfig):
     """`reencoder-eval CONFIG`: which clips go through which systems."""
 
-    autoencoder: str = Field("house", description="a shipped name, a folder with weights, or package.module:function")
+    autoencoder: str = Field(
+        "house", description="house, weights on disk, a hub id, or package.module:function; options after #"
+    )
     modules: list[ModuleEntry] = Field([], description="trained modules; the other rows come by themselves")
     task: Literal["bwe"] = "bwe"
     out: Path

@@ -136,14 +136,15 @@ def encode(autoencoder: Autoencoder, signals: Sequence[np.ndarray], *, device: t
 
 @torch.inference_mode()
 def decode(autoencoder: Autoencoder, latents: Tensor, audio: ClipAudio) -> np.ndarray:
-    """(1, targets * C, T) -> (targets, samples), cut to the clip's length (the last frame may reach past the end)."""
+    """(1, targets * C, T) -> (targets, samples), without the margins (the last frame may reach past the end)."""
     length = len(next(iter(audio.streams.values())))
     decoded = autoencoder.decode(latents.unflatten(1, (-1, autoencoder.spec.channels))[0])  # (targets, 1 or 2, T * hop)
     if decoded.shape[-1] < length:
         raise EvaluationError(
             "decoded audio is shorter than the clip", value=f"{decoded.shape[-1]} of {length} samples"
         )
-    return decoded.mean(dim=1)[:, :length].float().cpu().numpy()  # joint stereo decodes to two channels
+    mono = decoded.mean(dim=1).float().cpu().numpy()  # joint stereo decodes to two channels
+    return audio.without_margins(mono)
 
 
 def count_pass(autoencoder: Autoencoder, stage: Stage) -> FlopCount:
