@@ -303,7 +303,7 @@ def _start_with_straight_paths(model: Vocos) -> None:
     nearly: a sample with sigma 1 would bury what is there from the start."""
     channels, config = model.config.latent_channels, model.config
     posterior, head = model.encoder.posterior, model.decoder.head
-    nn.init.constant_(posterior.bias[channels:], -4.0)
+    nn.init.constant_(posterior.get_parameter("bias")[channels:], -4.0)
     if config.envelope:
         nn.init.zeros_(posterior.weight[: config.lapped + config.envelope])
         nn.init.zeros_(head.weight[: head.out_channels // 3])
