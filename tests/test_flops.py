@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from reencoder_eval.flops import count_flops
 from reencoder_eval.systems import count_pass
 from reencoder_pipeline.autoencoders.vocos.adapter import VocosAutoencoder
-from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_trainer.latent_module import SIZES, LatentModule

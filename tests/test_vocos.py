@@ -18,16 +18,18 @@ from reencoder_pipeline.autoencoders.vocos.losses import (
     reconstruction_losses,
 )
 from reencoder_pipeline.autoencoders.vocos.model import (
+    Vocos,
+    _istft,
+    _stft,
+    mixtures,
+)
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
+from reencoder_pipeline.autoencoders.vocos.straight_paths import (
     EnvelopeAnalysis,
     EnvelopeSynthesis,
     LappedAnalysis,
     LappedSynthesis,
-    Vocos,
-    VocosConfig,
-    _istft,
-    _stft,
     lapped_basis,
-    mixtures,
 )
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.errors import AutoencoderError

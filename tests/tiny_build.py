@@ -22,7 +22,8 @@ from torch import Tensor
 
 from reencoder_pipeline import shard
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
-from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.build import BuildResult, build_cache
 from reencoder_pipeline.config import CacheConfig

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from reencoder_pipeline.autoencoders.licences import UNVERIFIED
 from reencoder_pipeline.autoencoders.source import VOCOS_FILE, Source, choose_form
-from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.weights import load_vocos
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.errors import AutoencoderError

@@ -17,7 +17,8 @@ from reencoder_pipeline.autoencoders.vocos.losses import (
     reconstruction_losses,
     waveform_distance,
 )
-from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig, mixtures
+from reencoder_pipeline.autoencoders.vocos.model import Vocos, mixtures
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.errors import TrainingError
 from reencoder_pipeline.ranks import Ranks

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from reencoder_pipeline.autoencoders.vocos.model import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.pcm import PcmExcerpts, decode_corpus
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.step import Trainer
 from reencoder_pipeline.autoencoders.vocos.validation import validate
 from reencoder_pipeline.autoencoders.vocos.weights import load_vocos, save_vocos

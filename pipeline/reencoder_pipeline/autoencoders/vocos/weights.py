@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from reencoder_pipeline.autoencoders.vocos.model import Vocos, VocosConfig
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import AutoencoderError
 
