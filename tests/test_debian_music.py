@@ -350,6 +350,8 @@ def halfway(archive: Archive, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
     """A fetch in another process that hangs while the second package comes in, and the process id of its apt-get."""
     (archive.folder / "game.slow").touch()
     program = (
+        # A suite that runs in the background of a shell inherits an ignored SIGINT.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from pathlib import Path; from reencoder_pipeline import debian_music;"
         f"debian_music.manifest_path = lambda: Path({str(archive.manifest)!r});"
         f"debian_music.fetch_debian_music(Path({str(tmp_path / 'out')!r}), packages=None, progress=print)"
