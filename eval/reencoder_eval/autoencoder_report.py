@@ -18,12 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from reencoder_eval.clips import choose_clips
-from reencoder_eval.evaluate import Evaluation, describe, run_systems, tracks_of_split
+from reencoder_eval.evaluate import Evaluation, describe, run_systems, tracks_of_split, write_run
 from reencoder_eval.excerpts import Excerpt, load_excerpts
 from reencoder_eval.latent_diagnostics import DIAGNOSTICS_VERSION, diagnose
 from reencoder_eval.latent_figure import latent_figure
 from reencoder_eval.listening_page import write_report
-from reencoder_eval.run_folder import AUTOENCODER, COSTS, LATENTS_FIGURE, RUN, plain, read_json, write_json
+from reencoder_eval.run_folder import AUTOENCODER, COSTS, LATENTS_FIGURE, plain, read_json, write_json
 from reencoder_eval.systems import bwe_systems
 from reencoder_eval.tables import BANDS, PAPER_TABLE_1, Summary, write_tables
 from reencoder_eval.weights_record import weights_record
@@ -82,20 +82,18 @@ def evaluate_autoencoder(
     described = describe(choice, listening_clips=listening_clips)
 
     out.mkdir(parents=True, exist_ok=True)
-    write_json(
-        out / RUN,
-        {
-            "title": f"Autoencoder {name}: reconstruction",
-            "task": "bwe",
-            "split": split,
-            "seed": seed,
-            "clip_seconds": clip_seconds,
-            "sample_rate": coder.spec.sample_rate,
-            "autoencoder": coder.spec.to_dict(),
-            "resampler": resampler,
-            "systems": [{"name": system.name, "label": system.label, "about": system.about} for system in systems],
-            **described,
-        },
+    write_run(
+        out,
+        choice,
+        systems,
+        title=f"Autoencoder {name}: reconstruction",
+        task="bwe",
+        split=split,
+        seed=seed,
+        clip_seconds=clip_seconds,
+        autoencoder=coder,
+        resampler=resampler,
+        listening_clips=listening_clips,
     )
     evaluation = run_systems(
         systems,

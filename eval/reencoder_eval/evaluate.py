@@ -94,20 +94,18 @@ def evaluate(
     trained = [(label, path, load_module(path).to(device)) for label, path in modules]
     systems = bwe_systems(get_task(task), coder, trained, device=device)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(
-        out / RUN,
-        {
-            "title": TITLES[task],
-            "task": task,
-            "split": split,
-            "seed": seed,
-            "clip_seconds": clip_seconds,
-            "sample_rate": coder.spec.sample_rate,
-            "autoencoder": coder.spec.to_dict(),
-            "resampler": resampler,
-            "systems": [{"name": system.name, "label": system.label, "about": system.about} for system in systems],
-            **describe(choice, listening_clips=listening_clips),
-        },
+    write_run(
+        out,
+        choice,
+        systems,
+        title=TITLES[task],
+        task=task,
+        split=split,
+        seed=seed,
+        clip_seconds=clip_seconds,
+        autoencoder=coder,
+        resampler=resampler,
+        listening_clips=listening_clips,
     )
     evaluation = run_systems(
         systems,
@@ -138,6 +136,38 @@ def tracks_of_split(source: Path, split: str | None, *, valid_share: float, test
             remedy="name another split, or null for every track",
         )
     return chosen
+
+
+def write_run(
+    out: Path,
+    choice: ClipChoice,
+    systems: Sequence[System],
+    *,
+    title: str,
+    task: str,
+    split: str | None,
+    seed: int,
+    clip_seconds: float,
+    autoencoder: Autoencoder,
+    resampler: str,
+    listening_clips: int,
+) -> None:
+    """run.json: what was compared on what."""
+    write_json(
+        out / RUN,
+        {
+            "title": title,
+            "task": task,
+            "split": split,
+            "seed": seed,
+            "clip_seconds": clip_seconds,
+            "sample_rate": autoencoder.spec.sample_rate,
+            "autoencoder": autoencoder.spec.to_dict(),
+            "resampler": resampler,
+            "systems": [{"name": system.name, "label": system.label, "about": system.about} for system in systems],
+            **describe(choice, listening_clips=listening_clips),
+        },
+    )
 
 
 def run_systems(
