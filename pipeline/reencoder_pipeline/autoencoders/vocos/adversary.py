@@ -16,7 +16,7 @@ Judgement = tuple[Tensor, list[Tensor]]  # logits, and what every layer saw
 class Adversary(nn.Module):
     """One discriminator per FFT size and per period; (B, 1, L) -> a judgement of each.
 
-    A period costs about 10 GFLOPs per second of audio, more than all of a small autoencoder: leave periods to GPUs.
+    Periods cost more than all of a small autoencoder: leave them to GPUs.
     """
 
     def __init__(self, *, fft_sizes: Sequence[int], periods: Sequence[int], filters: int) -> None:

@@ -16,8 +16,8 @@ class LappedAnalysis(nn.Module):
     of one hop (Malvar's lapped transform: orthogonal, exact when neighbours are added); zero in the other channels.
 
     The loudest part of music lies below 1 kHz, and a network needs very long to learn that its waveform is there to be
-    copied; 32 coefficients alone reach 9 dB SI-SDR. A trained basis leaks: Adam's steps put broad noise some 60 dB
-    below the lows, and that is where the highs are.
+    copied; 32 coefficients alone reach 9 dB SI-SDR. Fixed, because a trained one made the highs worse for 800 steps
+    (trainer/LOG.md): it seems to leak into them with every step of Adam.
     """
 
     weight: Tensor
