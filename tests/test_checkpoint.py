@@ -16,17 +16,11 @@ from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.tasks import get_task
-from reencoder_trainer.checkpoint import (
-    TrainedModule,
-    TrainingState,
-    load_module,
-    load_state,
-    save_module,
-    save_state,
-)
+from reencoder_trainer.checkpoint import TrainingState, load_state, save_state
 from reencoder_trainer.latent_module import LatentModule
 from reencoder_trainer.normalisation import Normalisation, Scaling
-from reencoder_trainer.step import make_optimizer
+from reencoder_trainer.optimisation import make_optimizer
+from reencoder_trainer.trained_module import TrainedModule, load_module, save_module
 
 SPEC = LatentSpec("tiny", "abc", sample_rate=44100, hop=1024, channels=4)
 
@@ -53,8 +47,7 @@ def make_state() -> TrainingState:
     optimizer.step()
     return TrainingState(
         step=3,
-        module=module.state_dict(),
-        optimizer=optimizer.state_dict(),
+        learner={"estimator": module.state_dict(), "optimizer": optimizer.state_dict()},
         pending=[{"l1": 0.25}],
         valid={"l1": 0.5},
         spec=SPEC.to_dict(),
@@ -111,7 +104,9 @@ def test_equal_modules_give_equal_bytes(tmp_path: Path, module_bytes: bytes) -> 
 def test_the_header_explains_the_file_to_other_programs(module_bytes: bytes) -> None:
     length = int.from_bytes(module_bytes[:8], "little")
     header = json.loads(json.loads(module_bytes[8 : 8 + length])["__metadata__"]["reencoder"])
-    assert header["config"] == {"in_channels": 4, "out_channels": 8, "blocks": 1, "width": 8, "residual": False}
+    assert header["config"] == {"in_channels": 4, "out_channels": 8, "blocks": 1, "width": 8,
+        "output": "direct", "condition_channels": 0, "response_frames": None,
+    }  # fmt: skip
     assert header["spec"] == SPEC.to_dict()
     assert header["task"] == {"name": "m2s", "inputs": ["mono"], "targets": ["left", "right"]}
     assert header["training"]["steps"] == 7

@@ -30,9 +30,9 @@ from reencoder_pipeline.corpus import read_corpus
 from reencoder_pipeline.errors import CheckpointError, ConfigError, EvaluationError, ReencoderError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.tasks import get_task
-from reencoder_trainer.checkpoint import TrainedModule, save_module
 from reencoder_trainer.latent_module import LatentModule
 from reencoder_trainer.normalisation import Normalisation, Scaling
+from reencoder_trainer.trained_module import TrainedModule, save_module
 
 RATE, CLIPS, LISTENING = 44_100, 4, 2
 ROWS = ("autoencoder", "sinc", "autoencoder_low_band", "ours:S <1>")
@@ -64,7 +64,7 @@ def autoencoder(tiny_autoencoder: Path) -> Autoencoder:
 def write_module(path: Path, spec: LatentSpec, *, task: str = "bwe", shift: float = 0.0) -> Path:
     """A module that starts at the identity, and adds `shift` to every latent."""
     channels = spec.channels
-    module = LatentModule(channels, channels, blocks=1, width=16, residual=True)
+    module = LatentModule(channels, channels, blocks=1, width=16, output="residual")
     assert module.conv_out.bias is not None
     torch.nn.init.constant_(module.conv_out.bias, shift)
     inputs, targets = (Scaling(torch.zeros(channels, 1), torch.ones(channels, 1)) for _ in range(2))

@@ -23,7 +23,7 @@ def test_channels_in_and_out_and_any_length() -> None:
 
 
 def test_residual_starts_at_the_input_and_still_learns() -> None:
-    module = LatentModule(4, 4, blocks=1, width=16, residual=True)
+    module = LatentModule(4, 4, blocks=1, width=16, output="residual")
     x = torch.randn(2, 4, 9)
     assert torch.equal(module(x), x)
     reconstruction_loss(module(x), torch.randn(2, 4, 9)).backward()

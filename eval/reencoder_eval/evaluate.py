@@ -43,7 +43,7 @@ from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
 from reencoder_pipeline.tasks import Task, get_task
-from reencoder_trainer.checkpoint import load_module
+from reencoder_trainer.trained_module import load_module
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder

@@ -21,7 +21,7 @@ from reencoder_pipeline.tasks import Task
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
-    from reencoder_trainer.checkpoint import TrainedModule
+    from reencoder_trainer.trained_module import TrainedModule
 
 Stage = Literal["encode", "decode"]
 

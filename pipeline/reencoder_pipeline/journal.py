@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from reencoder_pipeline.durable import write_whole
 
-TIMING_FIELDS = ("seconds", "steps_per_second")
+TIMING_FIELDS = (
+    "seconds", "steps_per_second", "data_share", "compute_share", "optimizer_share", "rest_share"
+)  # fmt: skip
 """The only fields in which a resumed run's rows differ from an uninterrupted one's."""
 
 LINE_EVERY_SECONDS = 30.0  # where stderr is a file
@@ -21,9 +24,9 @@ REDRAW_EVERY_SECONDS = 0.2  # where stderr is a terminal
 
 
 class Journal:
-    """Writes rows of two kinds, `train` (means over `log_every` steps) and `valid`, each with its step.
+    """Writes rows of three kinds, each with its step: `train` (means over `log_every` steps), `valid`, and `warning`.
 
-    `headline` is the metric that the progress line shows.
+    `headline` is the metric that the progress line shows; `timings` are fields of TIMING_FIELDS for a `train` row.
 
     Opened at a restored step it first cuts all later rows, which the steps that follow will write again. `pending`, the
     metrics of steps not yet in a row, travels in the training state for the same reason.
@@ -39,12 +42,13 @@ class Journal:
         pending: list[dict[str, float]],
         tensorboard: bool,
         headline: str = "l1",
+        timings: Callable[[], Mapping[str, float]] = dict,
         stream: TextIO | None = None,
     ) -> None:
         self.path, self.pending = folder / "metrics.jsonl", list(pending)
         _cut_after(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
-        self._log_every, self._headline = log_every, headline
+        self._log_every, self._headline, self._timings = log_every, headline, timings
         self._progress = Progress(step, steps, stream=stream or sys.stderr)
         self._board = _open_board(folder / "tensorboard", step) if tensorboard else None
 
@@ -54,12 +58,18 @@ class Journal:
         if step % self._log_every == 0:
             means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in metrics}
             self.pending.clear()
-            self._write("train", step, means)
+            self._write("train", step, means, self._timings())
         self._progress.update(step, f"{self._headline} {metrics[self._headline]:.4f}")
 
     def valid(self, step: int, metrics: dict[str, float]) -> None:
         self._write("valid", step, metrics)
         self.say(f"step {step}: valid  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def warn(self, step: int, text: str | None) -> None:
+        """A row and a line on stderr, if there is something to say."""
+        if text is not None:
+            self._file.write(json.dumps({"kind": "warning", "step": step, "text": text}) + "\n")
+            self.say(f"step {step}: warning: {text}")
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """(height, width, 3) of 0 to 1, for TensorBoard only."""
@@ -89,13 +99,18 @@ class Journal:
         if self._board is not None:
             self._board.close()
 
-    def _write(self, kind: str, step: int, metrics: dict[str, float]) -> None:
+    def _write(
+        self, kind: str, step: int, metrics: Mapping[str, float], timings: Mapping[str, float] | None = None
+    ) -> None:
         timing = {"seconds": round(self._progress.seconds, 3), "steps_per_second": round(self._progress.rate(step), 4)}
+        timing |= timings or {}
         self._file.write(json.dumps({"kind": kind, "step": step, **metrics, **timing}) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in timing.items():
+                self._board.add_scalar(f"{kind}_time/{name}", value, step)
 
 
 class Progress:

@@ -37,7 +37,7 @@ def train(
         return
     from reencoder_trainer.train import train as run_training
 
-    trained = run_training(**dict(settings), resume=resume)
+    trained = run_training(settings, resume=resume)
     print(json.dumps(asdict(trained), default=str) if as_json else trained.module)
 
 

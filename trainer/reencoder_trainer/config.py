@@ -1,13 +1,41 @@
-"""TrainConfig: what `reencoder-train` can be told. Its fields are the arguments of `train`."""
+"""TrainConfig: what `reencoder-train` can be told."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reencoder_pipeline.config import Config
+
+
+class Losses(Config):
+    """Weights of the loss terms. A term whose weight is 0 is not computed, and what it alone needs is not built."""
+
+    reconstruction: float = Field(default=10.0, gt=0, description="equation 1: L1 of normalised latents, a mean")
+    adversarial: float = Field(default=0.0, ge=0, description="equation 2; the paper's is 0.5")
+    feature_matching: float = Field(default=0.0, ge=0, description="equation 3; the paper's is 1")
+    mel: float = Field(default=0.0, ge=0, description="mel distance through the frozen decoder (table 1, row 7)")
+    kl: float = Field(default=5e-4, ge=0, description="of the condition's posterior, where there is a condition")
+
+
+class Discriminator(Config):
+    """The latent discriminator; there is one where losses.adversarial or losses.feature_matching is above 0."""
+
+    channels: int = Field(default=256, ge=1)
+    lr: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=20_000, ge=0)
+    through_denominator: bool = Field(
+        default=False, description="let equation 3's divisor pass gradients, as it stands there"
+    )
+
+
+class Condition(Config):
+    """The variational condition (section 2.3); none where `channels` is 0."""
+
+    channels: int = Field(default=0, ge=0, description="H; the paper's is 64")
+    blocks: int = Field(default=2, ge=1, description="ConvNeXt blocks of its encoder, as wide as the module's")
 
 
 class TrainConfig(Config):
@@ -20,7 +48,16 @@ class TrainConfig(Config):
     size: Literal["S", "M"] = "S"
     blocks: int | None = Field(None, ge=1, description="ConvNeXt blocks, if not the size's")
     width: int | None = Field(None, ge=1, description="channels of the blocks, if not the size's")
-    residual: bool = Field(False, description="prediction = input + output; needs as many channels in as out")
+    output: Literal["direct", "residual", "difference"] = Field(
+        "direct", description="what is predicted: the target; what to add to the input; or half of left minus right"
+    )
+    response_frames: int | None = Field(
+        None, ge=1, description="odd: GRN looks at that many frames around each one (streaming); default: all frames"
+    )
+    condition: Condition = Condition()
+    losses: Losses = Losses()
+    discriminator: Discriminator = Discriminator()
+    autoencoder: str = Field("house", description="the one that made the cache; loaded only where losses.mel is set")
 
     steps: int = Field(250_000, ge=1)
     batch_size: int = Field(256, ge=1, description="windows of the global batch, whatever the number of processes")
@@ -29,7 +66,14 @@ class TrainConfig(Config):
     warmup_steps: int = Field(1_000, ge=0)
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
     weight_decay: float = Field(1e-4, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    max_grad_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; default: no clipping")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of an average of the weights, which is validated and released"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products (autocast); auto: bfloat16 on CUDA, float32 on the CPU"
+    )
+    compile: bool = Field(False, description="torch.compile; pays after some minutes")
     seed: int = Field(0, ge=0, lt=2**63)
 
     valid_every: int = Field(1_000, ge=0, description="steps between validations; 0: none, and no valid split needed")
@@ -41,3 +85,15 @@ class TrainConfig(Config):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        if self.output == "difference" and self.task != "m2s":
+            raise ValueError("output: difference is for m2s, whose two targets differ from each other")
+        if self.response_frames is not None and self.response_frames % 2 == 0:
+            raise ValueError("response_frames is odd: as many frames before as after")
+        return self
+
+    @property
+    def adversarial(self) -> bool:
+        return self.losses.adversarial > 0 or self.losses.feature_matching > 0

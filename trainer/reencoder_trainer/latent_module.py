@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
 from reencoder_trainer.layers import ConvNeXtBlock
@@ -20,33 +21,63 @@ SIZES = {"S": Size(blocks=4, width=512), "M": Size(blocks=8, width=768)}
 """The paper's two. For 64 channels in and out: 4,295,232 and 19,077,952 parameters; at 44100/1024 frames per second
 0.37 and 1.64 GFLOPs per second of audio."""
 
+Output = Literal["direct", "residual", "difference"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
 
 class LatentModule(nn.Module):
-    """1x1 convolution, ConvNeXt-V2 blocks, 1x1 convolution.
+    """1x1 convolution, ConvNeXt-V2 blocks, 1x1 convolution, on normalised latents; streams are stacked along channels.
 
-    With `residual` the prediction is input + output, and the output convolution starts at zero, so that training starts
-    at the input itself; it needs as many channels in as out. Latents are normalised ones; several streams are stacked
-    along channels.
+    `output` says what the last convolution predicts:
+      direct      the target latents, as in the paper
+      residual    what to add to the input, to a copy of it for each target stream; starts at zero, so that training
+                  starts at the input itself
+      difference  for two targets: half of left minus right; the targets are input + d and input - d. What the
+                  autoencoder's latents lose when two channels are mixed stays as an error.
+    With `condition_channels` every block takes a condition through AdaLN.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, blocks: int, width: int, residual: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        blocks: int,
+        width: int,
+        output: Output = "direct",
+        condition_channels: int = 0,
+        response_frames: int | None = None,
+    ) -> None:
         super().__init__()
-        assert not residual or in_channels == out_channels, "a residual module has as many channels in as out"
+        assert output in OUTPUTS, output
+        assert output == "direct" or out_channels % in_channels == 0, "copies of the input fill the targets"
+        assert output != "difference" or out_channels == 2 * in_channels, "a difference is that of two targets"
         self.in_channels, self.out_channels = in_channels, out_channels
         self.size = Size(blocks, width)
-        self.residual = residual
+        self.output: Output = output
+        self.condition_channels, self.response_frames = condition_channels, response_frames
         self.conv_in = nn.Conv1d(in_channels, width, kernel_size=1)
-        self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
-        self.conv_out = nn.Conv1d(width, out_channels, kernel_size=1)
-        if residual:
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(width, condition_channels=condition_channels, response_frames=response_frames)
+            for _ in range(blocks)
+        )
+        self.conv_out = nn.Conv1d(width, in_channels if output == "difference" else out_channels, kernel_size=1)
+        if output != "direct":
             nn.init.zeros_(self.conv_out.weight)
             assert self.conv_out.bias is not None
             nn.init.zeros_(self.conv_out.bias)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """(B, in_channels, T) -> (B, out_channels, T)"""
-        output = self.conv_out(self.blocks(self.conv_in(latents)))
-        return latents + output if self.residual else output
+    def forward(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(B, in_channels, T), condition (B, condition_channels) where it has one -> (B, out_channels, T)"""
+        hidden = self.conv_in(latents)
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        predicted = self.conv_out(hidden)
+        if self.output == "residual":
+            return latents.repeat(1, self.out_channels // self.in_channels, 1) + predicted
+        if self.output == "difference":
+            return torch.cat([latents + predicted, latents - predicted], dim=1)
+        return predicted
 
     @property
     def num_parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""ConvNeXt-V2 block for sequences, and the global response normalisation inside it."""
+"""ConvNeXt-V2 block for sequences, with the global response normalisation and the adaptive layer norm inside it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,90 @@ from torch import Tensor, nn
 class GlobalResponseNorm(nn.Module):
     """GRN of ConvNeXt-V2: each channel is scaled by its L2 norm over time, relative to the mean over channels.
 
-    The norm runs over the whole sequence, so an output frame depends on the length of what is given, not only on its
-    neighbours. Both parameters start at zero: the layer starts as the identity.
+    The norm runs over the whole sequence, so an output frame depends on all that is given, not only on its neighbours.
+    With `frames` (odd) it is the root mean square of that many frames around each frame instead: then a frame's output
+    does not depend on how long the piece is, and a stream can be processed as it comes; 1 looks at one frame alone.
+    Both parameters start at zero: the layer starts as the identity.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, frames: int | None = None) -> None:
         super().__init__()
+        assert frames is None or frames % 2 == 1, "a window around a frame has an odd length"
+        self.frames = frames
         self.gain = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
-        norm = torch.linalg.vector_norm(x.float(), dim=1, keepdim=True)  # float32: bfloat16 sums of squares lose digits
+        norm = self._norm(x.float())  # float32: bfloat16 sums of squares lose digits
         response = (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)).to(x.dtype)
         return x + self.gain * (x * response) + self.bias
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, 1, C) over the whole piece, or (B, T, C) around each frame."""
+        if self.frames is None:
+            return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        if self.frames == 1:
+            return x.abs()
+        energy = nn.functional.avg_pool1d(
+            x.square().transpose(1, 2),  # (B, T, C) -> (B, C, T)
+            self.frames,
+            stride=1,
+            padding=self.frames // 2,
+            count_include_pad=False,
+        )
+        return (energy + 1e-12).sqrt().transpose(1, 2)  # the root of zero has no gradient
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """AdaLN: layer norm whose scale and shift are linear in a condition (paper, section 3.1.2).
+
+    The projection starts at zero, so the layer starts as a plain layer norm and the condition matters only once it has
+    been learnt to. It has no bias, and the norm no parameters of its own: what they could do, the linear layer that
+    follows in a block can (24.84 M parameters in all then; the paper says 24.8).
+    """
+
+    def __init__(self, channels: int, condition_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-6, elementwise_affine=False)
+        self.project = nn.Linear(condition_channels, 2 * channels, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(B, T, C), condition (B, H) -> (B, T, C)"""
+        scale, shift = self.project(condition)[:, None].chunk(2, dim=-1)
+        return self.norm(x) * (1 + scale) + shift
 
 
 class ConvNeXtBlock(nn.Module):
     """One residual block of the latent module (paper, section 3.1.2).
 
     The expansion is 2, not ConvNeXt's usual 4: only then do 4 blocks of 512 and 8 of 768 have the paper's 4.3 M and
-    19.1 M parameters.
+    19.1 M parameters. With `condition_channels` the norm is an AdaLN. `response_frames` is GlobalResponseNorm's.
     """
 
-    def __init__(self, channels: int, *, kernel_size: int = 7, expansion: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 7,
+        expansion: int = 2,
+        condition_channels: int = 0,
+        response_frames: int | None = None,
+    ) -> None:
         super().__init__()
         self.depthwise = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.norm = (
+            AdaptiveLayerNorm(channels, condition_channels) if condition_channels else nn.LayerNorm(channels, eps=1e-6)
+        )
         self.expand = nn.Linear(channels, expansion * channels)
         self.activation = nn.GELU()
-        self.response_norm = GlobalResponseNorm(expansion * channels)
+        self.response_norm = GlobalResponseNorm(expansion * channels, frames=response_frames)
         self.project = nn.Linear(expansion * channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)"""
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(B, C, T), condition (B, H) where the block has one -> (B, C, T)"""
         y = self.depthwise(x).transpose(1, 2)  # (B, C, T) -> (B, T, C)
-        y = self.activation(self.expand(self.norm(y)))
-        y = self.project(self.response_norm(y))
+        y = self.norm(y) if condition is None else self.norm(y, condition)
+        y = self.project(self.response_norm(self.activation(self.expand(y))))
         return x + y.transpose(1, 2)  # (B, T, C) -> (B, C, T)

@@ -1,8 +1,13 @@
-"""The paper's losses, on normalised latents, in float32."""
+"""The paper's losses, equations 1 to 5, on normalised latents, in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+
+from reencoder_trainer.condition import Posterior
 
 
 def reconstruction_loss(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -12,3 +17,38 @@ def reconstruction_loss(estimate: Tensor, reference: Tensor) -> Tensor:
     length or the number of channels: 0 is perfect, and 0.8 is what predicting the mean of a Gaussian channel costs.
     """
     return (estimate.float() - reference.float()).abs().mean()
+
+
+def adversarial_loss(estimate_scores: Tensor) -> Tensor:
+    """Equation 2, of the module: scores of its estimates should be 1. Mean over all scores."""
+    return (1.0 - estimate_scores.float()).square().mean()
+
+
+def feature_matching_loss(
+    estimate_maps: Sequence[Tensor], reference_maps: Sequence[Tensor], *, through_denominator: bool
+) -> Tensor:
+    """Equation 3: the sum over D's layers of |D_i(target) - D_i(estimate)|_1 / |D_i(estimate)|_1.
+
+    The norms are those of an item of the batch, and the ratio is averaged over items, as the expectation asks for. The
+    paper divides by the estimate's norm, so a module could lower the loss by raising D's response alone;
+    `through_denominator` says whether it may (the equation as it stands) or the divisor counts as a constant.
+    """
+    ratios = []
+    for estimate, reference in zip(estimate_maps, reference_maps, strict=True):
+        items = tuple(range(1, estimate.dim()))
+        estimate, reference = estimate.float(), reference.detach().float()
+        size = estimate.abs().mean(dim=items)
+        distance = (reference - estimate).abs().mean(dim=items)
+        ratios.append((distance / (size if through_denominator else size.detach()).clamp(min=1e-6)).mean())
+    return torch.stack(ratios).sum()
+
+
+def discriminator_loss(reference_scores: Tensor, estimate_scores: Tensor) -> Tensor:
+    """Equation 4: scores of targets should be 1, those of estimates 0. A D that sees no difference gets 0.5."""
+    return (1.0 - reference_scores.float()).square().mean() + estimate_scores.float().square().mean()
+
+
+def kl_divergence(posterior: Posterior) -> Tensor:
+    """KL of the posterior of equation 5 to the standard normal: nats summed over H, averaged over the batch."""
+    mean, log_variance = posterior.mean.float(), posterior.log_variance.float()
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1).mean()

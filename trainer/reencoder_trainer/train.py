@@ -6,7 +6,6 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -15,25 +14,26 @@ from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.interruptions import interruptions
 from reencoder_pipeline.journal import Journal
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.ranks import joined_ranks
+from reencoder_pipeline.ranks import Ranks, joined_ranks
 from reencoder_pipeline.run_folder import RunFolder, open_run
 from reencoder_pipeline.tasks import Task, get_task
-from reencoder_trainer.checkpoint import (
-    TrainedModule,
-    TrainingState,
-    load_state,
-    save_module,
-    save_state,
-)
+from reencoder_trainer.alarms import Alarms
+from reencoder_trainer.checkpoint import TrainingState, load_state, save_state
+from reencoder_trainer.condition import ConditionEncoder
+from reencoder_trainer.config import TrainConfig
+from reencoder_trainer.decoded_mel import load_decoded_mel
+from reencoder_trainer.discriminator import MIN_FRAMES, LatentDiscriminator
 from reencoder_trainer.latent_module import SIZES, LatentModule
 from reencoder_trainer.normalisation import Normalisation
-from reencoder_trainer.step import Schedule, learning_rate, make_optimizer, update
+from reencoder_trainer.step import Estimator, Learner
+from reencoder_trainer.stopwatch import Stopwatch
+from reencoder_trainer.trained_module import TrainedModule, save_module
 from reencoder_trainer.validation import validate
-from reencoder_trainer.windows import WindowLoader, share_of
+from reencoder_trainer.windows import ReadAhead, WindowLoader, share_of
 
 MAY_CHANGE = frozenset(
     {
-        "steps", "cache", "out", "device", "threads", "valid_every", "valid_windows",
+        "steps", "cache", "out", "device", "threads", "valid_every", "valid_windows", "compile", "autoencoder",
         "checkpoint_steps", "checkpoint_minutes", "log_every", "tensorboard",
     }
 )  # fmt: skip
@@ -49,116 +49,76 @@ class TrainedRun:
     valid: dict[str, float]
 
 
-def train(
-    *,
-    cache: Path,
-    out: Path,
-    task: str,
-    size: Literal["S", "M"],
-    blocks: int | None,
-    width: int | None,
-    residual: bool,
-    steps: int,
-    batch_size: int,
-    window_seconds: float,
-    lr: float,
-    warmup_steps: int,
-    schedule: Schedule,
-    weight_decay: float,
-    max_grad_norm: float,
-    seed: int,
-    valid_every: int,
-    valid_windows: int,
-    checkpoint_steps: int | None,
-    checkpoint_minutes: float,
-    log_every: int,
-    tensorboard: bool,
-    device: Literal["auto", "cpu", "cuda"],
-    threads: int | None,
-    resume: bool = False,
-) -> TrainedRun:
-    """Train a latent module on the windows of a cache; TrainConfig describes the arguments.
+def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
+    """Train a latent module on the windows of a cache.
 
-    Batch and learning rate are pure functions of (seed, step). So an interrupted run, even a killed one, goes on with
-    `resume` from its last checkpoint to the very weights of an uninterrupted one: bit for bit on the CPU, given the
-    same number of threads. SIGINT and SIGTERM save a checkpoint and leave with a KeyboardInterrupt that says the line
-    which resumes. Under torchrun all processes share the global batch.
+    Batch, noise and learning rates are pure functions of (seed, step). So an interrupted run, even a killed one, goes
+    on with `resume` from its last checkpoint to the very weights of an uninterrupted one: bit for bit on the CPU, given
+    the same number of threads. SIGINT and SIGTERM save a checkpoint and leave with a KeyboardInterrupt that says the
+    line which resumes. Under torchrun all processes share the global batch.
     """
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
-    del settings["resume"]
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with joined_ranks(device) as ranks, interruptions() as interrupted:
-        latents, the_task = open_cache(cache), get_task(task)
-        num_frames = latents.spec.frames_in(window_seconds)
-        loader = WindowLoader(latents, the_task, split="train", num_frames=num_frames, seed=seed)
-        share_of(batch_size, ranks.world_size)  # an error here leaves no run folder behind
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with joined_ranks(config.device) as ranks, interruptions() as interrupted:
+        cache, task = open_cache(config.cache), get_task(config.task)
+        num_frames = cache.spec.frames_in(config.window_seconds)
+        loader = WindowLoader(cache, task, split="train", num_frames=num_frames, seed=config.seed)
+        share_of(config.batch_size, ranks.world_size)  # an error here leaves no run folder behind
         unseen = None
-        if valid_every:
-            unseen = WindowLoader(latents, the_task, split="valid", num_frames=num_frames, seed=seed)
-        normalisation = Normalisation.of_task(latents.statistics, the_task).to(ranks.device)
-        module = initial_module(
-            normalisation,
-            blocks=blocks or SIZES[size].blocks,
-            width=width or SIZES[size].width,
-            residual=residual,
-            seed=seed,
-        ).to(ranks.device)
-        optimizer = make_optimizer(module, weight_decay=weight_decay)
+        if config.valid_every:
+            unseen = WindowLoader(cache, task, split="valid", num_frames=num_frames, seed=config.seed)
+        stopwatch = Stopwatch()
+        learner = make_learner(config, cache, task, num_frames=num_frames, ranks=ranks, stopwatch=stopwatch)
 
-        folder = RunFolder(out, "module.safetensors")
+        folder = RunFolder(config.out, "module.safetensors")
         if ranks.is_first:
-            open_run(folder, settings, may_change=MAY_CHANGE, resume=resume)
-        run = Run(
-            folder,
-            cache=latents,
-            task=the_task,
-            normalisation=normalisation,
-            module=module,
-            optimizer=optimizer,
-            seed=seed,
-        )
+            open_run(folder, config.model_dump(mode="json"), may_change=MAY_CHANGE, resume=resume)
+        run = Run(folder, cache=cache, learner=learner)
         if resume:
             run.restore()
             if ranks.is_first and run.step:
                 run.release()  # a kill may have come between the two files of the checkpoint
-        parallel = ranks.parallel(module)
-        with (
-            Journal(out, step=run.step, steps=steps, log_every=log_every, pending=run.pending, tensorboard=tensorboard)
+        batches = ReadAhead(
+            loader, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size, steps=config.steps,
+            depth=2 if ranks.device.type == "cuda" else 0, pin=ranks.device.type == "cuda",
+        )  # fmt: skip
+        with batches, (
+            Journal(
+                folder.path, step=run.step, steps=config.steps, log_every=config.log_every, pending=run.pending,
+                tensorboard=config.tensorboard, timings=stopwatch.shares,
+            )
             if ranks.is_first
             else nullcontext()
-        ) as journal:
+        ) as journal:  # fmt: skip
+            alarms = Alarms(warmup_steps=config.warmup_steps)
             if journal is not None:
-                journal.say(run.opening(loader, num_frames=num_frames, steps=steps))
-            while run.step < steps:
-                metrics = update(
-                    parallel,
-                    optimizer,
-                    loader.batch(run.step, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size),
-                    task=the_task,
-                    normalisation=normalisation,
-                    rate=learning_rate(run.step, peak=lr, warmup_steps=warmup_steps, schedule=schedule, steps=steps),
-                    max_grad_norm=max_grad_norm,
-                    ranks=ranks,
-                    where=f"step {run.step + 1}, last good checkpoint {run.last_checkpoint}",
-                )
+                journal.say(run.opening(loader, num_frames=num_frames, steps=config.steps))
+            while run.step < config.steps:
+                with stopwatch.phase("data"):
+                    batch = batches.batch(run.step)
+                where = f"step {run.step + 1}, last good checkpoint {run.last_checkpoint}"
+                metrics = learner.update(batch, run.step, where=where)
                 run.step += 1
-                finished = run.step == steps
+                finished = run.step == config.steps
                 stop = ranks.any(interrupted()) and not finished
                 if journal is not None:
                     journal.train(run.step, metrics)
-                    if unseen is not None and (finished or run.step % valid_every == 0):
+                    journal.warn(run.step, alarms.update(metrics))
+                    if unseen is not None and (finished or run.step % config.valid_every == 0):
                         run.valid = validate(
-                            module,
+                            learner.average,
                             unseen,
-                            task=the_task,
-                            normalisation=normalisation,
-                            num_windows=valid_windows,
-                            batch_size=batch_size,
+                            task=task,
+                            normalisation=learner.normalisation,
+                            num_windows=config.valid_windows,
+                            batch_size=config.batch_size,
+                            precision=config.precision,
+                            seed=config.seed,
                             device=ranks.device,
                         )
                         journal.valid(run.step, run.valid)
-                    if finished or stop or run.is_due(every_steps=checkpoint_steps, every_minutes=checkpoint_minutes):
+                        journal.warn(run.step, alarms.valid(run.step, run.valid))
+                    if finished or stop or run.is_due():
                         run.save(journal)
                 if stop:
                     message = f"stopped at step {run.step}; to go on: reencoder-train {folder.config} --resume"
@@ -167,21 +127,10 @@ def train(
 
 
 class Run:
-    """What changes while training, and how it reaches the disk and comes back."""
+    """A training's place on the disk: what is saved, how it comes back, and what is released."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        cache: LatentCache,
-        task: Task,
-        normalisation: Normalisation,
-        module: LatentModule,
-        optimizer: torch.optim.Optimizer,
-        seed: int,
-    ) -> None:
-        self.folder, self.cache, self.task, self.normalisation = folder, cache, task, normalisation
-        self.module, self.optimizer, self.seed = module, optimizer, seed
+    def __init__(self, folder: RunFolder, *, cache: LatentCache, learner: Learner) -> None:
+        self.folder, self.cache, self.learner = folder, cache, learner
         self.step = 0
         self.valid: dict[str, float] = {}
         self.pending: list[dict[str, float]] = []
@@ -192,23 +141,26 @@ class Run:
         if self.step >= steps:
             return f"nothing to do: {self.folder.path} is at step {self.step} already, and {steps} steps were asked for"
         left_out = f"; {loader.too_short} shorter ones left out" if loader.too_short else ""
+        parameters = f"{self._trained().num_parameters:,} parameters"
+        if self.learner.discriminator is not None:
+            parameters += f" against {self.learner.discriminator.num_parameters:,}"
         return (
-            f"{self.task.name}: {self.module.num_parameters:,} parameters, {loader.num_tracks} tracks with "
+            f"{self.learner.task.name}: {parameters}, {loader.num_tracks} tracks with "
             f"{loader.num_windows:,} windows of {num_frames} frames{left_out}; steps {self.step} to {steps}"
         )
 
-    def is_due(self, *, every_steps: int | None, every_minutes: float) -> bool:
-        if every_steps is not None and self.step % every_steps == 0:
+    def is_due(self) -> bool:
+        config = self.learner.config
+        if config.checkpoint_steps is not None and self.step % config.checkpoint_steps == 0:
             return True
-        return time.monotonic() - self._saved_at >= 60 * every_minutes
+        return time.monotonic() - self._saved_at >= 60 * config.checkpoint_minutes
 
     def save(self, journal: Journal) -> None:
         """The journal's rows, then the state, then the module: each is durable before what builds on it."""
         journal.sync()
         state = TrainingState(
             step=self.step,
-            module=self.module.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            learner=self.learner.state(),
             pending=journal.pending,
             valid=self.valid,
             spec=self.cache.spec.to_dict(),
@@ -221,9 +173,7 @@ class Run:
 
     def release(self) -> None:
         """Write the module file; the same state gives the same bytes."""
-        training = {"steps": self.step, "seed": self.seed, "cache": self.cache.digest, "valid": self.valid}
-        trained = TrainedModule(self.module, self.task, self.cache.spec, self.normalisation, training)
-        save_module(trained, self.folder.weights)
+        save_module(self._trained(), self.folder.weights)
 
     def restore(self) -> None:
         """Take up the folder's training state; stay at step 0 if a kill came before the first."""
@@ -235,22 +185,58 @@ class Run:
         LatentSpec.from_dict(state.spec, where=path).require_same(self.cache.spec, where=path, remedy=remedy)
         if state.cache != self.cache.digest:
             raise CheckpointError("the run began with another cache", where=path, value=self.cache.path, remedy=remedy)
-        self.module.load_state_dict(state.module)
-        self.optimizer.load_state_dict(state.optimizer)
+        self.learner.load_state(state.learner)
         self.step, self.valid, self.pending = state.step, state.valid, state.pending
         self.last_checkpoint = f"{path} at step {self.step}"
 
+    def _trained(self) -> TrainedModule:
+        config, estimator = self.learner.config, self.learner.average
+        training = {
+            "steps": self.step,
+            "seed": config.seed,
+            "cache": self.cache.digest,
+            "losses": config.losses.model_dump(),
+            "valid": self.valid,
+        }
+        return TrainedModule(
+            estimator.module,
+            self.learner.task,
+            self.cache.spec,
+            self.learner.normalisation,
+            training,
+            estimator.encoder,
+        )
 
-def initial_module(normalisation: Normalisation, *, blocks: int, width: int, residual: bool, seed: int) -> LatentModule:
-    """A module for these channels, its weights a function of the seed; the caller's random state is left alone."""
+
+def make_learner(
+    config: TrainConfig, cache: LatentCache, task: Task, *, num_frames: int, ranks: Ranks, stopwatch: Stopwatch
+) -> Learner:
+    """Everything that is trained, its weights a function of the seed; the caller's random state is left alone."""
+    normalisation = Normalisation.of_task(cache.statistics, task).to(ranks.device)
     channels = normalisation.inputs.num_channels, normalisation.targets.num_channels
-    if residual and channels[0] != channels[1]:
+    blocks, width = config.blocks or SIZES[config.size].blocks, config.width or SIZES[config.size].width
+    condition, discriminator, encoder = config.condition, None, None
+    if config.adversarial and num_frames < MIN_FRAMES:
         raise ConfigError(
-            "a residual module has as many channels in as out",
-            where="residual",
-            value=f"{channels[0]} in, {channels[1]} out",
-            remedy="residual: false for this task",
+            "the windows are too short for the discriminator",
+            where="window_seconds",
+            value=f"{config.window_seconds} s, {num_frames} frames",
+            remedy=f"at least {MIN_FRAMES} frames, {float(MIN_FRAMES / cache.spec.frame_rate):.2f} s",
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LatentModule(*channels, blocks=blocks, width=width, residual=residual)
+        torch.manual_seed(config.seed)
+        module = LatentModule(
+            *channels, blocks=blocks, width=width, output=config.output, condition_channels=condition.channels,
+            response_frames=config.response_frames,
+        )  # fmt: skip
+        if condition.channels:
+            encoder = ConditionEncoder(channels[1], condition.channels, blocks=condition.blocks, width=width)
+        if config.adversarial:
+            discriminator = LatentDiscriminator(config.discriminator.channels).to(ranks.device)
+    mel = None
+    if config.losses.mel:
+        mel = load_decoded_mel(config.autoencoder, cache, normalisation.targets, device=ranks.device)
+    return Learner(
+        Estimator(module, encoder).to(ranks.device), discriminator, config=config, task=task,
+        normalisation=normalisation, mel=mel, ranks=ranks, stopwatch=stopwatch,
+    )  # fmt: skip

@@ -47,6 +47,19 @@ def reconstruction_losses(
     return {name: torch.stack(values).mean() for name, values in sums.items()}
 
 
+def mel_loss(estimate: Tensor, reference: Tensor, *, filterbanks: dict[int, Tensor]) -> Tensor:
+    """Both (B, L) float32 -> the mel term alone, a scalar: the mean over FFTs of 512, 1024 and 2048, hop a quarter.
+
+    For whatever is trained through a frozen decoder.
+    """
+    distances = []
+    for n_fft, bank in filterbanks.items():
+        window = torch.hann_window(n_fft, device=estimate.device)
+        magnitude, true_magnitude = (_spectrum(audio, n_fft, n_fft // 4, window)[0] for audio in (estimate, reference))
+        distances.append(_distance(bank @ magnitude, bank @ true_magnitude))
+    return torch.stack(distances).mean()
+
+
 def _spectrum(audio: Tensor, n_fft: int, hop: int, window: Tensor) -> tuple[Tensor, Tensor]:
     """(B, L) -> magnitude (B, F, T) and the compressed spectrum as (B, F, T, 2)."""
     spectrum = torch.stft(audio, n_fft, hop, len(window), window=window, return_complex=True)

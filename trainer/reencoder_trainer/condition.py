@@ -1,0 +1,63 @@
+"""The variational condition: the encoder G_phi, its posterior, and the prior (paper, section 2.3, equation 5)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reencoder_trainer.layers import ConvNeXtBlock
+
+
+class Posterior(NamedTuple):
+    """A Gaussian over conditions: mean mu and log sigma^2, each (B, H) float32."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Equation 5: mu + sigma * noise, noise (B, H) from the standard normal."""
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+
+class ConditionEncoder(nn.Module):
+    """G_phi: the stacked target latents of a whole piece -> a posterior over one condition vector for it.
+
+    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance, which starts at
+    zero: the posterior starts as the prior.
+    """
+
+    def __init__(self, in_channels: int, condition_channels: int, *, blocks: int, width: int) -> None:
+        super().__init__()
+        self.in_channels, self.condition_channels = in_channels, condition_channels
+        self.conv_in = nn.Conv1d(in_channels, width, kernel_size=1)
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
+        self.head = nn.Linear(width, 2 * condition_channels)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, targets: Tensor) -> Posterior:
+        """(B, in_channels, T) normalised latents -> posterior"""
+        pooled = self.blocks(self.conv_in(targets)).mean(dim=2)
+        mean, log_variance = self.head(pooled).float().chunk(2, dim=1)
+        return Posterior(mean, log_variance)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def standard_normal(num: int, channels: int, *, seed: int, step: int) -> Tensor:
+    """(num, channels) float32 on the CPU, a pure function of (seed, step): the prior, or equation 5's epsilon.
+
+    Drawn for the global batch, of which a rank takes its slice, so it does not depend on the number of ranks.
+    """
+    key = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.randn(num, channels, generator=torch.Generator().manual_seed(key))
+
+
+def interpolated(oracle: Tensor, prior: Tensor, *, share: float) -> Tensor:
+    """share * oracle + (1 - share) * prior: the paper's lambda (section 4.2), 1 for the oracle's condition."""
+    return share * oracle + (1 - share) * prior

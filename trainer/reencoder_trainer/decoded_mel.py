@@ -1,0 +1,52 @@
+"""L1 + mel: a mel loss through the frozen decoder, from latents alone (paper, table 1, row 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
+from reencoder_pipeline.autoencoders.vocos.losses import mel_filterbanks, mel_loss
+from reencoder_pipeline.cache import LatentCache
+from reencoder_pipeline.errors import AutoencoderError
+from reencoder_trainer.normalisation import Scaling
+
+
+class DecodedMel:
+    """Distance of the mel spectra that an autoencoder decodes two latents to.
+
+    The reference is the decoded target latent, not the audio it came from: shards suffice, and what the autoencoder
+    itself loses does not count. AutoencoderError where the decoder lets no gradient through.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, targets: Scaling, *, device: torch.device) -> None:
+        self._autoencoder, self._targets = autoencoder, targets
+        self._filterbanks = mel_filterbanks(autoencoder.spec.sample_rate, device=device)
+        probe = torch.zeros(1, autoencoder.spec.channels, 2, device=device, requires_grad=True)
+        if not autoencoder.decode(probe).requires_grad:
+            raise AutoencoderError(
+                "its decoder lets no gradient through",
+                where=autoencoder.spec.autoencoder,
+                remedy="set losses.mel to 0, or use an autoencoder with a differentiable decoder",
+            )
+
+    def __call__(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        """Normalised target latents (B, streams * C, T) both -> scalar"""
+        with torch.no_grad():
+            true = self._decode(reference)
+        return mel_loss(self._decode(estimate), true, filterbanks=self._filterbanks)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Normalised (B, streams * C, T) -> audio (B * streams * channels of the decoder, T * hop)"""
+        raw = self._targets.undo(latents)
+        return self._autoencoder.decode(raw.unflatten(1, (-1, self._autoencoder.spec.channels)).flatten(0, 1)).flatten(
+            0, 1
+        )
+
+
+def load_decoded_mel(name: str, cache: LatentCache, targets: Scaling, *, device: torch.device) -> DecodedMel:
+    """Load the autoencoder that made the cache; CacheError names the fields in which another one differs."""
+    autoencoder = load_autoencoder(name, device=device.type)
+    remedy = "name the autoencoder that made the cache: autoencoder: ..."
+    cache.spec.require_same(autoencoder.spec, where=name, remedy=remedy)
+    return DecodedMel(autoencoder, targets, device=device)

@@ -1,0 +1,169 @@
+"""A released module: one safetensors file that explains itself and holds all that its use needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from reencoder_pipeline.durable import write_checkpoint
+from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.tasks import Task
+from reencoder_trainer.checkpoint import content_digest, require_version
+from reencoder_trainer.condition import ConditionEncoder, Posterior, standard_normal
+from reencoder_trainer.latent_module import LatentModule
+from reencoder_trainer.normalisation import Normalisation, Scaling
+
+MODULE_FORMAT = 2
+HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
+
+
+@dataclass(frozen=True)
+class TrainedModule:
+    """A module with all that its use needs: raw latents in, raw latents out.
+
+    `training` says where it comes from: steps, seed, digest of the cache, losses. `encoder` is there where the module
+    takes a condition.
+    """
+
+    module: LatentModule
+    task: Task
+    spec: LatentSpec
+    normalisation: Normalisation
+    training: Mapping[str, Any]
+    encoder: ConditionEncoder | None = None
+
+    @torch.inference_mode()
+    def __call__(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Raw latents (B, C_in, T) of the task's inputs -> raw float32 (B, C_out, T); streams are stacked along C.
+
+        `condition` (B, H), or (1, H) for all: one of `oracle` or `prior`, or between them. Without one, a module that
+        takes conditions gets the prior's mean, zero.
+        """
+        if self.encoder is not None:
+            if condition is None:
+                condition = latents.new_zeros(1, self.encoder.condition_channels, dtype=torch.float32)
+            condition = condition.expand(len(latents), -1)
+        elif condition is not None:
+            raise CheckpointError("this module takes no condition", value=f"a condition {tuple(condition.shape)}")
+        estimate = self.module(self.normalisation.inputs.apply(latents), condition)
+        return self.normalisation.targets.undo(estimate)
+
+    @torch.inference_mode()
+    def posterior(self, targets: Tensor) -> Posterior:
+        """What G_phi makes of raw target latents (B, C_out, T): its mean is the oracle's condition (section 4.2)."""
+        if self.encoder is None:
+            raise CheckpointError("this module takes no condition, so there is none to encode")
+        return self.encoder(self.normalisation.targets.apply(targets))
+
+    def prior(self, num: int, *, seed: int) -> Tensor:
+        """(num, H) random conditions, a pure function of the seed."""
+        if self.encoder is None:
+            raise CheckpointError("this module takes no condition, so there is none to draw")
+        return standard_normal(num, self.encoder.condition_channels, seed=seed, step=0)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the module, and of the condition's encoder where there is one."""
+        return self.module.num_parameters + (self.encoder.num_parameters if self.encoder else 0)
+
+    def to(self, device: torch.device | str) -> TrainedModule:
+        """On `device`; the modules themselves move, as modules do."""
+        encoder = self.encoder.to(device) if self.encoder else None
+        return TrainedModule(
+            self.module.to(device), self.task, self.spec, self.normalisation.to(device), self.training, encoder
+        )
+
+
+def save_module(trained: TrainedModule, path: Path) -> None:
+    """Write one safetensors file; equal modules give equal bytes."""
+    tensors = {f"module.{name}": tensor for name, tensor in trained.module.state_dict().items()}
+    if trained.encoder is not None:
+        tensors |= {f"condition.{name}": tensor for name, tensor in trained.encoder.state_dict().items()}
+    for name, scaling in (("inputs", trained.normalisation.inputs), ("targets", trained.normalisation.targets)):
+        tensors |= {f"normalisation.{name}.mean": scaling.mean, f"normalisation.{name}.std": scaling.std}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    module, encoder = trained.module, trained.encoder
+    header = {
+        "format": MODULE_FORMAT,
+        "config": {
+            "in_channels": module.in_channels,
+            "out_channels": module.out_channels,
+            "blocks": module.size.blocks,
+            "width": module.size.width,
+            "output": module.output,
+            "condition_channels": module.condition_channels,
+            "response_frames": module.response_frames,
+        },
+        "condition_blocks": len(encoder.blocks) if encoder else 0,
+        "task": asdict(trained.task),
+        "spec": trained.spec.to_dict(),
+        "training": dict(trained.training),
+    }
+    header["sha256"] = content_digest(header, tensors)
+    write_checkpoint(path, safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+
+
+def load_module(path: Path) -> TrainedModule:
+    """Read what save_module wrote, in eval mode on the CPU; CheckpointError if it is missing, foreign or damaged."""
+    header, tensors = _read(path)
+    module = LatentModule(**header["config"])
+    module.load_state_dict(_below("module.", tensors))
+    encoder = None
+    if blocks := header["condition_blocks"]:
+        encoder = ConditionEncoder(
+            module.out_channels, module.condition_channels, blocks=blocks, width=module.size.width
+        )
+        encoder.load_state_dict(_below("condition.", tensors))
+    inputs, targets = (
+        Scaling(tensors[f"normalisation.{name}.mean"], tensors[f"normalisation.{name}.std"])
+        for name in ("inputs", "targets")
+    )
+    task = header["task"]
+    return TrainedModule(
+        module.eval(),
+        Task(task["name"], inputs=tuple(task["inputs"]), targets=tuple(task["targets"])),
+        LatentSpec.from_dict(header["spec"], where=path),
+        Normalisation(inputs, targets),
+        header["training"],
+        encoder.eval() if encoder else None,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors, whose digest has been checked."""
+    damaged = CheckpointError(
+        "the module file is damaged", where=path, remedy="copy it again, or resume its run, which writes it anew"
+    )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError:
+        raise CheckpointError("no such module file", where=path, remedy="train one with reencoder-train") from None
+    except (safetensors.SafetensorError, OSError):
+        raise damaged from None
+    if HEADER not in metadata:
+        raise CheckpointError(
+            "a safetensors file, but not a latent module of this program", where=path, value=sorted(metadata)
+        )
+    try:
+        header = dict(json.loads(metadata[HEADER]))
+    except (ValueError, TypeError):
+        raise damaged from None
+    require_version(header.get("format"), MODULE_FORMAT, path)
+    if header.pop("sha256", None) != content_digest(header, tensors):
+        raise damaged
+    return header, tensors
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
