@@ -89,7 +89,7 @@ def require_version(found: object, known: int, path: Path) -> None:
 
 
 def state_digest(state: TrainingState) -> str:
-    """sha256 of all that a state holds."""
+    """sha256 of every value that a state holds and of its place in there."""
     leaves = dict(_leaves(state.learner))
     tensors = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
     description = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__ if name != "learner"}

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
+from typer.core import TyperGroup
 
-from reencoder_pipeline.command_line import run
+from reencoder_pipeline.command_line import SOME_FAILED, run
 from reencoder_pipeline.config import load_config
 from reencoder_trainer.config import TrainConfig
+from reencoder_trainer.runs import RunSummary, list_runs
 
-app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+class TrainsByDefault(TyperGroup):
+    """`reencoder-train CONFIG` means `reencoder-train train CONFIG`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["train", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=TrainsByDefault, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def main_help() -> None:
+    """Train latent modules from a latent cache: reencoder-train CONFIG [--resume]."""
 
 
 @app.command()
@@ -27,7 +45,7 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="print all settings and stop")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON, not the module's path")] = False,
 ) -> None:
-    """Train a latent module from a latent cache. Prints the path of the module file.
+    """Train a latent module from a latent cache; the word `train` may be left out. Prints the path of the module file.
 
     Under `torchrun --no-python reencoder-train CONFIG` all processes share the global batch.
     """
@@ -39,6 +57,54 @@ def train(
 
     trained = run_training(settings, resume=resume)
     print(json.dumps(asdict(trained), default=str) if as_json else trained.module)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="where the run folders are")] = Path("out/runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """List the runs below a folder: recipe, progress, and the last validation beside its two references."""
+    found, unreadable = list_runs(folder)
+    if as_json:
+        print("\n".join(json.dumps(asdict(one)) for one in found))
+    else:
+        _print_table(found)
+    for text in unreadable:
+        print(f"not readable: {text}", file=sys.stderr)
+    if unreadable:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _print_table(found: list[RunSummary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "recipe"):
+        table.add_column(name, overflow="fold")
+    for name in ("steps", "valid l1", "no module", "means", "steps/s", "last change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in found:
+        progress = f"{one.step:,}" if one.is_finished else f"{one.step:,} of {one.steps:,}"
+        valid = [f"{one.valid[key]:.4f}" if key in one.valid else "-" for key in REFERENCES]
+        rate = "-" if one.steps_per_second is None else f"{one.steps_per_second:.2f}"
+        table.add_row(one.name, one.recipe, progress, *valid, rate, _ago(one.seconds))
+        for text in one.warnings:
+            table.add_row("", f"warning: {text}")
+    console = Console()
+    # Not a terminal: as wide as it needs, so that what reads it finds a run on one line.
+    console.print(table, width=None if console.is_terminal else 200)
+
+
+REFERENCES = ("l1", "l1_no_module", "l1_channel_means")
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def main() -> None:

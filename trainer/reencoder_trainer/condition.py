@@ -52,10 +52,12 @@ class ConditionEncoder(nn.Module):
 def standard_normal(num: int, channels: int, *, seed: int, step: int) -> Tensor:
     """(num, channels) float32 on the CPU, a pure function of (seed, step): the prior, or equation 5's epsilon.
 
-    Drawn for the global batch, of which a rank takes its slice, so it does not depend on the number of ranks.
+    Drawn for the global batch, of which a rank takes its slice, so it does not depend on the number of ranks. Philox as
+    in `draw_windows`, from another part of its counter. (torch's generator keeps 32 bits of a seed on the CPU.)
     """
-    key = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.randn(num, channels, generator=torch.Generator().manual_seed(key))
+    key, counter = np.array([seed, step], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return torch.from_numpy(generator.standard_normal((num, channels), dtype=np.float32))
 
 
 def interpolated(oracle: Tensor, prior: Tensor, *, share: float) -> Tensor:

@@ -33,7 +33,8 @@ class LatentModule(nn.Module):
       residual    what to add to the input, to a copy of it for each target stream; starts at zero, so that training
                   starts at the input itself
       difference  for two targets: half of left minus right; the targets are input + d and input - d. What the
-                  autoencoder's latents lose when two channels are mixed stays as an error.
+                  autoencoder's latents lose when two channels are mixed stays as an error, and so does what mono and
+                  the channels differ by in deviation, since all of this is in normalised latents.
     With `condition_channels` every block takes a condition through AdaLN.
     """
 

@@ -38,8 +38,7 @@ class GlobalResponseNorm(nn.Module):
             x.square().transpose(1, 2),  # (B, T, C) -> (B, C, T)
             self.frames,
             stride=1,
-            padding=self.frames // 2,
-            count_include_pad=False,
+            padding=self.frames // 2,  # beyond the ends are zeros: that scales all channels alike, and cancels
         )
         return (energy + 1e-12).sqrt().transpose(1, 2)  # the root of zero has no gradient
 

@@ -136,15 +136,17 @@ class Learner:
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)  # its weights' gradients would be computed for nothing
             with autocast(targets.device, self.config.precision):
-                with torch.no_grad():
-                    real = self.discriminator(targets)
                 fake = self.discriminator(estimate.float())
+                if self.config.losses.feature_matching:
+                    with torch.no_grad():
+                        real = self.discriminator(targets)
+                    # The maps before the scores: those of estimates lie around 0, and a ratio to them says nothing.
+                    terms["feature_matching"] = feature_matching_loss(
+                        fake[:-1], real[:-1], through_denominator=self.config.discriminator.through_denominator
+                    )
+            if self.config.losses.adversarial:
+                terms["adversarial"] = adversarial_loss(fake[-1])
             self.discriminator.requires_grad_(True)
-            terms["adversarial"] = adversarial_loss(fake[-1])
-            # The maps before the scores: those of estimates lie around 0, and a ratio to them says nothing.
-            terms["feature_matching"] = feature_matching_loss(
-                fake[:-1], real[:-1], through_denominator=self.config.discriminator.through_denominator
-            )
         return terms
 
     def _update_discriminator(

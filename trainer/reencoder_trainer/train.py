@@ -232,7 +232,9 @@ def make_learner(
         if condition.channels:
             encoder = ConditionEncoder(channels[1], condition.channels, blocks=condition.blocks, width=width)
         if config.adversarial:
-            discriminator = LatentDiscriminator(config.discriminator.channels).to(ranks.device)
+            discriminator = LatentDiscriminator(config.discriminator.channels).to(
+                ranks.device, memory_format=torch.channels_last
+            )
     mel = None
     if config.losses.mel:
         mel = load_decoded_mel(config.autoencoder, cache, normalisation.targets, device=ranks.device)

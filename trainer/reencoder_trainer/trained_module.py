@@ -45,8 +45,8 @@ class TrainedModule:
     def __call__(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raw latents (B, C_in, T) of the task's inputs -> raw float32 (B, C_out, T); streams are stacked along C.
 
-        `condition` (B, H), or (1, H) for all: one of `oracle` or `prior`, or between them. Without one, a module that
-        takes conditions gets the prior's mean, zero.
+        `condition` (B, H), or (1, H) for all: the mean of `posterior`, one of `prior`, or one between them
+        (`interpolated`). Without one, a module that takes conditions gets the prior's mean, zero.
         """
         if self.encoder is not None:
             if condition is None:

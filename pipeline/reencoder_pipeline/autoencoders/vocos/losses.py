@@ -102,7 +102,8 @@ def mel_filterbanks(sample_rate: int, *, device: torch.device | str = "cpu") -> 
 
 
 def _distance(estimate: Tensor, reference: Tensor) -> Tensor:
-    difference = (estimate - reference).square().sum(dim=(1, 2)).sqrt()
+    # The root has no gradient at zero, where two spectra are equal.
+    difference = (estimate - reference).square().sum(dim=(1, 2)).clamp(min=1e-20).sqrt()
     convergence = difference / reference.square().sum(dim=(1, 2)).sqrt()
     # A near-silent reference would make the ratio explode and drown the rest of the batch.
     log_l1 = (estimate.clamp(min=1e-7).log() - reference.clamp(min=1e-7).log()).abs().mean()
