@@ -2,9 +2,9 @@
 
     python benchmarks/training.py CACHE [--size S M] [--batch N] [--precision float32|bfloat16] [--steps N] [--variants]
 
-Three tables: where a step of `reencoder-train` goes, and what it costs above the module alone; every recipe beside L1;
+Three tables: where a step of `reencoder-train` goes and what it costs above the module alone; every recipe beside L1;
 precision and compilation (on CUDA, or with --variants). `train` itself runs, journal and TensorBoard on, without
-validations, in a temporary folder; its first rows are warm-up, and its checkpoint comes after the last row.
+validations, in a temporary folder; its first row is warm-up, and its only checkpoint comes after the last row.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reencoder_pipeline.cache import LatentCache, open_cache
@@ -37,11 +38,12 @@ from reencoder_trainer.train import train
 from reencoder_trainer.windows import WindowLoader
 
 NAMES = (*PHASES, "rest")
-WARMUP_ROWS = 1
-MAX_STEPS = 1000  # of a block, whatever its seconds
+WARMUP_ROWS = 1  # of the journal
+MAX_STEPS = 1000  # of a block
 MOST_WAITING, MOST_OUTSIDE = 0.01, 0.05  # the goals, as shares of a step
 PAPER_STEPS, PAPER_BATCH, PAPER_HOURS = 250_000, 256, 48  # "under two days on one H100"
-SHEET_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}  # dense bfloat16
+# Of the data sheets, in bfloat16 and without sparsity.
+SHEET_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 
 
 @dataclass(frozen=True)
@@ -56,58 +58,63 @@ class Timing:
 
 
 Block = Callable[[int], Timing]
-"""Runs that many steps, after a warm-up."""
+"""Runs and times that many steps, after a warm-up."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cache", type=Path)
     parser.add_argument("--size", nargs="+", choices=list(SIZES), default=["S", "M"], help="of the first table")
-    parser.add_argument("--recipe-size", choices=list(SIZES), help="of the others; default: S, on CUDA M")
-    parser.add_argument("--batch", type=int, help="windows; default: 32, on CUDA 256")
-    parser.add_argument("--recipe-batch", type=int, help="of the recipes and variants; default: 16, on CUDA 256")
     parser.add_argument("--discriminator-channels", type=int, help="default: 32, on CUDA 256 as in the paper")
-    parser.add_argument("--autoencoder", default="house", help="the one that made the cache")
-    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--variants", action="store_true", help="the third table on the CPU too")
-    parser.add_argument("--threads", type=int)
-    add_block_options(parser)
+    parser.add_argument("--compile", action="store_true", help="of the first two tables")
+    add_options(parser)
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base, cache = base_config(arguments), open_cache(arguments.cache)
+    on_cuda = base.device == "cuda"
+    print(f"{cache.path.name}, {place(base)}")
+    blocks: dict[str, Any] = {"seconds": arguments.seconds, "rounds": arguments.rounds, "steps": arguments.steps}
+    for size in arguments.size:
+        config = changed(base, size=size)
+        print_overhead(config, overhead_rows(config, cache, **blocks), cache)
+    # The CPU does the other tables at half the batch and the first size, so that they end in minutes.
+    if not on_cuda:
+        base = changed(base, batch_size=max(1, base.batch_size // 2))
+    base = changed(base, size=arguments.size[-1 if on_cuda else 0])
+    recipes = recipe_configs(base, cache, channels=arguments.discriminator_channels or (256 if on_cuda else 32))
+    print_rows("recipes", recipes, train_rows(recipes, **blocks))
+    if arguments.variants or on_cuda:
+        variants = variant_configs(base)
+        print_rows("bwe L1 by precision", variants, train_rows(variants, **blocks))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--batch", type=int, help="windows; default: 32, on CUDA 256")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--autoencoder", default="house", help="the one that made the cache")
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
+    parser.add_argument("--steps", type=int, help="of a block; default: as many as take --seconds, at least 2")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a block")
+    parser.add_argument("--rounds", type=int, default=3, help="in each, every row has one block")
+
+
+def base_config(arguments: argparse.Namespace) -> TrainConfig:
+    """What all rows share: bwe, L1, size S, the paper's window."""
+    on_cuda = torch.cuda.is_available()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    small = device.type == "cpu"
     settings = {
-        "cache": arguments.cache, "out": "temporary", "device": device.type, "threads": arguments.threads,
-        "batch_size": arguments.batch or (32 if small else 256), "precision": arguments.precision,
-        "compile": arguments.compile, "autoencoder": arguments.autoencoder,
-        "valid_every": 0, "checkpoint_minutes": 1e9,
+        "cache": arguments.cache, "out": "temporary", "device": "cuda" if on_cuda else "cpu",
+        "threads": arguments.threads, "batch_size": arguments.batch or (256 if on_cuda else 32),
+        "precision": arguments.precision, "compile": vars(arguments).get("compile", False),
+        "autoencoder": arguments.autoencoder, "valid_every": 0, "checkpoint_minutes": 1e9,
     }  # fmt: skip
-    base = TrainConfig.model_validate(settings)
-    blocks: dict[str, Any] = {"seconds": arguments.seconds, "rounds": arguments.rounds, "steps": arguments.steps}
-    cache = open_cache(base.cache)
-    place = f"{torch.get_num_threads()} threads" if small else torch.cuda.get_device_name()
-    print(f"{cache.path.name}, {device.type} ({place}), precision {base.precision}, compile {base.compile}")
-
-    for size in arguments.size:
-        print_overhead(overhead(changed(base, size=size), cache, device=device, **blocks), device=device)
-    base = changed(
-        base,
-        size=arguments.recipe_size or ("S" if small else "M"),
-        batch_size=arguments.recipe_batch or (16 if small else 256),
-    )
-    recipes = recipe_configs(base, cache, channels=arguments.discriminator_channels or (32 if small else 256))
-    print_rows(f"recipes, size {base.size}", recipes, train_rows(recipes, **blocks))
-    if arguments.variants or not small:
-        variants = variant_configs(base)
-        print_rows(f"variants of L1, size {base.size}", variants, train_rows(variants, **blocks))
+    return TrainConfig.model_validate(settings)
 
 
-def add_block_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, help="of a block; default: as many as take --seconds")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a block")
-    parser.add_argument("--rounds", type=int, default=3, help="in each, every row has one block")
+def place(config: TrainConfig) -> str:
+    machine = torch.cuda.get_device_name() if config.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{machine}, precision {config.precision}{', compiled' if config.compile else ''}"
 
 
 def changed(config: TrainConfig, **values: Any) -> TrainConfig:
@@ -168,6 +175,8 @@ def training(config: TrainConfig) -> Block:
     """A block of `train` itself, split by its own journal."""
 
     def block(steps: int) -> Timing:
+        if config.compile:
+            torch.compiler.reset()  # modules of earlier blocks would use up dynamo's limit, and then none is compiled
         log_every = max(1, min(config.log_every, steps // 3))
         rows = WARMUP_ROWS - (-steps // log_every)
         with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
@@ -190,8 +199,9 @@ def timing_of(journal: Sequence[Mapping[str, Any]], *, log_every: int) -> Timing
     return Timing(seconds / steps, {name: phase / steps for name, phase in phases.items()})
 
 
-def bare_module(config: TrainConfig, cache: LatentCache, *, device: torch.device) -> Callable[[], object]:
+def bare_module(config: TrainConfig, cache: LatentCache) -> Callable[[], object]:
     """The limit of an L1 step: forward, loss, backward and fused AdamW on one fixed batch, nothing else."""
+    device = torch.device(config.device)
     inputs, targets = fixed_batch(config, cache, device=device)
     module = make_module(config, inputs.shape[1], targets.shape[1]).to(device)
     optimizer = make_optimizer(module, weight_decay=config.weight_decay)
@@ -209,9 +219,7 @@ def bare_module(config: TrainConfig, cache: LatentCache, *, device: torch.device
     return step
 
 
-def fixed_batch(
-    config: TrainConfig, cache: LatentCache, *, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fixed_batch(config: TrainConfig, cache: LatentCache, *, device: torch.device) -> tuple[Tensor, Tensor]:
     """Batch 0, normalised: (B, C_in, T) and (B, C_out, T), contiguous."""
     task = get_task(config.task)
     frames = cache.spec.frames_in(config.window_seconds)
@@ -238,12 +246,12 @@ def step_flops(config: TrainConfig, cache: LatentCache) -> int:
     return 3 * counter.get_total_flops()
 
 
-def matrix_products(config: TrainConfig, *, device: torch.device) -> tuple[Callable[[], object], int]:
+def matrix_product(config: TrainConfig) -> tuple[Callable[[], object], int]:
     """One square matrix product in the step's precision, and its FLOPs: the device's practical limit."""
-    with autocast(device, config.precision):
-        low = torch.is_autocast_enabled(device.type)
-    size = 8192 if device.type == "cuda" else 2048
-    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if low else torch.float32)
+    with autocast(torch.device(config.device), config.precision):
+        low = torch.is_autocast_enabled(config.device)
+    size = 8192 if config.device == "cuda" else 2048
+    matrix = torch.randn(size, size, device=config.device, dtype=torch.bfloat16 if low else torch.float32)
     out = torch.empty_like(matrix)
     return lambda: torch.mm(matrix, matrix, out=out), 2 * size**3
 
@@ -251,63 +259,35 @@ def matrix_products(config: TrainConfig, *, device: torch.device) -> tuple[Calla
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Overhead:
-    """The first table's numbers, of one size."""
-
-    config: TrainConfig
-    train: Timing
-    bare: Timing
-    train_over_bare: float
-    flops: int
-    matrix_flops: float  # per second, of matrix products
-
-    def lines(self) -> list[tuple[str, float, float]]:
-        """What is measured, and its goal: shares of a step."""
-        return [
-            ("waiting for data", self.train.share("data"), MOST_WAITING),
-            ("outside forward, backward and optimiser", self.train.share("data", "rest"), MOST_OUTSIDE),
-        ]
-
-
-def overhead(
-    config: TrainConfig, cache: LatentCache, *, device: torch.device, seconds: float, rounds: int, steps: int | None
-) -> Overhead:
-    product, product_flops = matrix_products(config, device=device)
+def overhead_rows(
+    config: TrainConfig, cache: LatentCache, *, seconds: float, rounds: int, steps: int | None
+) -> dict[str, list[Timing]]:
+    device = torch.device(config.device)
+    product = clocked(matrix_product(config)[0], device=device)
     rows = {
-        "train": training(config),
-        "bare": clocked(bare_module(config, cache, device=device), device=device),
-        "matrix": _for_seconds(clocked(product, device=device), seconds=min(1.0, seconds)),
+        "train()": training(config),
+        "bare module": clocked(bare_module(config, cache), device=device),
+        # Its own number of products, whatever the steps of the others: half a second's.
+        "matrix products": lambda _: product(_planned(0.5, product(1).step)),
     }
-    timings = interleaved(rows, seconds=seconds, rounds=rounds, steps=steps)
-    medians = {name: middle(values) for name, values in timings.items()}
-    return Overhead(
-        config, medians["train"], medians["bare"], ratio(timings["train"], timings["bare"]),
-        flops=step_flops(config, cache), matrix_flops=product_flops / medians["matrix"].step,
-    )  # fmt: skip
+    return interleaved(rows, seconds=seconds, rounds=rounds, steps=steps)
 
 
-def _for_seconds(block: Block, *, seconds: float) -> Block:
-    """The block with its own number of steps: matrix products are no training steps."""
-    return lambda _: block(_planned(seconds, block(1).step))
-
-
-def print_overhead(result: Overhead, *, device: torch.device) -> None:
-    config = result.config
-    print(f"\n{config.task}, size {config.size}, L1, batch {config.batch_size}, windows of {config.window_seconds} s")
-    print(f"{'':14}{'ms/step':>10}{'windows/s':>11}" + "".join(f"{name:>11}" for name in NAMES) + "  of matrix products")
-    for name, timing in (("train()", result.train), ("bare module", result.bare)):
-        shares = "".join(f"{timing.share(phase):11.2%}" if timing.phases else f"{'-':>11}" for phase in NAMES)
-        limit = result.flops / timing.step / result.matrix_flops
-        print(f"{name:14}{1e3 * timing.step:10.1f}{config.batch_size / timing.step:11,.1f}{shares}{limit:12.2f}")
-    print(f"train() takes {result.train_over_bare:.3f} of the bare module's time (median of rounds)")
-    for name, share, goal in result.lines():
-        print(f"{name}: {share:.2%} of a step; goal at most {goal:.0%}: {'met' if share <= goal else 'NOT met'}")
-    achieved = result.flops / result.train.step
-    print(f"{achieved / 1e12:.3f} of {result.matrix_flops / 1e12:.3f} TFLOPS that matrix products reach here", end="")
-    peak = SHEET_PEAKS.get(torch.cuda.get_device_name()) if device.type == "cuda" else None
-    print(f", {achieved / peak:.1%} of the data sheet's bfloat16 peak" if peak else "")
-    print(_paper_scale(config, result.train))
+def print_overhead(config: TrainConfig, timings: Mapping[str, Sequence[Timing]], cache: LatentCache) -> None:
+    flops, limit = step_flops(config, cache), matrix_product(config)[1] / middle(timings["matrix products"]).step
+    whole, bare = timings["train()"], timings["bare module"]
+    print_rows("of a step", {"train()": config, "bare module": config}, {"train()": whole, "bare module": bare})
+    print(f"train() takes {ratio(whole, bare):.3f} of the bare module's time")
+    for text, names, goal in (
+        ("waiting for data", ("data",), MOST_WAITING),
+        ("outside forward, backward and optimiser", ("data", "rest"), MOST_OUTSIDE),
+    ):
+        share = middle(whole).share(*names)
+        print(f"{text}: {share:.2%} of a step; goal at most {goal:.0%}: {'met' if share <= goal else 'NOT met'}")
+    achieved = flops / middle(whole).step
+    print(f"{achieved / 1e12:.3f} TFLOPS, {achieved / limit:.2f} of what square matrix products reach here", end="")
+    peak = SHEET_PEAKS.get(torch.cuda.get_device_name()) if config.device == "cuda" else None
+    print(f", {achieved / peak:.3f} of the data sheet's bfloat16 peak" if peak else "")
 
 
 def recipe_configs(base: TrainConfig, cache: LatentCache, *, channels: int) -> dict[str, TrainConfig]:
@@ -318,8 +298,7 @@ def recipe_configs(base: TrainConfig, cache: LatentCache, *, channels: int) -> d
         "bwe L1 + mel": changed(base, losses={"mel": 1.0}),
     }
     if {"left", "right"} <= set(cache.streams):
-        # Windows of the paper's length, three times that of bwe.
-        m2s = {"task": "m2s", "window_seconds": 4.0, "condition": {"channels": 64}}
+        m2s = {"task": "m2s", "window_seconds": 4.0, "condition": {"channels": 64}}  # the paper's window, 3 times bwe's
         recipes["m2s L1 + condition"] = changed(base, **m2s)
     return recipes
 
@@ -340,27 +319,23 @@ def train_rows(
 
 
 def print_rows(title: str, configs: Mapping[str, TrainConfig], timings: Mapping[str, Sequence[Timing]]) -> None:
-    first = next(iter(timings.values()))
-    print(f"\n{title}, batch {next(iter(configs.values())).batch_size}")
-    print(f"{'':22}{'ms/step':>10}{'windows/s':>11}{'of first':>10}" + "".join(f"{name:>11}" for name in NAMES))
+    """Medians; `of first` is the median of the rounds' ratios to the first row."""
+    config, first = next(iter(configs.values())), next(iter(timings.values()))
+    print(f"\n{title}: size {config.size}, batch {config.batch_size}")
+    names = "".join(f"{name:>11}" for name in NAMES)
+    print(f"{'':20}{'ms/step':>10}{'windows/s':>11}{'of first':>10}{names}{'hours':>10}")
     for name, values in timings.items():
-        timing, batch = middle(values), configs[name].batch_size
-        shares = "".join(f"{timing.share(phase):11.2%}" for phase in NAMES)
-        rate = f"{1e3 * timing.step:10.1f}{batch / timing.step:11,.1f}{ratio(values, first):10.2f}"
-        print(f"{name:22}{rate}{shares}")
-    for name, values in timings.items():
-        print(f"{name}: {_paper_scale(configs[name], middle(values))}")
+        timing = middle(values)
+        shares = "".join(f"{timing.share(phase):11.2%}" if timing.phases else f"{'-':>11}" for phase in NAMES)
+        rate = f"{1e3 * timing.step:10.1f}{config.batch_size / timing.step:11,.1f}{ratio(values, first):10.2f}"
+        print(f"{name:20}{rate}{shares}{paper_hours(configs[name], timing.step):10,.1f}")
+    print(f"hours: of {PAPER_STEPS:,} steps of batch {PAPER_BATCH}, extrapolated from this rate", end="")
+    print(f"; the paper's goal: under {PAPER_HOURS} on one H100" if config.device == "cuda" else "")
 
 
 def paper_hours(config: TrainConfig, step: float) -> float:
     """Of the paper's steps and batch, if a window costs what it costs here."""
     return PAPER_STEPS * PAPER_BATCH * step / config.batch_size / 3600
-
-
-def _paper_scale(config: TrainConfig, timing: Timing) -> str:
-    hours = paper_hours(config, timing.step)
-    text = f"{PAPER_STEPS:,} steps of batch {PAPER_BATCH}: {hours:,.1f} hours, extrapolated from this rate"
-    return f"{text}; {hours / PAPER_HOURS:.3g} of the paper's two days on one H100"
 
 
 if __name__ == "__main__":
