@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
+from rounds import NAMES, Block, Plan, Timing, clocked, interleaved, middle, planned, ratio
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,34 +29,16 @@ from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.latent_module import SIZES, LatentModule
 from reencoder_trainer.losses import reconstruction_loss
 from reencoder_trainer.normalisation import Normalisation
-from reencoder_trainer.optimisation import make_optimizer
+from reencoder_trainer.optimisation import make_optimizer, set_rate
 from reencoder_trainer.step import autocast, stacked
-from reencoder_trainer.stopwatch import PHASES
 from reencoder_trainer.train import train
 from reencoder_trainer.windows import WindowLoader
 
-NAMES = (*PHASES, "rest")
 WARMUP_ROWS = 1  # of the journal
-MAX_STEPS = 1000  # of a block
 MOST_WAITING, MOST_OUTSIDE = 0.01, 0.05  # the goals, as shares of a step
 PAPER_STEPS, PAPER_BATCH, PAPER_HOURS = 250_000, 256, 48  # "under two days on one H100"
 # Of the data sheets, in bfloat16 and without sparsity.
 SHEET_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one step; `phases` holds its seconds by phase, where it was split."""
-
-    step: float
-    phases: Mapping[str, float] = field(default_factory=dict)
-
-    def share(self, *names: str) -> float:
-        return sum(self.phases[name] for name in names) / self.step
-
-
-Block = Callable[[int], Timing]
-"""Runs and times that many steps, after a warm-up."""
 
 
 def main() -> None:
@@ -72,19 +52,19 @@ def main() -> None:
     base, cache = base_config(arguments), open_cache(arguments.cache)
     on_cuda = base.device == "cuda"
     print(f"{cache.path.name}, {place(base)}")
-    blocks: dict[str, Any] = {"seconds": arguments.seconds, "rounds": arguments.rounds, "steps": arguments.steps}
+    plan = Plan(arguments.seconds, arguments.rounds, arguments.steps)
     for size in arguments.size:
         config = changed(base, size=size)
-        print_overhead(config, overhead_rows(config, cache, **blocks), cache)
+        print_overhead(config, overhead_rows(config, cache, plan), cache)
     # The CPU does the other tables at half the batch and the first size, so that they end in minutes.
     if not on_cuda:
         base = changed(base, batch_size=max(1, base.batch_size // 2))
     base = changed(base, size=arguments.size[-1 if on_cuda else 0])
     recipes = recipe_configs(base, cache, channels=arguments.discriminator_channels or (256 if on_cuda else 32))
-    print_rows("recipes", recipes, train_rows(recipes, **blocks))
+    print_rows("recipes", recipes, train_rows(recipes, plan))
     if arguments.variants or on_cuda:
         variants = variant_configs(base)
-        print_rows("bwe L1 by precision", variants, train_rows(variants, **blocks))
+        print_rows("bwe L1 by precision", variants, train_rows(variants, plan))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -124,53 +104,6 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
 
-def interleaved(
-    rows: Mapping[str, Block], *, seconds: float, rounds: int, steps: int | None
-) -> dict[str, list[Timing]]:
-    """Every row's timings, one a round; in a round the rows take turns, so that a busy neighbour meets all of them."""
-    planned = {name: steps or _planned(seconds, block(1).step) for name, block in rows.items()}
-    timings: dict[str, list[Timing]] = {name: [] for name in rows}
-    for _ in range(rounds):
-        for name, block in rows.items():
-            timings[name].append(block(planned[name]))
-    return timings
-
-
-def _planned(seconds: float, step: float) -> int:
-    return min(MAX_STEPS, max(2, round(seconds / max(step, 1e-6))))
-
-
-def middle(timings: Sequence[Timing]) -> Timing:
-    """Median step, and the median share of every phase of it."""
-    step = median(timing.step for timing in timings)
-    return Timing(step, {name: step * median(one.share(name) for one in timings) for name in timings[0].phases})
-
-
-def ratio(timings: Sequence[Timing], references: Sequence[Timing]) -> float:
-    """Median over rounds of step over step: both were measured within seconds of each other."""
-    return median(one.step / other.step for one, other in zip(timings, references, strict=True))
-
-
-def clocked(step: Callable[[], object], *, device: torch.device) -> Block:
-    """A block of plain calls."""
-
-    def block(steps: int) -> Timing:
-        for count in (1, steps):  # one to warm up
-            _wait(device)
-            started = time.perf_counter()
-            for _ in range(count):
-                step()
-            _wait(device)
-        return Timing((time.perf_counter() - started) / steps)
-
-    return block
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def training(config: TrainConfig) -> Block:
     """A block of `train` itself, split by its own journal."""
 
@@ -199,22 +132,24 @@ def timing_of(journal: Sequence[Mapping[str, Any]], *, log_every: int) -> Timing
     return Timing(seconds / steps, {name: phase / steps for name, phase in phases.items()})
 
 
-def bare_module(config: TrainConfig, cache: LatentCache) -> Callable[[], object]:
+def bare_module(config: TrainConfig, cache: LatentCache) -> Callable[[], Tensor]:
     """The limit of an L1 step: forward, loss, backward and fused AdamW on one fixed batch, nothing else."""
     device = torch.device(config.device)
     inputs, targets = fixed_batch(config, cache, device=device)
     module = make_module(config, inputs.shape[1], targets.shape[1]).to(device)
     optimizer = make_optimizer(module, weight_decay=config.weight_decay)
+    set_rate(optimizer, config.lr)
     if config.compile:
         module.compile()
 
-    def step() -> None:
+    def step() -> Tensor:
         with autocast(device, config.precision):
             estimate = module(inputs)
         loss = config.losses.reconstruction * reconstruction_loss(estimate, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        return loss.detach()
 
     return step
 
@@ -259,25 +194,23 @@ def matrix_product(config: TrainConfig) -> tuple[Callable[[], object], int]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def overhead_rows(
-    config: TrainConfig, cache: LatentCache, *, seconds: float, rounds: int, steps: int | None
-) -> dict[str, list[Timing]]:
+def overhead_rows(config: TrainConfig, cache: LatentCache, plan: Plan) -> dict[str, list[Timing]]:
     device = torch.device(config.device)
     product = clocked(matrix_product(config)[0], device=device)
     rows = {
         "train()": training(config),
         "bare module": clocked(bare_module(config, cache), device=device),
         # Its own number of products, whatever the steps of the others: half a second's.
-        "matrix products": lambda _: product(_planned(0.5, product(1).step)),
+        "matrix products": lambda _: product(planned(0.5, product(1).step)),
     }
-    return interleaved(rows, seconds=seconds, rounds=rounds, steps=steps)
+    return interleaved(rows, plan)
 
 
 def print_overhead(config: TrainConfig, timings: Mapping[str, Sequence[Timing]], cache: LatentCache) -> None:
     flops, limit = step_flops(config, cache), matrix_product(config)[1] / middle(timings["matrix products"]).step
     whole, bare = timings["train()"], timings["bare module"]
-    print_rows("of a step", {"train()": config, "bare module": config}, {"train()": whole, "bare module": bare})
-    print(f"train() takes {ratio(whole, bare):.3f} of the bare module's time")
+    rows = {"bare module": bare, "train()": whole}
+    print_rows(f"bwe L1, windows of {config.window_seconds} s", dict.fromkeys(rows, config), rows)
     for text, names, goal in (
         ("waiting for data", ("data",), MOST_WAITING),
         ("outside forward, backward and optimiser", ("data", "rest"), MOST_OUTSIDE),
@@ -311,11 +244,8 @@ def variant_configs(base: TrainConfig) -> dict[str, TrainConfig]:
     }
 
 
-def train_rows(
-    configs: Mapping[str, TrainConfig], *, seconds: float, rounds: int, steps: int | None
-) -> dict[str, list[Timing]]:
-    rows = {name: training(config) for name, config in configs.items()}
-    return interleaved(rows, seconds=seconds, rounds=rounds, steps=steps)
+def train_rows(configs: Mapping[str, TrainConfig], plan: Plan) -> dict[str, list[Timing]]:
+    return interleaved({name: training(config) for name, config in configs.items()}, plan)
 
 
 def print_rows(title: str, configs: Mapping[str, TrainConfig], timings: Mapping[str, Sequence[Timing]]) -> None:

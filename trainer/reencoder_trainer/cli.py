@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +57,8 @@ def train(
     from reencoder_trainer.train import train as run_training
 
     trained = run_training(settings, resume=resume)
-    print(json.dumps(asdict(trained), default=str) if as_json else trained.module)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        print(json.dumps(asdict(trained), default=str) if as_json else trained.module)
 
 
 @app.command()

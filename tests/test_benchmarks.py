@@ -1,0 +1,151 @@
+"""The benchmarks' arithmetic, and their steps on a tiny cache: that they run and add up, never how fast they are."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reencoder_pipeline.cache import LatentCache, open_cache
+from reencoder_trainer.config import TrainConfig
+from tiny_cache import SPEC, write_cache
+from training_run import TINY, LinearAutoencoder
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+    return open_cache(write_cache(tmp_path_factory.mktemp("benchmarks") / "cache"))
+
+
+@pytest.fixture(scope="module")
+def training() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("training")
+
+
+@pytest.fixture(scope="module")
+def audio_in_the_loop(training: Any) -> Any:
+    return importlib.import_module("audio_in_the_loop")
+
+
+@pytest.fixture
+def config(cache: LatentCache) -> TrainConfig:
+    changes = {"valid_every": 0, "tensorboard": True, "autoencoder": "training_run:load_linear", "batch_size": 2}
+    return TrainConfig.model_validate({"cache": cache.path, "out": "nowhere", **TINY, **changes})
+
+
+def test_a_journal_becomes_seconds_by_phase(training: Any) -> None:
+    def row(step: int, seconds: float, data: float, rest: float) -> dict[str, Any]:
+        shares = {"data_share": data, "compute_share": 0.5, "optimizer_share": 0.25, "rest_share": rest}
+        return {"kind": "train", "step": step, "seconds": seconds, **shares}
+
+    journal = [
+        row(2, 9.0, 0.25, 0.0),  # the warm-up
+        row(4, 10.0, 0.25, 0.0),
+        {"kind": "warning", "step": 4, "text": "passed over"},
+        row(6, 13.0, 0.0, 0.25),
+    ]
+    timing = training.timing_of(journal, log_every=2)
+    assert timing.step == 1.0
+    assert timing.phases == {"data": 0.0625, "compute": 0.5, "optimizer": 0.25, "rest": 0.1875}
+    assert timing.share("data", "rest") == 0.25
+
+
+def test_rows_take_turns_for_as_many_steps_as_their_seconds_hold(training: Any) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def block(name: str, step: float) -> Any:
+        return lambda steps: calls.append((name, steps)) or training.Timing(step)
+
+    rows = {"quick": block("quick", 0.1), "slow": block("slow", 4.0)}
+    timings = training.interleaved(rows, training.Plan(seconds=1.0, rounds=2, steps=None))
+    assert calls == [("quick", 1), ("slow", 1), *[("quick", 10), ("slow", 2)] * 2]
+    assert training.ratio(timings["slow"], timings["quick"]) == pytest.approx(40)
+    calls.clear()
+    training.interleaved(rows, training.Plan(seconds=1.0, rounds=1, steps=7))
+    assert calls == [("quick", 7), ("slow", 7)]
+
+
+def test_every_recipe_is_split_into_phases_that_add_up(training: Any, cache: LatentCache, config: TrainConfig) -> None:
+    recipes = training.recipe_configs(config, cache, channels=4)
+    assert list(recipes) == ["bwe L1", "bwe L1 + D(4)", "bwe L1 + mel", "m2s L1 + condition"]
+    for timings in training.train_rows(recipes, training.Plan(seconds=0.0, rounds=1, steps=6)).values():
+        (timing,) = timings
+        assert timing.step > 0
+        assert set(timing.phases) == {"data", "compute", "optimizer", "rest"}
+        assert sum(timing.phases.values()) == pytest.approx(timing.step, rel=1e-3)
+        assert timing.phases["compute"] > 0
+
+
+def test_the_bare_module_learns_its_batch(training: Any, cache: LatentCache, config: TrainConfig) -> None:
+    torch.manual_seed(0)
+    step = training.bare_module(training.changed(config, lr=0.01), cache)
+    losses = [step() for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_table_says_which_goals_are_met(
+    training: Any, cache: LatentCache, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = training.Timing(1.0, {"data": 0.02, "compute": 0.9, "optimizer": 0.06, "rest": 0.02})
+    timings = {"train()": [whole], "bare module": [training.Timing(0.8)], "matrix products": [training.Timing(1.0)]}
+    training.print_overhead(config, timings, cache)
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[4].split()[:4] == ["train()", "1000.0", "2.0", "1.25"]
+    assert "waiting for data: 2.00% of a step; goal at most 1%: NOT met" in printed
+    assert "outside forward, backward and optimiser: 4.00% of a step; goal at most 5%: met" in printed
+
+
+def test_flops_and_hours_of_a_step(training: Any, cache: LatentCache, config: TrainConfig) -> None:
+    frames = 2 * SPEC.frames_in(config.window_seconds)
+    multiplied = 8 * 16 + 7 * 16 + 2 * 16 * 32 + 16 * 8  # in, depthwise, expand and project, out
+    assert training.step_flops(config, cache) == 3 * 2 * multiplied * frames
+    assert training.paper_hours(config, 1.0) == pytest.approx(250_000 * 128 / 3600)
+
+
+class CountingAutoencoder(LinearAutoencoder):
+    encoded = decoded = 0
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        self.encoded += len(audio)
+        frames = audio.unflatten(2, (-1, SPEC.hop))[:, 0]
+        return torch.einsum("bth,ch->bct", frames, self._basis)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        assert latents.requires_grad
+        self.decoded += len(latents)
+        return super().decode(latents)
+
+
+def test_audio_in_the_loop_encodes_both_streams_and_decodes_the_estimate(
+    audio_in_the_loop: Any, cache: LatentCache, config: TrainConfig
+) -> None:
+    autoencoder = CountingAutoencoder()
+    music = audio_in_the_loop.read_music(None, 0, sample_rate=SPEC.sample_rate)
+    rows = audio_in_the_loop.loop_rows(config, cache, autoencoder, music, audio_batch=1)
+    timings = {name: [block(2)] for name, block in rows.items()}  # three steps with the warm-up
+    assert (autoencoder.encoded, autoencoder.decoded) == (6, 3)
+    windows = audio_in_the_loop.per_window(timings, batch_size=2, audio_batch=1)
+    for name, (timing,) in timings.items():
+        share = 0.5 if name == "from shards" else 1.0
+        assert windows[name][0].step == share * timing.step > 0
+    audio_in_the_loop.print_loop(timings, batch_size=2, audio_batch=1)
+
+
+def test_windows_of_music_are_pieces_of_it(audio_in_the_loop: Any) -> None:
+    music = [np.arange(100.0, 150.0), np.arange(3.0)]  # the second is too short
+    drawn = audio_in_the_loop.draw_audio(music, num=8, num_samples=20, seed=1)
+    assert drawn.shape == (8, 20)
+    assert (np.diff(drawn) == 1).all()
+    assert len({window[0] for window in drawn}) > 1
+    assert (drawn == audio_in_the_loop.draw_audio(music, num=8, num_samples=20, seed=1)).all()
