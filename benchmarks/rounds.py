@@ -41,11 +41,11 @@ Block = Callable[[int], Timing]
 
 def interleaved(rows: Mapping[str, Block], plan: Plan) -> dict[str, list[Timing]]:
     """Every row's timings, one a round; in a round the rows take turns, so that a busy neighbour meets all of them."""
-    planned = {name: plan.steps or planned(plan.seconds, block(1).step) for name, block in rows.items()}
+    lengths = {name: plan.steps or planned(plan.seconds, block(1).step) for name, block in rows.items()}
     timings: dict[str, list[Timing]] = {name: [] for name in rows}
     for _ in range(plan.rounds):
         for name, block in rows.items():
-            timings[name].append(block(planned[name]))
+            timings[name].append(block(lengths[name]))
     return timings
 
 

@@ -1,6 +1,9 @@
-"""Windows: a pure function of (seed, step), inside their tracks, the same for any number of processes."""
+"""Windows: a pure function of (seed, step), inside their tracks, the same for any number of processes or read ahead."""
 
 from __future__ import annotations
+
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.tasks import get_task
-from reencoder_trainer.windows import WindowLoader, draw_windows
+from reencoder_trainer.windows import ReadAhead, WindowLoader, draw_windows
 from tiny_cache import write_cache
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -108,3 +111,72 @@ def test_no_track_as_long_as_a_window_is_an_error(cache: LatentCache) -> None:
 def test_a_batch_must_divide_among_the_processes(cache: LatentCache) -> None:
     with pytest.raises(ConfigError, match="batch_size"):
         make_loader(cache).batch(0, batch_size=8, rank=0, world_size=3)
+
+
+def ahead(loader: WindowLoader, *, depth: int, rank: int = 0, world_size: int = 1, steps: int = 9) -> ReadAhead:
+    return ReadAhead(loader, batch_size=4, rank=rank, world_size=world_size, depth=depth, steps=steps, pin=False)
+
+
+@pytest.mark.parametrize("depth", [0, 2, 20])
+@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_read_ahead_are_the_same_in_order_from_any_step(
+    depth: int, first: int, rank: int, cache: LatentCache
+) -> None:
+    loader = make_loader(cache)
+    with ahead(loader, depth=depth, rank=rank, world_size=2) as batches:
+        for step in range(first, 9):
+            expected = loader.batch(step, batch_size=4, rank=rank, world_size=2)
+            batch = batches.batch(step)
+            assert batch.keys() == expected.keys()
+            assert all(torch.equal(batch[stream], expected[stream]) for stream in expected)
+
+
+def test_it_reads_depth_batches_ahead_each_once_and_none_after_the_last_step(
+    cache: LatentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader, read = make_loader(cache), []
+    original = loader.batch
+
+    def batch(step: int, **slicing: int) -> dict[str, torch.Tensor]:
+        read.append(step)
+        return original(step, **slicing)
+
+    monkeypatch.setattr(loader, "batch", batch)
+    with ahead(loader, depth=2, steps=6) as batches:
+        batches.batch(1)
+        wait_until_read(read, 3)
+        time.sleep(0.05)  # time for one too many
+        assert read == [1, 2, 3]
+        for step in range(2, 6):
+            batches.batch(step)
+    assert read == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_error_of_the_reader_comes_at_its_step_and_the_thread_ends(
+    depth: int, cache: LatentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = make_loader(cache)
+    original, before = loader.batch, set(threading.enumerate())
+
+    def batch(step: int, **slicing: int) -> dict[str, torch.Tensor]:
+        if step == 3:
+            raise CacheError("a shard is gone")
+        return original(step, **slicing)
+
+    monkeypatch.setattr(loader, "batch", batch)
+    with ahead(loader, depth=depth) as batches:
+        for step in range(3):
+            batches.batch(step)
+        assert len(set(threading.enumerate()) - before) == (depth > 0)
+        with pytest.raises(CacheError, match="a shard is gone"):
+            batches.batch(3)
+    assert set(threading.enumerate()) <= before
+
+
+def wait_until_read(read: list[int], count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(read) < count:
+        assert time.monotonic() < deadline, "nothing is read ahead"
+        time.sleep(0.005)

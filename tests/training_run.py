@@ -135,7 +135,8 @@ def write_config(path: Path, cache: Path, out: Path, **changes: Any) -> Path:
 
 def environment() -> dict[str, str]:
     """For processes of their own: they find this module, and leave the cores to each other."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from reencoder_pipeline.durable import write_whole
 TIMING_FIELDS = (
     "seconds", "steps_per_second", "data_share", "compute_share", "optimizer_share", "rest_share"
 )  # fmt: skip
-"""The only fields in which a resumed run's rows differ from an uninterrupted one's."""
+"""The only fields in which a resumed run's rows differ from an uninterrupted one's (it may repeat a warning, too)."""
 
 LINE_EVERY_SECONDS = 30.0  # where stderr is a file
 REDRAW_EVERY_SECONDS = 0.2  # where stderr is a terminal
@@ -69,6 +69,7 @@ class Journal:
         """A row and a line on stderr, if there is something to say."""
         if text is not None:
             self._file.write(json.dumps({"kind": "warning", "step": step, "text": text}) + "\n")
+            self._file.flush()
             self.say(f"step {step}: warning: {text}")
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:

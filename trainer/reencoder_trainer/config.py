@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from reencoder_pipeline.config import Config
 
@@ -88,13 +88,19 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> TrainConfig:
-        if self.output == "difference" and self.task != "m2s":
-            raise ValueError("output: difference is for m2s, whose two targets differ from each other")
-        if self.response_frames is not None and self.response_frames % 2 == 0:
-            raise ValueError("response_frames is odd: as many frames before as after")
-        return self
+    @field_validator("output")
+    @classmethod
+    def _fits_the_task(cls, output: str, info: ValidationInfo) -> str:
+        if output == "difference" and info.data.get("task", "m2s") != "m2s":
+            raise ValueError("difference is for m2s, whose two targets differ from each other")
+        return output
+
+    @field_validator("response_frames")
+    @classmethod
+    def _is_odd(cls, frames: int | None) -> int | None:
+        if frames is not None and frames % 2 == 0:
+            raise ValueError("is odd: as many frames before as after")
+        return frames
 
     @property
     def adversarial(self) -> bool:

@@ -182,7 +182,7 @@ class Learner:
         means = self.ranks.mean(torch.stack([value.detach().float() for value in values.values()])).tolist()
         named = dict(zip(values, means, strict=True))
         if not all(map(math.isfinite, means)):
-            bad = [stream for stream in self.task.streams if not torch.isfinite(batch[stream]).all()]
+            bad = [s for s in self.task.streams if self.ranks.any(not bool(torch.isfinite(batch[s]).all()))]
             text = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
             raise TrainingError(
                 "the loss or its gradient is not finite",

@@ -185,7 +185,14 @@ class Run:
         LatentSpec.from_dict(state.spec, where=path).require_same(self.cache.spec, where=path, remedy=remedy)
         if state.cache != self.cache.digest:
             raise CheckpointError("the run began with another cache", where=path, value=self.cache.path, remedy=remedy)
-        self.learner.load_state(state.learner)
+        try:
+            self.learner.load_state(state.learner)
+        except (KeyError, RuntimeError, ValueError):
+            raise CheckpointError(
+                "the training state is of another recipe than this configuration's",
+                where=path,
+                remedy=f"restore the run's own {self.folder.config.name}, or start another run with another out",
+            ) from None
         self.step, self.valid, self.pending = state.step, state.valid, state.pending
         self.last_checkpoint = f"{path} at step {self.step}"
 
