@@ -239,9 +239,8 @@ def make_learner(
         if condition.channels:
             encoder = ConditionEncoder(channels[1], condition.channels, blocks=condition.blocks, width=width)
         if config.adversarial:
-            discriminator = LatentDiscriminator(config.discriminator.channels).to(
-                ranks.device, memory_format=torch.channels_last
-            )
+            discriminator = LatentDiscriminator(config.discriminator.channels)
+            discriminator = discriminator.to(memory_format=torch.channels_last).to(ranks.device)
     mel = None
     if config.losses.mel:
         mel = load_decoded_mel(config.autoencoder, cache, normalisation.targets, device=ranks.device)
