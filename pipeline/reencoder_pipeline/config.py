@@ -179,7 +179,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(problem: Any, kind: type[BaseModel]) -> str:
     location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{location}: {problem['msg']} (found {problem['input']!r})"
+        return f"{location}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})"
     names = list(_field_names(kind, problem["loc"][:-1]))
     near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
