@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reencoder_eval.config import AutoencoderEvalConfig, EvalConfig
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.config import AutoencoderTrainConfig, CacheConfig, Config, load_config
+from reencoder_pipeline.zarr_shards import data_file
 from reencoder_trainer.config import TrainConfig
 from tiny_cache import write_cache
 
@@ -21,6 +23,7 @@ KINDS: dict[str, type[Config]] = {
     "eval": EvalConfig,
     "eval/autoencoder": AutoencoderEvalConfig,
 }
+LENGTHS = {"train": (400, 300, 200), "valid": (200,)}  # in frames; a window of 4 s has 172
 PAPER = ["bwe_s", "bwe_m", "bwe_m_l1", "bwe_m_l1_mel", "m2s_m"]
 
 
@@ -61,9 +64,18 @@ def test_the_papers_rows_are_literal(name: str) -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Latents shaped like the house autoencoder's, long enough for windows of 4 s."""
     spec = load_autoencoder("house").spec
-    return write_cache(
-        tmp_path_factory.mktemp("house") / "cache", train_frames=(400, 300, 200), valid_frames=(200,), spec=spec
+    path = write_cache(
+        tmp_path_factory.mktemp("house") / "cache",
+        train_frames=LENGTHS["train"],
+        valid_frames=LENGTHS["valid"],
+        spec=spec,
     )
+    for split in ("train", "valid"):
+        for stream, gain in (("left", 1.5), ("right", 0.5)):  # mono is neither: there is something to learn
+            file = data_file(path / "shards" / split, stream)
+            values = np.fromfile(file, dtype="<f2", count=sum(LENGTHS[split]) * spec.channels)
+            np.memmap(file, dtype="<f2", mode="r+", shape=values.shape)[:] = values * np.float16(gain)
+    return path
 
 
 @pytest.mark.parametrize("name", [*PAPER, "bwe_s_l1"])
