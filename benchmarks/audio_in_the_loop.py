@@ -31,11 +31,12 @@ from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.config import AutoencoderTrainConfig, load_config
 from reencoder_pipeline.corpus import read_corpus
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.ranks import Ranks
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.latent_module import SIZES
-from reencoder_trainer.step import Learner, autocast
+from reencoder_trainer.step import Learner
 from reencoder_trainer.stopwatch import Stopwatch
 from reencoder_trainer.train import make_learner
 from reencoder_trainer.windows import WindowLoader

@@ -24,13 +24,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reencoder_pipeline.cache import LatentCache, open_cache
+from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.latent_module import SIZES, LatentModule
 from reencoder_trainer.losses import reconstruction_loss
 from reencoder_trainer.normalisation import Normalisation
 from reencoder_trainer.optimisation import make_optimizer, set_rate
-from reencoder_trainer.step import autocast, stacked
+from reencoder_trainer.step import stacked
 from reencoder_trainer.train import train
 from reencoder_trainer.windows import WindowLoader
 

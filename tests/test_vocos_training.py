@@ -77,7 +77,7 @@ def test_a_run_folder_is_not_taken_over(music: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one_does(music: Path) -> None:
-    extra = {"adversary": ADVERSARY, "losses": {"mixing": 0.5}, "bfloat16": False}
+    extra = {"adversary": ADVERSARY, "losses": {"mixing": 0.5}, "precision": "float32"}
     train(music, "alone", steps=4, **extra)
     (music / "two.yaml").write_text(yaml.safe_dump(settings(music, "two", steps=4, **extra)))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--no-python", "--standalone"]

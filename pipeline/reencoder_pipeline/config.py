@@ -116,7 +116,9 @@ class AutoencoderTrainConfig(Config):
     warmup_steps: int = Field(300, ge=1)
     clip: float = Field(1.0, gt=0)
     ema: float = Field(0.998, ge=0, lt=1)
-    bfloat16: bool = True
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products (autocast); auto: bfloat16 where the device multiplies it, else float32"
+    )
     compile: bool = False
     seed: int = Field(0, ge=0)
     valid_every: int = Field(500, ge=0, description="steps between validations; 0: none")

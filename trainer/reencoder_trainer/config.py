@@ -73,7 +73,7 @@ class TrainConfig(Config):
         0.0, ge=0, lt=1, description="decay of an average of the weights, which is validated and released"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of matrix products (autocast); auto: bfloat16 on CUDA, float32 on the CPU"
+        "auto", description="of matrix products (autocast); auto: bfloat16 where the device multiplies it, else float32"
     )
     compile: bool = Field(False, description="torch.compile; pays after some minutes")
     seed: int = Field(0, ge=0, lt=2**63)

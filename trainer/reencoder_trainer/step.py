@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reencoder_pipeline.errors import TrainingError
+from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.ranks import Ranks
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.condition import ConditionEncoder, Posterior, standard_normal
@@ -216,9 +217,3 @@ def stacked(batch: Mapping[str, Tensor], streams: Sequence[str], device: torch.d
     """
     windows = torch.cat([batch[stream].to(device, non_blocking=True) for stream in streams], dim=2)
     return windows.transpose(1, 2)  # (B, T, C) -> (B, C, T)
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products in bfloat16 where asked for; "auto" asks for it on CUDA only."""
-    enabled = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

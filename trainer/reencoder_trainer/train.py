@@ -14,6 +14,7 @@ from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.interruptions import interruptions
 from reencoder_pipeline.journal import Journal
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.precision import resolved
 from reencoder_pipeline.ranks import Ranks, joined_ranks
 from reencoder_pipeline.run_folder import RunFolder, open_run
 from reencoder_pipeline.tasks import Task, get_task
@@ -60,6 +61,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with joined_ranks(config.device) as ranks, interruptions() as interrupted:
+        # The run keeps what "auto" comes to here: it must not go on in another precision elsewhere.
+        config = config.model_copy(update={"precision": resolved(config.precision, ranks.device)})
         cache, task = open_cache(config.cache), get_task(config.task)
         num_frames = cache.spec.frames_in(config.window_seconds)
         loader = WindowLoader(cache, task, split="train", num_frames=num_frames, seed=config.seed)

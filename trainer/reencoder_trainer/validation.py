@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from reencoder_pipeline.precision import Precision, autocast
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.condition import standard_normal
 from reencoder_trainer.losses import kl_divergence, reconstruction_loss
 from reencoder_trainer.normalisation import Normalisation
-from reencoder_trainer.step import Estimator, autocast, stacked
+from reencoder_trainer.step import Estimator, stacked
 from reencoder_trainer.windows import WindowLoader
 
 
@@ -21,7 +22,7 @@ def validate(
     normalisation: Normalisation,
     num_windows: int,
     batch_size: int,
-    precision: str,
+    precision: Precision,
     seed: int,
     device: torch.device,
 ) -> dict[str, float]:

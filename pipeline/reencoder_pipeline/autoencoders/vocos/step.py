@@ -21,6 +21,7 @@ from reencoder_pipeline.autoencoders.vocos.model import Vocos, mixtures
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.errors import TrainingError
+from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.ranks import Ranks
 
 
@@ -69,7 +70,7 @@ class Trainer:
         shares = torch.rand(config.batch_size, generator=generator)[rank::world_size][:pairs]
         noise, shares = noise.to(audio.device), shares.to(audio.device)
 
-        with self._autocast():
+        with autocast(audio.device, self.config.precision):
             decoded, mean, log_variance = self.parallel(audio, noise, shares)
         estimate, mixed = decoded.split([len(audio), pairs])
         losses = self._distances(estimate, audio, chosen)
@@ -80,7 +81,7 @@ class Trainer:
         adversary_terms: dict[str, float] = {}
         if self.adversary is not None and step >= config.adversary.from_step:
             adversary_terms["adversary"] = self._update_adversary(audio, estimate.detach())
-            with self._autocast():
+            with autocast(audio.device, self.config.precision):
                 fooled, features = generator_losses(self.adversary(audio), self.adversary(estimate))
             total = total + config.adversary.weight * fooled + config.adversary.features * features
             losses |= {"fooled": fooled, "features": features}
@@ -128,7 +129,7 @@ class Trainer:
 
     def _update_adversary(self, real: Tensor, fake: Tensor) -> float:
         assert self.adversary_optimizer is not None
-        with self._autocast():
+        with autocast(real.device, self.config.precision):
             # One call for both: DistributedDataParallel allows one forward before a backward.
             judged = self.parallel_adversary(torch.cat([real, fake]))
         halves = [(logits.float().chunk(2), [layer.chunk(2) for layer in seen]) for logits, seen in judged]
@@ -141,9 +142,6 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.parallel_adversary.parameters(), self.config.clip)
         self.adversary_optimizer.step()
         return loss.item()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16)
 
     def _require_finite(self, value: Tensor, losses: dict[str, Tensor], step: int) -> None:
         if self.ranks.any(not bool(torch.isfinite(value))):

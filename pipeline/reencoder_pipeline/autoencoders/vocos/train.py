@@ -22,6 +22,7 @@ from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.interruptions import interruptions
 from reencoder_pipeline.journal import Journal
+from reencoder_pipeline.precision import resolved
 from reencoder_pipeline.ranks import Ranks, joined_ranks
 from reencoder_pipeline.run_folder import RunFolder, open_run
 
@@ -47,6 +48,8 @@ def train_autoencoder(config: AutoencoderTrainConfig, *, resume: bool, progress:
     with joined_ranks(config.device) as ranks, interruptions() as interrupted:
         if config.batch_size % ranks.world_size:
             raise ConfigError("not a multiple of the processes", where="batch_size", value=config.batch_size)
+        # The run keeps what "auto" comes to here: it must not go on in another precision elsewhere.
+        config = config.model_copy(update={"precision": resolved(config.precision, ranks.device)})
         folder = RunFolder(Path(config.out), "autoencoder.safetensors")
         if ranks.is_first:
             open_run(folder, config.model_dump(mode="json"), may_change=MAY_CHANGE, resume=resume)

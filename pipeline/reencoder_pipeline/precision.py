@@ -1,0 +1,29 @@
+"""Which precision matrix products run in: bfloat16 if the processor has it, or float32."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """"auto" is bfloat16 on CUDA and on processors with AVX512-BF16 or AMX, float32 on all others.
+
+    A processor without them computes bfloat16 too, 20 times slower than float32 (measured with AVX2).
+    """
+    if precision != "auto":
+        return precision
+    native = device.type == "cuda" or (device.type == "cpu" and _multiplies_bfloat16())
+    return "bfloat16" if native else "float32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Matrix products in bfloat16, if `precision` comes to that on this device."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolved(precision, device) == "bfloat16")
+
+
+def _multiplies_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
