@@ -6,13 +6,16 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from reencoder_pipeline.command_line import SOME_FAILED
 from reencoder_pipeline.command_line import run as run_app
+
+if TYPE_CHECKING:
+    from reencoder_eval.config import EvalConfig
 
 DEFAULT = "run"
 
@@ -53,10 +56,8 @@ def run(
         return
     from reencoder_eval.evaluate import evaluate
 
-    values = dict(settings)
-    values["modules"] = [(entry.label, entry.path) for entry in settings.modules]
     try:
-        evaluation = evaluate(**values)
+        evaluation = evaluate(**arguments_of(settings))
     except KeyboardInterrupt:
         command = shlex.join(["reencoder-eval", *sys.argv[1:]])
         raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None
@@ -66,6 +67,36 @@ def run(
     if evaluation.failures:
         typer.echo(f"{len(evaluation.failures)} failures, see {settings.out / 'failures.jsonl'}", err=True)
         raise typer.Exit(SOME_FAILED)
+
+
+def arguments_of(settings: EvalConfig) -> dict[str, Any]:
+    """A configuration as the arguments of `evaluate`."""
+    from reencoder_eval.baselines.external import ExternalProgram
+
+    return {
+        **dict(settings),
+        "modules": [(entry.label, entry.path) for entry in settings.modules],
+        "baselines": [(entry.name, entry.weights) for entry in settings.baselines],
+        "external": [ExternalProgram(**dict(entry)) for entry in settings.external],
+    }
+
+
+@app.command("train-baseline")
+def train_baseline(
+    config: Annotated[Path, typer.Argument(help="a YAML file; configs/baseline/ has examples")],
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in the run folder")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")
+    ] = None,
+) -> None:
+    """Train Aero or MusicHiFi on raw audio by its paper's recipe. Prints the path of its weights."""
+    from reencoder_eval.config import BaselineTrainConfig
+    from reencoder_pipeline.config import load_config
+
+    settings = load_config(config, BaselineTrainConfig, set_ or [])
+    from reencoder_eval.baselines import train
+
+    typer.echo(train.train_baseline(settings, resume=resume, progress=lambda text: typer.echo(text, err=True)))
 
 
 @app.command()
@@ -79,20 +110,21 @@ def tables(
 
 
 def print_tables(run: Path, *, as_json: bool, markdown: bool) -> None:
-    from reencoder_eval import tables
-    from reencoder_eval.run_folder import COSTS, SCORES, read_json, read_rows
+    from reencoder_eval import tables, text_table
+    from reencoder_eval.run_folder import COSTS, LATENT_SCORES, SCORES, read_json, read_rows
 
-    summary, costs = tables.summarise(read_rows(run / SCORES)), read_json(run / COSTS)
+    summary = tables.summarise(read_rows(run / SCORES))
+    texts = tables.text_tables(summary, read_json(run / COSTS), read_json(run / LATENT_SCORES))
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     elif markdown:
-        typer.echo(tables.markdown(summary, costs), nl=False)
+        typer.echo("\n".join(text_table.markdown(table) for table in texts), nl=False)
     else:
         from rich.console import Console
 
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-        for table in tables.text_tables(summary, costs):
-            console.print(tables.terminal(table))
+        for table in texts:
+            console.print(text_table.terminal(table))
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,27 @@ class ModuleEntry(Config):
 
     label: str = Field(min_length=1)
     path: Path
+
+
+class BaselineEntry(Config):
+    """A system on raw audio; a model without weights is counted and not scored."""
+
+    name: str = Field(
+        min_length=1, description="folding, decorrelation, aero, musichifi_bwe, ...; package.module:function"
+    )
+    weights: Path | None = None
+
+
+class ExternalEntry(Config):
+    """A program that reads an audio file and writes one; `reencoder_eval.baselines.external` says how it is run."""
+
+    label: str = Field(min_length=1)
+    cmd: str = Field(min_length=1, description="with {input} and {output} or {outdir}; run without a shell")
+    output: str = Field("*.wav", description="pattern of the one file it makes in {outdir}")
+    sample_rate: int | None = Field(None, gt=0, description="of {input}; null: the full rate")
+    delay: int = Field(0, ge=0, description="samples that its output comes late, at the full rate")
+    timeout: float = Field(600.0, gt=0, description="seconds a clip")
+    environment: dict[str, str] = Field({}, description="variables added to those that are set")
 
 
 class ClipsConfig(Config):
@@ -44,6 +65,29 @@ class AutoencoderEvalConfig(ClipsConfig):
     out: Path | None = Field(None, description="null: out/eval/autoencoder/NAME/SPLIT")
 
 
+class BaselineTrainConfig(Config):
+    """`reencoder-eval train-baseline`: a baseline by its paper's recipe, at any size."""
+
+    baseline: Literal["aero", "musichifi_bwe", "musichifi_m2s"]
+    source: Path = Field(description="folder, list or manifest of audio; its train split is used")
+    pcm: Path = Field(description="folder for the decoded music, about 635 MB an hour")
+    out: Path = Field(description="run folder")
+    channels: int | None = Field(None, ge=1, description="of the generator; default: the published number")
+    discriminator_filters: int | None = Field(None, ge=1, description="default: the published number")
+    adversary_from: int = Field(0, ge=0, description="steps without a discriminator first")
+    steps: int = Field(ge=1)
+    batch_size: int = Field(16, ge=1)
+    excerpt_seconds: float = Field(2.0, gt=0)
+    seed: int = Field(0, ge=0)
+    valid_every: int = Field(500, ge=0, description="steps between validations; 0: none, and the last weights are kept")
+    valid_excerpts: int = Field(24, ge=1)
+    checkpoint_minutes: float = Field(4.0, gt=0)
+    log_every: int = Field(10, ge=1, description="steps that a row of metrics.jsonl averages")
+    tensorboard: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
+
+
 class EvalConfig(ClipsConfig):
     """`reencoder-eval CONFIG`: which clips go through which systems."""
 
@@ -51,13 +95,17 @@ class EvalConfig(ClipsConfig):
         "house", description="house, weights on disk, a hub id, or package.module:function; options after #"
     )
     modules: list[ModuleEntry] = Field([], description="trained modules; the other rows come by themselves")
-    task: Literal["bwe"] = "bwe"
+    baselines: list[BaselineEntry] = Field(
+        [], description="systems on raw audio, undistorted and after the autoencoder"
+    )
+    external: list[ExternalEntry] = Field([], description="programs, as further baselines")
+    task: Literal["bwe", "m2s"] = "bwe"
     out: Path
 
-    @field_validator("modules")
+    @field_validator("modules", "external", "baselines")
     @classmethod
-    def _labels_differ(cls, modules: list[ModuleEntry]) -> list[ModuleEntry]:
-        labels = [entry.label for entry in modules]
-        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"labels name the rows of the tables and must differ: {', '.join(repeated)} is repeated")
-        return modules
+    def _names_differ(cls, entries: list[Any]) -> list[Any]:
+        names = [entry.name if isinstance(entry, BaselineEntry) else entry.label for entry in entries]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"they name the rows of the tables and must differ: {', '.join(repeated)} is repeated")
+        return entries

@@ -52,7 +52,14 @@ class PcmExcerpts:
     """Random excerpts; batch k is a pure function of (seed, k)."""
 
     def __init__(
-        self, files: Sequence[Path], *, num_samples: int, sample_rate: int, low_band_share: float, seed: int
+        self,
+        files: Sequence[Path],
+        *,
+        num_samples: int,
+        sample_rate: int,
+        low_band_share: float = 0.0,
+        stereo: bool = False,
+        seed: int,
     ) -> None:
         maps = [np.memmap(file, dtype="<i2", mode="r").reshape(-1, 2) for file in files]
         self.maps = [track for track in maps if len(track) > num_samples]
@@ -60,13 +67,14 @@ class PcmExcerpts:
             raise CorpusError("every track is shorter than an excerpt", where="excerpt_seconds")
         self.ends = np.cumsum([len(track) - num_samples for track in self.maps])
         self.num_samples, self.sample_rate, self.seed = num_samples, sample_rate, seed
-        self.low_band_share = low_band_share
+        self.low_band_share, self.stereo = low_band_share, stereo
         self.hours = sum(len(track) for track in self.maps) / sample_rate / 3600
 
     def batch(self, step: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """This rank's share of the global batch: (batch / world_size, 1, num_samples) float32.
+        """This rank's share of the global batch: (batch / world_size, 1, num_samples) float32; 2 channels if `stereo`.
 
-        Left, right or mono of a random place, gain -12 to 0 dB, either polarity, a share with only the low band.
+        Both channels, or left, right or mono, of a random place, gain -12 to 0 dB, either polarity, a share with only
+        the low band.
         """
         return np.stack([self._excerpt(step, index) for index in range(rank, batch_size, world_size)])
 
@@ -76,8 +84,11 @@ class PcmExcerpts:
         track = int(np.searchsorted(self.ends, position, side="right"))
         start = position - (int(self.ends[track - 1]) if track else 0)
         stereo = self.maps[track][start : start + self.num_samples].astype(np.float32) / 32768.0
-        view = VIEWS[rng.integers(len(VIEWS))]
-        audio = {"left": stereo[:, 0], "right": stereo[:, 1], "mono": stereo.mean(axis=1)}[view][None]
+        if self.stereo:
+            audio = np.ascontiguousarray(stereo.T)  # (n, 2) -> (2, n)
+        else:
+            view = VIEWS[rng.integers(len(VIEWS))]
+            audio = {"left": stereo[:, 0], "right": stereo[:, 1], "mono": stereo.mean(axis=1)}[view][None]
         if rng.random() < self.low_band_share:
             audio = low_band(audio, sample_rate=self.sample_rate)
         polarity = 1.0 if rng.random() < 0.5 else -1.0

@@ -1,0 +1,33 @@
+"""What a baseline's adversarial training needs, so that one trainer serves every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+FeatureMaps = list[list[Tensor]]  # of each sub-discriminator, its feature maps; the last one is its scores
+
+
+@dataclass(frozen=True)
+class AdversarialTraining:
+    """A generator, its discriminator, and the losses of both.
+
+    `prepare` maps a full-rate excerpt (B, 1 or 2, n) to the generator's input, in whatever form, and the target audio
+    (B, 1, n); `generate` maps that input to the estimate (B, 1, n). `discriminator` maps audio (B, 1, n) to its
+    feature maps. `generator_loss(estimate, target, of_estimate, of_target)` gives the named terms, already weighted,
+    whose sum is minimised; without feature maps those that need no discriminator. `discriminator_loss(of_estimate,
+    of_target)` gives a scalar. Both networks take Adam with `learning_rate` and `betas`; after every step the learning
+    rate is multiplied by `decay` (1.0: it stays).
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    prepare: Callable[[Tensor], tuple[Tensor, Tensor]]
+    generate: Callable[[Tensor], Tensor]
+    generator_loss: Callable[[Tensor, Tensor, FeatureMaps, FeatureMaps], dict[str, Tensor]]
+    discriminator_loss: Callable[[FeatureMaps, FeatureMaps], Tensor]
+    learning_rate: float
+    betas: tuple[float, float]
+    decay: float = 1.0

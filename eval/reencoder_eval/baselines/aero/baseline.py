@@ -1,0 +1,76 @@
+"""Aero as a row of the table: the low band at its own rate, through the network in segments, at the full rate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reencoder_eval.baselines.aero.checkpoint import load_aero_weights
+from reencoder_eval.baselines.aero.layers import STRIDE
+from reencoder_eval.baselines.aero.model import Aero, AeroConfig
+from reencoder_eval.baselines.baseline import Baseline
+from reencoder_eval.baselines.segments import run_in_segments
+from reencoder_eval.flops import FlopCount, count_flops
+from reencoder_pipeline.audio import resample
+from reencoder_pipeline.corpus import file_digest
+from reencoder_pipeline.errors import EvaluationError
+
+# 2 s are kept of every 3.2 s, which costs 1.6 times the work of a single call; longer pieces than those of its training
+# (2 s) would make another model of it, and its attention takes 0.15 GB per tensor for 3.2 s, growing with the square.
+# No context makes segments equal a single call, whose level and group norms are those of all its audio. Measured with
+# random weights, 8 channels: segments of 1.2 s differ from a call of 4 s by -17 dB without context, by -28 to -31 dB
+# with 0.25, 0.5 and 1 s of it. The context here is one window of the recurrent layers, 0.6 s.
+SEGMENT_FRAMES = 700
+CONTEXT_FRAMES = 200
+
+
+def load_aero(*, weights: Path | None, device: str) -> Baseline:
+    """`weights` is a file of ours or of the original program; without one there is a cost and nothing to run."""
+    model = load_aero_weights(weights) if weights else Aero(AeroConfig()).eval()
+    parts = asdict(model.config), file_digest(weights) if weights else None, SEGMENT_FRAMES, CONTEXT_FRAMES
+    config = model.config
+    model.to(device)
+
+    def run(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+        """(1, samples) -> (1, samples) float32."""
+        if sample_rate != config.high_rate:
+            raise EvaluationError(
+                "this Aero makes audio of another rate",
+                where=weights,
+                value=f"{config.high_rate} Hz, and the clips have {sample_rate} Hz",
+                remedy="evaluate it on clips of its own rate",
+            )
+        low = torch.from_numpy(resample(audio, sample_rate, config.low_rate))[None]
+        estimate = run_in_segments(
+            lambda piece: model(piece.to(device)),
+            low,
+            segment=SEGMENT_FRAMES * config.low_hop,
+            context=CONTEXT_FRAMES * config.low_hop,
+            factor=config.factor,
+            multiple=STRIDE * config.low_hop,  # recurrent windows lie where they would in a single call
+        )
+        return estimate[0, :, : audio.shape[-1]].numpy()
+
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return Baseline(
+        name="aero",
+        label="Aero",
+        about=f"predicts the whole complex spectrum at {config.high_rate / 1000:g} kHz from audio at "
+        f"{config.low_rate / 1000:g} kHz, on waveforms: {millions:.1f} M parameters, our implementation",
+        task="bwe",
+        digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
+        run=run if weights else None,
+        count=lambda: count_aero(model),
+    )
+
+
+def count_aero(model: Aero, *, seconds: int = 1) -> FlopCount:
+    """A second in one piece, as the literature counts; segments with context add (segment + 2 context) / segment."""
+    device = next(model.parameters()).device
+    example = torch.zeros(1, 1, seconds * model.config.low_rate, device=device)
+    return count_flops(model, example, modules=[model], seconds=seconds)

@@ -1,0 +1,52 @@
+"""Aero's discriminator: MelGAN's, on the waveform at three rates (Kumar et al. 2019)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from reencoder_eval.baselines.adversarial import FeatureMaps
+
+DOWNSAMPLING = 4
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """(B, 1, n) -> for each rate, 1, 1/2, 1/4 and so on, the feature maps of its discriminator, scores last."""
+
+    def __init__(self, *, scales: int = 3, filters: int = 16, layers: int = 4) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(ScaleDiscriminator(filters, layers) for _ in range(scales))
+        self.halve = nn.AvgPool1d(4, stride=2, padding=1, count_include_pad=False)
+
+    def forward(self, audio: Tensor) -> FeatureMaps:
+        maps = []
+        for index, scale in enumerate(self.scales):
+            audio = self.halve(audio) if index else audio
+            maps.append(scale(audio))
+        return maps
+
+
+class ScaleDiscriminator(nn.Module):
+    """`layers` strided convolutions in groups of four channels between plain ones; (B, 1, n) -> layers + 3 maps."""
+
+    def __init__(self, filters: int, layers: int) -> None:
+        super().__init__()
+        widest = filters * DOWNSAMPLING ** (layers - 1)
+        width, convolutions = filters, [nn.Conv1d(1, filters, 15, padding=7, padding_mode="reflect")]
+        for _ in range(layers):
+            wider = min(width * DOWNSAMPLING, widest)
+            kernel = 10 * DOWNSAMPLING + 1
+            convolutions.append(
+                nn.Conv1d(width, wider, kernel, stride=DOWNSAMPLING, padding=kernel // 2, groups=width // 4)
+            )
+            width = wider
+        convolutions.append(nn.Conv1d(width, width, 5, padding=2))
+        self.layers = nn.ModuleList(weight_norm(convolution) for convolution in convolutions)
+        self.score = weight_norm(nn.Conv1d(width, 1, 3, padding=1))
+
+    def forward(self, audio: Tensor) -> list[Tensor]:
+        maps = [audio]
+        for layer in self.layers:
+            maps.append(F.leaky_relu(layer(maps[-1]), 0.2))
+        return [*maps[1:], self.score(maps[-1])]

@@ -1,0 +1,47 @@
+"""A trained MusicHiFi as one safetensors file, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from reencoder_eval.baselines.musichifi.generator import GeneratorSizes
+from reencoder_eval.baselines.musichifi.model import MusicHiFi, MusicHiFiTask
+from reencoder_eval.baselines.weights import read_baseline, restore, save_baseline
+from reencoder_pipeline.errors import CheckpointError
+
+
+def save_musichifi(path: Path, model: MusicHiFi, *, training: Mapping[str, Any]) -> None:
+    """Write the generator, the weight norm of its training multiplied out; `training` says where it comes from."""
+    sizes = asdict(model.generator.sizes)
+    save_baseline(path, plain_state(model.generator), kind=f"musichifi_{model.task}", sizes=sizes, training=training)
+
+
+def load_musichifi(path: Path, *, task: MusicHiFiTask) -> MusicHiFi:
+    """What save_musichifi wrote, in eval mode on the CPU; CheckpointError for anything else, and for another task."""
+    state, sizes, _ = read_baseline(path, kind=f"musichifi_{task}")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()}
+    try:
+        model = MusicHiFi(task, GeneratorSizes(**values))
+    except (TypeError, AssertionError):
+        raise CheckpointError("sizes that this program does not know", where=path, value=sizes) from None
+    restore(model.generator, state, where=path)
+    return model.eval()
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module as it would be without weight norm, which stays in place.
+
+    torch removes parametrisations from a class that a module shares with its copies: removed from a copy, they are
+    gone from the original.
+    """
+    state = {name: tensor for name, tensor in module.state_dict().items() if "parametrizations." not in name}
+    for name, part in module.named_modules():
+        if parametrize.is_parametrized(part, "weight"):
+            state[f"{name}.weight"] = cast(Tensor, part.weight)
+    return state

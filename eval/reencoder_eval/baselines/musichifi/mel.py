@@ -1,0 +1,57 @@
+"""Spectra whose frame t is centred on hop t, and the log-mel input that is made of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reencoder_pipeline.torchaudio_guard import import_torchaudio
+
+FLOOR = 1e-5  # of a mel magnitude, before the logarithm
+
+
+class LogMel(nn.Module):
+    """(B, 1, L) -> natural logarithms of mel magnitudes, (B, bands, frames), frames = max(2, ceil(L / hop))."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, *, sample_rate: int, window: int, hop: int, bands: int) -> None:
+        super().__init__()
+        self.hop = hop
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        filters = mel_filters(window, bands=bands, sample_rate=sample_rate)
+        self.register_buffer("filters", filters, persistent=False)
+
+    @property
+    def context(self) -> int:
+        """Frames to each side of its own that a frame shares samples with."""
+        return -(-(len(self.window) - self.hop) // 2 // self.hop)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        # Reflection at the edges needs more samples than a window reaches past its frame: two hops, when it is four.
+        short = max(0, 2 * self.hop - audio.shape[-1])
+        magnitude = spectrum(F.pad(audio, (0, short)), window=self.window, hop=self.hop).abs()
+        with torch.autocast(audio.device.type, enabled=False):
+            return (self.filters @ magnitude).clamp(min=FLOOR).log()
+
+
+def spectrum(audio: Tensor, *, window: Tensor, hop: int) -> Tensor:
+    """(B, 1, L) -> complex (B, window // 2 + 1, ceil(L / hop)); frame t is centred on hop t, not on its start.
+
+    The last hop is filled up with zeros; the edges reflect.
+    """
+    audio = F.pad(audio.float(), (0, -audio.shape[-1] % hop))
+    reach = (len(window) - hop) // 2
+    audio = F.pad(audio, (reach, reach), mode="reflect")[:, 0]
+    return torch.stft(audio, len(window), hop, window=window, center=False, return_complex=True)
+
+
+def mel_filters(n_fft: int, *, bands: int, sample_rate: int) -> Tensor:
+    """(bands, n_fft // 2 + 1) Slaney mel filters of area 1. Where bands are narrower than bins, some are all zeros."""
+    functional = import_torchaudio().functional
+    filters = functional.melscale_fbanks(
+        n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm="slaney", mel_scale="slaney"
+    )
+    return filters.T.contiguous()  # (bins, bands) -> (bands, bins)
