@@ -53,6 +53,9 @@ class TrainConfig(Config):
     output: Literal["direct", "residual", "difference"] = Field(
         "direct", description="what is predicted: the target; what to add to the input; or half of left minus right"
     )
+    normalisation: Literal["own", "shared"] = Field(
+        "own", description="of latents: by each stream's own statistics, or all by mono's, so that a copy is a copy"
+    )
     response_frames: int | None = Field(
         None, ge=1, description="odd: GRN looks at that many frames around each one (streaming); default: all frames"
     )

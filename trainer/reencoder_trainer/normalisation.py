@@ -11,6 +11,8 @@ from torch import Tensor
 from reencoder_pipeline.cache import Statistics
 from reencoder_pipeline.tasks import Task
 
+SHARED = "mono"  # the stream that every task has
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -44,14 +46,21 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How a task's inputs and targets are scaled: each by its own streams' statistics over the training split."""
+    """How a task's inputs and targets are scaled, by statistics over the training split."""
 
     inputs: Scaling
     targets: Scaling
 
     @classmethod
-    def of_task(cls, statistics: Mapping[str, Statistics], task: Task) -> Normalisation:
-        return cls(Scaling.of_streams(statistics, task.inputs), Scaling.of_streams(statistics, task.targets))
+    def of_task(cls, statistics: Mapping[str, Statistics], task: Task, *, shared: bool = False) -> Normalisation:
+        """Each stream by its own statistics or, `shared`, all by those of mono.
+
+        Shared, copying normalised latents is copying latents. On their own, left and right deviate more than mono: a
+        module whose output starts at its input starts beside the mono copy, at an L1 of 0.244 and not 0.209, and what
+        `difference` cannot reach is 0.087 instead of 0.032.
+        """
+        streams = ((SHARED,) * len(names) if shared else names for names in (task.inputs, task.targets))
+        return cls(*(Scaling.of_streams(statistics, names) for names in streams))
 
     def to(self, device: torch.device | str) -> Normalisation:
         return Normalisation(self.inputs.to(device), self.targets.to(device))

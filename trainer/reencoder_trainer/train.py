@@ -222,7 +222,8 @@ def make_learner(
     config: TrainConfig, cache: LatentCache, task: Task, *, num_frames: int, ranks: Ranks, stopwatch: Stopwatch
 ) -> Learner:
     """Everything that is trained, its weights a function of the seed; the caller's random state is left alone."""
-    normalisation = Normalisation.of_task(cache.statistics, task).to(ranks.device)
+    shared = config.normalisation == "shared"
+    normalisation = Normalisation.of_task(cache.statistics, task, shared=shared).to(ranks.device)
     channels = normalisation.inputs.num_channels, normalisation.targets.num_channels
     blocks, width = config.blocks or SIZES[config.size].blocks, config.width or SIZES[config.size].width
     condition, discriminator, encoder = config.condition, None, None
