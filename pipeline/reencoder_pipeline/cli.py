@@ -185,6 +185,25 @@ def fetch(
         raise typer.Exit(SOME_FAILED)
 
 
+@app.command()
+def fma(
+    folder: Annotated[Path, typer.Argument(help="The folder fma_small, the one with 000/000002.mp3 in it.")],
+    tracks: Annotated[Path, typer.Option(help="tracks.csv of fma_metadata.zip.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write (.jsonl); paths in it are relative to it.")],
+    num_clips: Annotated[int, typer.Option(min=1, help="How many clips to choose.")] = 673,
+    seed: Annotated[int, typer.Option(help="What the choice depends on.")] = 0,
+) -> None:
+    """List clips of FMA-small that are fit for a test set, chosen by a seed. data_manifests/fma_small.md says how."""
+    from reencoder_pipeline.fma import build_fma_manifest
+
+    made = build_fma_manifest(
+        folder, tracks, out=out, num_clips=num_clips, seed=seed, workers=os.cpu_count() or 1, progress=_say
+    )
+    print(made.path)
+    if len(made.rows) < num_clips:
+        raise typer.Exit(SOME_FAILED)
+
+
 def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in any encoding
