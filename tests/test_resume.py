@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import reencoder_trainer.train as train_module
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError
@@ -231,3 +232,14 @@ def test_a_state_of_another_recipe_is_an_error_even_without_its_config(
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(CheckpointError, match="of another recipe"):
         run(cache, tmp_path, resume=True, **changes)
+
+
+def test_a_setting_younger_than_the_run_has_its_default_there(cache: Path, tmp_path: Path) -> None:
+    run(cache, tmp_path / "run", steps=2)
+    file = tmp_path / "run" / "config.yaml"
+    settings = yaml.safe_load(file.read_text())
+    assert settings.pop("normalisation") == "own"
+    file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match="normalisation: 'own' in the run, 'shared' now"):
+        run(cache, tmp_path / "run", steps=4, resume=True, normalisation="shared")
+    run(cache, tmp_path / "run", steps=4, resume=True)

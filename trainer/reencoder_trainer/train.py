@@ -75,7 +75,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
 
         folder = RunFolder(config.out, "module.safetensors")
         if ranks.is_first:
-            open_run(folder, config.model_dump(mode="json"), may_change=MAY_CHANGE, resume=resume)
+            open_run(folder, config, may_change=MAY_CHANGE, resume=resume)
         run = Run(folder, cache=cache, learner=learner)
         if resume:
             run.restore()

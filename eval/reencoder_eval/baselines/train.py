@@ -47,7 +47,7 @@ def train_baseline(config: BaselineTrainConfig, *, resume: bool, progress: Calla
         if ranks.world_size > 1:
             raise ConfigError("baselines are trained by one process", where="torchrun", value=ranks.world_size)
         folder = RunFolder(config.out, "baseline.safetensors")
-        open_run(folder, config.model_dump(mode="json"), may_change=MAY_CHANGE, resume=resume)
+        open_run(folder, config, may_change=MAY_CHANGE, resume=resume)
         excerpts, unseen = open_music(config, progress=progress)
         learner = Learner(recipe(config), device=ranks.device)
         if resume and folder.state.exists():

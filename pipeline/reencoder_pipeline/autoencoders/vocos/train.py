@@ -52,7 +52,7 @@ def train_autoencoder(config: AutoencoderTrainConfig, *, resume: bool, progress:
         config = config.model_copy(update={"precision": resolved(config.precision, ranks.device)})
         folder = RunFolder(Path(config.out), "autoencoder.safetensors")
         if ranks.is_first:
-            open_run(folder, config.model_dump(mode="json"), may_change=MAY_CHANGE, resume=resume)
+            open_run(folder, config, may_change=MAY_CHANGE, resume=resume)
         shape = VocosConfig(**config.model.model_dump())
         excerpts, unseen = open_music(config, shape, ranks, progress=progress)
         trainer = Trainer(shape, config, ranks)
