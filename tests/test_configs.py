@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reencoder_eval.config import AutoencoderEvalConfig, EvalConfig
+from reencoder_eval.config import AutoencoderEvalConfig, BaselineTrainConfig, EvalConfig
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.config import AutoencoderTrainConfig, CacheConfig, Config, load_config
 from reencoder_pipeline.zarr_shards import data_file
@@ -22,6 +22,7 @@ KINDS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "eval/autoencoder": AutoencoderEvalConfig,
+    "baseline": BaselineTrainConfig,
 }
 LENGTHS = {"train": (400, 300, 200), "valid": (200,)}  # in frames; a window of 4 s has 172
 PAPER = ["bwe_s", "bwe_m", "bwe_m_l1", "bwe_m_l1_mel", "m2s_m"]
@@ -33,7 +34,7 @@ def test_config_loads_and_names_its_command(path: Path) -> None:
     load_config(path, kind)
     comment = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert "reencoder-" in comment or "make demo" in comment
-    if path.parent.name in ("train", "autoencoder"):
+    if path.parent.name in ("train", "autoencoder", "baseline"):
         assert "Time: " in comment
         assert "Result: " in comment
         assert "Time: - " not in comment, "measured, or said why not"

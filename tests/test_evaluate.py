@@ -16,14 +16,26 @@ import yaml
 from typer.testing import CliRunner
 
 import reencoder_eval.evaluate as evaluation
-from reencoder_eval.cli import app
+from reencoder_eval import scoring
+from reencoder_eval.cli import app, arguments_of
 from reencoder_eval.clips import ClipAudio, choose_clips
 from reencoder_eval.config import EvalConfig
 from reencoder_eval.costs import measure_costs
 from reencoder_eval.evaluate import Evaluation, run_systems
 from reencoder_eval.metrics import METRICS
-from reencoder_eval.run_folder import COSTS, FAILURES, JOURNAL, REPORT, RUN, SCORES, audio_path, read_rows
-from reencoder_eval.systems import System, bwe_systems
+from reencoder_eval.run_folder import (
+    COSTS,
+    FAILURES,
+    JOURNAL,
+    LATENT_SCORES,
+    LATENTS,
+    REPORT,
+    RUN,
+    SCORES,
+    audio_path,
+    read_rows,
+)
+from reencoder_eval.systems import System, systems_of
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.corpus import read_corpus
@@ -98,8 +110,7 @@ Evaluate = Callable[..., Evaluation]
 def evaluate(settings: dict[str, Any]) -> Evaluate:
     def run(out: Path, **changes: Any) -> Evaluation:
         config = EvalConfig.model_validate({**settings, **changes, "out": out})
-        modules = [(entry.label, entry.path) for entry in config.modules]
-        return evaluation.evaluate(**{**dict(config), "modules": modules})
+        return evaluation.evaluate(**arguments_of(config))
 
     return run
 
@@ -118,10 +129,10 @@ def scores_of(run: Path, system: str) -> list[dict[str, float]]:
 
 @pytest.fixture
 def no_new_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **settings: object) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(evaluation, "score_channels", refuse)
+    monkeypatch.setattr(scoring, "score_clip", refuse)
 
 
 @pytest.fixture
@@ -136,7 +147,7 @@ def test_every_clip_is_scored_for_every_system(finished: Path) -> None:
     assert [(row["clip"], row["system"]) for row in rows] == [(clip, name) for clip in clips for name in ROWS]
     assert len(clips) == CLIPS
     for row in rows:
-        assert tuple(row["scores"]) == METRICS
+        assert tuple(row["scores"]) == (*METRICS, "lsd_full", "lsd_low", "lsd_high", "latent_l1")
         assert np.isfinite(list(row["scores"].values())).all()
     assert read_rows(finished / FAILURES) == []
     assert not (finished / JOURNAL).exists()
@@ -175,9 +186,29 @@ def test_costs_are_those_of_the_module_and_of_the_passes_around_it(finished: Pat
     assert costs["systems"]["ours:S <1>"]["times_real_time"] > 0
 
 
+def test_models_of_hearing_are_asked_only_where_wanted(
+    finished: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "zimtohrli" not in scores_of(finished, "sinc")[0]
+    monkeypatch.setattr(scoring, "zimtohrli_mos", lambda *_, sample_rate: 3.5)
+    monkeypatch.setattr(evaluation, "require_available", lambda names: None)
+    evaluate(tmp_path / "run", num_clips=1, quality=["zimtohrli"])
+    assert scores_of(tmp_path / "run", "sinc")[0]["zimtohrli"] == 3.5
+    assert "Zimtohrli" in (tmp_path / "run" / REPORT).read_text()
+
+
+def test_scores_in_latent_space(finished: Path) -> None:
+    frechet = json.loads((finished / LATENT_SCORES).read_text())["frechet"]
+    assert tuple(frechet) == ROWS
+    for system in ROWS[:2]:
+        assert all(scores["latent_l1"] > 0.01 for scores in scores_of(finished, system))
+    assert frechet["ours:S <1>"] == frechet["autoencoder_low_band"] > 0
+    assert len(list((finished / LATENTS).iterdir())) == CLIPS * (len(ROWS) + 1)
+
+
 @pytest.mark.usefixtures("no_new_scores")
 def test_running_again_scores_nothing_again(finished: Path, evaluate: Evaluate) -> None:
-    names = (SCORES, COSTS, RUN, REPORT)
+    names = (SCORES, COSTS, RUN, REPORT, LATENT_SCORES)
     before = {name: (finished / name).read_bytes() for name in names}
     evaluate(finished)
     assert {name: (finished / name).read_bytes() for name in names} == before
@@ -188,8 +219,8 @@ def test_only_what_changed_is_scored_again(
     finished: Path, evaluate: Evaluate, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[float] = []
-    whole = evaluation.score_channels
-    monkeypatch.setattr(evaluation, "score_channels", lambda *a: scored.append(1) or whole(*a))
+    whole = scoring.score_clip
+    monkeypatch.setattr(scoring, "score_clip", lambda *a, **k: scored.append(1) or whole(*a, **k))
     evaluate(out := tmp_path / "run", num_clips=2)
     assert len(scored) == 2 * len(ROWS)
     scored.clear()
@@ -211,15 +242,15 @@ def test_only_what_changed_is_scored_again(
 def test_an_interrupted_run_goes_on(
     finished: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = evaluation.score_channels, iter(range(1000))
+    whole, calls = scoring.score_clip, iter(range(1000))
 
-    def interrupt(*arguments: Any) -> Any:
+    def interrupt(*arguments: Any, **settings: Any) -> Any:
         if next(calls) == 5:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(*arguments, **settings)
 
     out = tmp_path / "run"
-    monkeypatch.setattr(evaluation, "score_channels", interrupt)
+    monkeypatch.setattr(scoring, "score_clip", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(out)
     assert not (out / SCORES).exists()  # not complete, and nothing takes it for complete
@@ -227,7 +258,7 @@ def test_an_interrupted_run_goes_on(
     with (out / JOURNAL).open("a") as journal:
         journal.write('{"clip": "torn')
     scored: list[int] = []
-    monkeypatch.setattr(evaluation, "score_channels", lambda *a: scored.append(1) or whole(*a))
+    monkeypatch.setattr(scoring, "score_clip", lambda *a, **k: scored.append(1) or whole(*a, **k))
     evaluate(out)
     assert len(scored) == CLIPS * len(ROWS) - 5
     assert read_rows(out / SCORES) == read_rows(finished / SCORES)
@@ -240,7 +271,9 @@ def test_scoring_processes_change_nothing(finished: Path, evaluate: Evaluate, tm
     found = read_rows(tmp_path / "run" / SCORES)
     assert [row["key"] for row in found] == [row["key"] for row in expected]
     for row, other in zip(found, expected, strict=True):
-        assert row["scores"] == pytest.approx(other["scores"], rel=1e-4)
+        of_all_clips = {"latent_l1"}  # in units that the whole run decides
+        scores, others = ({k: v for k, v in r["scores"].items() if k not in of_all_clips} for r in (row, other))
+        assert scores == pytest.approx(others, rel=1e-4)
 
 
 def broken(audio: ClipAudio) -> np.ndarray:
@@ -253,7 +286,7 @@ def test_a_failing_system_is_named_and_the_others_go_on(songs: Path, autoencoder
     choice = choose_clips(read_corpus(songs), task="bwe", num_clips=3, clip_seconds=1.0, seed=0)
     clips = [replace(clip, start=clip.start - clip.start % 2 + number % 2) for number, clip in enumerate(choice.clips)]
     task = get_task("bwe")
-    systems = [*bwe_systems(task, autoencoder)[1:2], System("broken", "Broken", "fails", "0", broken)]
+    systems = [*systems_of(task, autoencoder)[1:2], System("broken", "Broken", "fails", "0", broken)]
     result = run_systems(
         systems,
         [*clips, replace(clips[0], start=10**9)],
@@ -301,7 +334,7 @@ def test_an_uncountable_autoencoder_is_evaluated_all_the_same(
     clip = choose_clips(read_corpus(songs), task="bwe", num_clips=1, clip_seconds=1.0, seed=0).clips[0]
     task = get_task("bwe")
     audio = evaluation.load_clip(clip, task=task, sample_rate=RATE, resampler="soxr_vhq")
-    measure_costs(bwe_systems(task, Wrapped()), audio, autoencoder=Wrapped(), device="cpu", path=tmp_path / COSTS)
+    measure_costs(systems_of(task, Wrapped()), audio, autoencoder=Wrapped(), device="cpu", path=tmp_path / COSTS)
     count = json.loads((tmp_path / COSTS).read_text())["autoencoder"]["encode"]
     assert count["gflops"] is None
     assert "no module with weights" in count["note"]

@@ -41,5 +41,6 @@ def test_an_output_that_starts_at_its_input_starts_at_the_mono_copy_only_where_i
 
 
 def test_a_channel_that_never_varies_keeps_its_scale() -> None:
-    scaling = Scaling.of_streams({"mono": Statistics(mean=np.ones(1, np.float32), std=np.zeros(1, np.float32))}, ["mono"])
+    statistics = Statistics(mean=np.ones(1, np.float32), std=np.zeros(1, np.float32))
+    scaling = Scaling.of_streams({"mono": statistics}, ["mono"])
     assert scaling.apply(torch.full((1, 1, 2), 3.0)).tolist() == [[[2.0, 2.0]]]

@@ -11,16 +11,30 @@ import pytest
 from typer.testing import CliRunner
 
 from reencoder_eval.cli import app
-from reencoder_eval.run_folder import COSTS, MARKDOWN, SCORES, TABLES, write_json, write_rows
-from reencoder_eval.tables import RESAMPLES, markdown, resample_weights, summarise, text_tables, write_tables
+from reencoder_eval.run_folder import COSTS, LATENT_SCORES, MARKDOWN, SCORES, TABLES, write_json, write_rows
+from reencoder_eval.tables import RESAMPLES, resample_weights, summarise, text_tables, write_tables
+from reencoder_eval.text_table import markdown
 from reencoder_pipeline.errors import EvaluationError
 
+
+def count(gflops: float | None) -> dict[str, Any]:
+    if gflops is None:
+        return {"gflops": None, "note": "cannot be counted"}
+    return {"gflops": gflops, "gflops_torch": gflops / 2, "parameters": 4_300_000, "note": None}
+
+
+def cost(label: str, stages: list[str], module: dict[str, Any] | None, speed: float | None, **more: Any) -> Any:
+    return {"label": label, "trained": True, "stages": stages, "module": module, "times_real_time": speed, **more}
+
+
 COST: dict[str, Any] = {
-    "autoencoder": {"encode": {"gflops": 1.0}, "decode": {"gflops": 2.0}},
+    "machine": "a machine",
+    "autoencoder": {"encode": count(1.0), "decode": count(2.0)},
     "systems": {
-        "ours:S": {"stages": ["encode", "decode"], "module": {"gflops": 0.368}, "times_real_time": 12.34},
-        "sinc": {"stages": [], "module": None, "times_real_time": None},
-        "autoencoder": {"stages": ["encode", "decode"], "module": {"gflops": None}, "times_real_time": 20.0},
+        "ours:S": cost("the ours:S", ["encode", "decode"], count(0.368), 12.34, peak_bytes=5_400_000),
+        "sinc": cost("the sinc", [], None, None),
+        "autoencoder": cost("the autoencoder", ["encode", "decode"], count(None), 20.0),
+        "aero": cost("Aero", [], count(85.3), None, trained=False),
     },
 }
 
@@ -164,11 +178,47 @@ def test_costs_are_shown_where_they_are_known(run: Path) -> None:
     assert scores["the ours:S"] == ("0.37", "3.00", "12.3")
     assert scores["the sinc"] == scores["the autoencoder_low_band"] == ("-", "-", "-")
     assert scores["the autoencoder"] == ("-", "3.00", "20")
-    assert (run / MARKDOWN).read_text() == markdown(summary, COST)
+    costs = {cells[0]: cells[1:] for cells in text_tables(summary, COST)[-1].rows}
+    assert costs["Autoencoder, encode"] == ("4.30", "1.00", "0.50", *"-----")
+    assert costs["the ours:S"] == ("4.30", "0.37", "0.18", "1.00", "2.00", "3.37", "12.3", "5")
+    assert costs["the autoencoder"] == ("-", "-", "-", "1.00", "2.00", "3.00", "20", "-")
+    assert costs["Aero (no weights: counted only)"] == ("4.30", "85.30", "42.65", "-", "-", "85.30", "-", "-")
+    assert "the sinc" not in costs
+    assert (run / MARKDOWN).read_text() == "\n".join(markdown(table) for table in text_tables(summary, COST))
     assert json.loads((run / TABLES).read_text()) == summary.to_dict()
 
 
 def test_markdown_keeps_its_columns_whatever_a_label_holds(run: Path) -> None:
     rows = [{**row("sinc", "a", "x", stft_d_full=1.0), "label": "a | b"}]
-    table = [line for line in markdown(summarise(rows), None).splitlines() if line.startswith("|")]
+    table = [line for line in markdown(text_tables(summarise(rows))[0]).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in table} == {11}
+
+
+def stereo_row(system: str, clip: str, balance: float, **scores: float | None) -> dict[str, Any]:
+    return row(system, clip, clip, balance=balance, balance_reference=float(clip), **scores)
+
+
+def test_stereo_rows_make_tables_of_their_own_and_rows_of_a_balance_none() -> None:
+    full = {"stft_d_left": 1.0, "stft_d_right": 2.0, "stft_d_side": 3.0, "stft_d_mid": 0.5, "coherence_error": 0.25}
+    rows = [
+        stereo_row(system, clip, 0.0, **{name: value + shift for name, value in full.items()})
+        for clip in ("1", "2")
+        for system, shift in (("autoencoder", 0.0), ("autoencoder_mono", 1.0), ("ours:M:lambda=1", 0.5))
+    ]
+    rows += [stereo_row("ours:M:lambda=0.5", clip, 0.3) for clip in ("1", "2")]
+    summary = summarise(rows)
+    assert summary.task == "m2s"
+    assert list(summary.labels) == ["autoencoder", "autoencoder_mono", "ours:M:lambda=1"]
+    assert summary.comparisons["ours:M:lambda=1"]["stft_d_left"].gap_closed is not None
+    distances, differences, cues, *_ = text_tables(summary)
+    assert distances.rows[0][:6] == ("the autoencoder", "-", "-", "-", "1.00 [1.00, 1.00]", "2.00")
+    assert "STFT-D mid" in differences.columns
+    assert cues.rows[2][4] == "0.75 [0.75, 0.75]"
+
+
+def test_frechet_distances_have_a_table_of_their_own(run: Path) -> None:
+    write_json(run / LATENT_SCORES, {"frechet": {"sinc": 1.25, "ours:S": None}, "frames": 860, "clips": 2})
+    write_tables(run)
+    assert "860 frames of 2 clips" in (run / MARKDOWN).read_text()
+    assert "| the sinc | 1.25 |" in (run / MARKDOWN).read_text()
+    assert "| the ours:S | - |" in (run / MARKDOWN).read_text()

@@ -39,9 +39,10 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(songs: Path, out: Path, baseline: str, **changes: Any) -> BaselineTrainConfig:
     values = {
-        "baseline": baseline, "source": songs, "pcm": out.parent / "pcm", "out": out, "channels": BASELINES[baseline][1],
-        "discriminator_filters": 4, "steps": 4, "batch_size": 2, "excerpt_seconds": 0.25, "valid_every": 2,
-        "valid_excerpts": 2, "log_every": 1, "tensorboard": False, "device": "cpu", "threads": 1,
+        "baseline": baseline, "source": songs, "pcm": out.parent / "pcm", "out": out,
+        "channels": BASELINES[baseline][1], "discriminator_filters": 4, "steps": 4, "batch_size": 2,
+        "excerpt_seconds": 0.25, "valid_every": 2, "valid_excerpts": 2,
+        "log_every": 1, "tensorboard": False, "device": "cpu", "threads": 1,
     }  # fmt: skip
     return BaselineTrainConfig.model_validate({**values, **changes})
 

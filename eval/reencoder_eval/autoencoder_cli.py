@@ -95,7 +95,7 @@ def card(
 def _print_tables(tables) -> None:
     from rich.console import Console
 
-    from reencoder_eval.tables import terminal
+    from reencoder_eval.text_table import terminal
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
     for table in tables:

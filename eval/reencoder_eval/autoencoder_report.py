@@ -23,9 +23,10 @@ from reencoder_eval.excerpts import Excerpt, load_excerpts
 from reencoder_eval.latent_diagnostics import DIAGNOSTICS_VERSION, diagnose
 from reencoder_eval.latent_figure import latent_figure
 from reencoder_eval.listening_page import write_report
+from reencoder_eval.paper import TABLE_1
 from reencoder_eval.run_folder import AUTOENCODER, COSTS, LATENTS_FIGURE, plain, read_json, write_json
-from reencoder_eval.systems import bwe_systems
-from reencoder_eval.tables import BANDS, PAPER_TABLE_1, Summary, write_tables
+from reencoder_eval.systems import systems_of
+from reencoder_eval.tables import Summary, write_tables
 from reencoder_eval.weights_record import weights_record
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.durable import write_whole
@@ -78,7 +79,7 @@ def evaluate_autoencoder(
     weights = weights_record(name, digest=coder.spec.weights)
     tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
     choice = choose_clips(tracks, task="bwe", num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
-    systems = [system for system in bwe_systems(get_task("bwe"), coder, device=device) if system.name in ROWS]
+    systems = [system for system in systems_of(get_task("bwe"), coder, device=device) if system.name in ROWS]
     described = describe(choice, listening_clips=listening_clips)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -210,13 +211,8 @@ def scores(summary: Summary) -> dict[str, dict[str, Any]]:
 
 
 def paper_scores() -> dict[str, Any]:
-    label, gflops, stft, mel = PAPER_TABLE_1[0]
-    values = {
-        f"{metric}_{band}": value
-        for metric, triple in (("stft_d", stft), ("mel_d", mel))
-        for band, value in zip(BANDS, triple, strict=True)
-    }
-    return {"label": label, "gflops": gflops, **values}
+    row = TABLE_1[0]
+    return {"label": row.label, "gflops": row.gflops, **row.values}
 
 
 def versions() -> dict[str, str]:

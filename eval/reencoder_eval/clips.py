@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from reencoder_eval.metrics import SILENCE_DBFS, level_dbfs
+from reencoder_eval.stereo_metrics import near_mono as is_near_mono
 from reencoder_pipeline.audio import Audio, audio_header, downmix, low_band, resample
 from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.errors import AudioError, EvaluationError
@@ -43,6 +44,7 @@ class ClipChoice:
 
     clips: tuple[Clip, ...]
     silent: tuple[Clip, ...]
+    near_mono: tuple[Clip, ...]
     too_short: tuple[str, ...]
     failures: tuple[AudioError, ...]
 
@@ -68,14 +70,18 @@ class ClipAudio:
             digest.update(name.encode() + self.streams[name].tobytes())
         return digest.hexdigest()
 
+    @property
+    def length(self) -> int:
+        """In samples, margins included."""
+        return len(next(iter(self.streams.values())))
+
     def stack(self, names: Sequence[str]) -> np.ndarray:
         """(len(names), samples) of the clip alone."""
         return self.without_margins(np.stack([self.streams[name] for name in names]))
 
     def without_margins(self, audio: np.ndarray) -> np.ndarray:
         """(N, at least margin + samples) -> (N, samples)."""
-        length = len(next(iter(self.streams.values()))) - 2 * self.margin
-        return audio[:, self.margin : self.margin + length]
+        return audio[:, self.margin : self.margin + self.length - 2 * self.margin]
 
 
 def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_seconds: float, seed: int) -> ClipChoice:
@@ -83,11 +89,12 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
 
     A track is cut into slots of `clip_seconds` with a random offset, visited in random order: its excerpts never
     overlap. Slots and the order of the tracks depend on the seed and the track's id, not on the other tracks. Silent
-    excerpts (below -60 dBFS), tracks shorter than a clip and unreadable files are passed over and returned.
-    EvaluationError when nothing is left.
+    excerpts (below -60 dBFS), for m2s those that are nearly mono, tracks shorter than a clip and unreadable files are
+    passed over and returned. EvaluationError when nothing is left.
     """
     clips: list[Clip] = []
     silent: list[Clip] = []
+    near_mono: list[Clip] = []
     too_short: list[str] = []
     failures: list[AudioError] = []
     queue: deque[Iterator[Clip]] = deque()
@@ -107,7 +114,7 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
     while queue and len(clips) < num_clips:
         remaining = queue.popleft()
         try:
-            clip = next((one for one in remaining if not _noted_as_silent(one, silent)), None)
+            clip = next((one for one in remaining if _usable(one, task, silent=silent, near_mono=near_mono)), None)
         except AudioError as error:
             failures.append(error)
             continue
@@ -117,21 +124,27 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
     if not clips:
         raise EvaluationError(
             f"no excerpt of {clip_seconds:g} s can be used",
-            value=f"{len(silent)} silent excerpts, {len(too_short)} tracks too short, {len(failures)} files unreadable",
+            value=f"{len(silent)} silent and {len(near_mono)} nearly mono excerpts, "
+            f"{len(too_short)} tracks too short, {len(failures)} files unreadable",
             remedy="use shorter clips or other tracks",
         )
-    return ClipChoice(tuple(clips), tuple(silent), tuple(too_short), tuple(failures))
+    return ClipChoice(tuple(clips), tuple(silent), tuple(near_mono), tuple(too_short), tuple(failures))
 
 
 def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str) -> ClipAudio:
-    """Read the excerpt and half a second on either side (not the file), bring it to `sample_rate`, and make the streams
-    of a mono task. Where the track begins or ends, silence is put in place of what is not there."""
+    """Read the excerpt and half a second on either side (not the file), bring it to `sample_rate`, and make the task's
+    streams. Where the track begins or ends, silence is put in place of what is not there."""
     audio = _read_with_margins(clip, clip.sample_rate // 2)
     if clip.sample_rate != sample_rate:
         audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
     mono = downmix(audio)
-    streams = {"mono": mono[0], "low_band": low_band(mono, sample_rate=sample_rate, resampler=resampler)[0]}
-    return ClipAudio(clip, sample_rate, {name: streams[name] for name in task.streams}, margin=sample_rate // 2)
+
+    def stream(name: str) -> np.ndarray:
+        if name == "low_band":
+            return low_band(mono, sample_rate=sample_rate, resampler=resampler)[0]
+        return {"mono": mono[0], "left": audio[0], "right": audio[-1]}[name]
+
+    return ClipAudio(clip, sample_rate, {name: stream(name) for name in task.streams}, margin=sample_rate // 2)
 
 
 def _read_with_margins(clip: Clip, margin: int) -> Audio:
@@ -185,8 +198,13 @@ def _excerpts(track: Track, *, clip_seconds: float, seed: int) -> list[Clip]:
     return [Clip(track.id, track.path, start, length, rate, track.licence) for start in starts]
 
 
-def _noted_as_silent(clip: Clip, silent: list[Clip]) -> bool:
-    if level_dbfs(downmix(read_excerpt(clip))) >= SILENCE_DBFS:
+def _usable(clip: Clip, task: str, *, silent: list[Clip], near_mono: list[Clip]) -> bool:
+    """False for an excerpt that says nothing about the task; it is noted in one of the lists."""
+    audio = read_excerpt(clip)
+    if level_dbfs(downmix(audio)) < SILENCE_DBFS:
+        silent.append(clip)
         return False
-    silent.append(clip)
+    if task == "m2s" and (len(audio) != 2 or is_near_mono(audio)):
+        near_mono.append(clip)
+        return False
     return True

@@ -99,6 +99,9 @@ class EvalConfig(ClipsConfig):
         [], description="systems on raw audio, undistorted and after the autoencoder"
     )
     external: list[ExternalEntry] = Field([], description="programs, as further baselines")
+    quality: list[Literal["zimtohrli", "visqol"]] = Field(
+        [], description="models of hearing; pip install 'reencoder[perceptual]'"
+    )
     task: Literal["bwe", "m2s"] = "bwe"
     out: Path
 

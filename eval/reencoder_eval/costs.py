@@ -1,10 +1,10 @@
-"""What a system costs: GFLOPs of what it adds, GFLOPs of the autoencoder's passes around it, and its speed."""
+"""What a system costs: GFLOPs of what it adds and of the autoencoder's passes around it, speed, and memory."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,19 +22,27 @@ from reencoder_pipeline.errors import EvaluationError
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
-TIMED_RUNS = 3
+ROUNDS = 3
+PROCESS = Path("/proc/self")  # where Linux tells of a process's memory
 
 
 def measure_costs(
     systems: Sequence[System], audio: ClipAudio, *, autoencoder: Autoencoder, device: str, path: Path
 ) -> None:
-    """GFLOPs and speed of every system on one clip, with nothing else running; kept when `path` has them already."""
+    """GFLOPs, speed and memory of every system on one clip, with nothing else running; kept when `path` has them."""
     digests = {system.name: system.digest for system in systems}
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name() if device == "cuda" else cpu
     known = read_json(path)
     if known and known["digests"] == digests and known["machine"] == machine:
         return
+    calls = {
+        system.name: partial(system.run, audio)
+        for system in systems
+        if system.run is not None and system.scored == "all" and (system.stages or system.count)
+    }
+    speeds, peaks = speed_and_memory(calls, device=device)
+    seconds = (audio.length - 2 * audio.margin) / audio.sample_rate
     values = {
         "digests": digests,
         "machine": machine,
@@ -42,11 +50,15 @@ def measure_costs(
         "autoencoder": {stage: _counted(partial(count_pass, autoencoder, stage)) for stage in ("encode", "decode")},
         "systems": {
             system.name: {
+                "label": system.label,
+                "trained": system.run is not None,
                 "stages": system.stages,
                 "module": _counted(system.count) if system.count else None,
-                "times_real_time": times_real_time(system, audio) if system.stages or system.count else None,
+                "times_real_time": seconds / speeds[system.name] if system.name in speeds else None,
+                "peak_bytes": peaks.get(system.name),
             }
             for system in systems
+            if system.scored == "all"
         },
     }
     write_json(path, values)
@@ -60,12 +72,40 @@ def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:
         return {"gflops": None, "note": f"{error.what} ({error.value})"}
 
 
-def times_real_time(system: System, audio: ClipAudio) -> float:
-    """Seconds of audio per second of work, autoencoder included: the median of a few runs after a first one."""
-    system.run(audio)
-    seconds = []
-    for _ in range(TIMED_RUNS):
-        start = time.perf_counter()
-        estimate = system.run(audio)
-        seconds.append(time.perf_counter() - start)
-    return estimate.shape[-1] / audio.sample_rate / median(seconds)
+def speed_and_memory(
+    calls: Mapping[str, Callable[[], object]], *, device: str
+) -> tuple[dict[str, float], dict[str, int | None]]:
+    """Median seconds of a call, and the bytes it needs at its peak beyond what is there before it.
+
+    All are called once to warm up, which is when memory is measured, and then in turns: a busy neighbour meets all of
+    them. Memory is that of the process or, on CUDA, of torch on the device; None where the system does not tell.
+    """
+    peaks = {name: _peak_bytes(call, device=device) for name, call in calls.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in seconds.items()}, peaks
+
+
+def _peak_bytes(call: Callable[[], object], *, device: str) -> int | None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        (PROCESS / "clear_refs").write_text("5")  # sets the peak back to what is used now
+        before = _resident_bytes("VmRSS")
+    except OSError:
+        call()
+        return None
+    call()
+    return max(_resident_bytes("VmHWM") - before, 0)
+
+
+def _resident_bytes(name: str) -> int:
+    lines = (PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))  # in kB

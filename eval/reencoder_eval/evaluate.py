@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +16,21 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from reencoder_eval.baselines.baseline import load_baseline
+from reencoder_eval.baselines.external import ExternalProgram
 from reencoder_eval.clips import Clip, ClipAudio, ClipChoice, choose_clips, load_clip
 from reencoder_eval.costs import measure_costs
+from reencoder_eval.latent_distance import encode_clip
+from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_record
 from reencoder_eval.listening_page import write_report
-from reencoder_eval.metrics import METRICS_VERSION, score_channels
+from reencoder_eval.listening_quality import require_available
 from reencoder_eval.run_folder import (
     AUDIO,
     COSTS,
+    EXTERNAL,
     FAILURES,
     JOURNAL,
+    LATENTS,
     REFERENCE,
     RUN,
     SCORES,
@@ -37,7 +40,8 @@ from reencoder_eval.run_folder import (
     write_json,
     write_rows,
 )
-from reencoder_eval.systems import System, bwe_systems
+from reencoder_eval.scoring import SCORING_VERSION, Quality, Scores, scoring_processes
+from reencoder_eval.systems import System, systems_of
 from reencoder_eval.tables import write_tables
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
@@ -48,11 +52,9 @@ from reencoder_trainer.trained_module import load_module
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
-Scores = dict[str, float | None]
 Job = tuple[dict[str, Any], Future[Scores]]  # a row without its scores, and the scores
-Submit = Callable[[np.ndarray, np.ndarray, int], Future[Scores]]  # estimate, reference, sample rate
 
-TITLES = {"bwe": "Bandwidth extension, 22.05 to 44.1 kHz"}
+TITLES = {"bwe": "Bandwidth extension, 22.05 to 44.1 kHz", "m2s": "Mono to stereo"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def evaluate(
     test_share: float,
     autoencoder: str,
     modules: Sequence[tuple[str, Path]],
+    baselines: Sequence[tuple[str, Path | None]],
+    external: Sequence[ExternalProgram],
     task: str,
     resampler: str,
     num_clips: int,
@@ -80,19 +84,31 @@ def evaluate(
     device: str,
     workers: int,
     out: Path,
+    quality: Sequence[Quality] = (),
 ) -> Evaluation:
     """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
 
-    `modules` are pairs of a label and a module file. Running it again resumes: a score is kept when it belongs to the
-    same audio, the same system and the same metrics.
+    `modules` are pairs of a label and a module file, `baselines` of a name and a weights file (None: it has none, or it
+    is only counted). Running it again resumes: a score is kept when it belongs to the same audio, the same system and
+    the same metrics.
     """
+    require_available(quality)
     if device == "cuda" and not torch.cuda.is_available():
         raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
     tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
     choice = choose_clips(tracks, task=task, num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
     coder = load_autoencoder(autoencoder, device=device)
-    trained = [(label, path, load_module(path).to(device)) for label, path in modules]
-    systems = bwe_systems(get_task(task), coder, trained, device=device)
+    raw_audio = [load_baseline(name, weights=weights, task=task, device=device) for name, weights in baselines]
+    raw_audio += [program.as_baseline(get_task(task), kept=out / EXTERNAL) for program in external]
+    systems = systems_of(
+        get_task(task),
+        coder,
+        modules=[(label, path, load_module(path).to(device)) for label, path in modules],
+        baselines=raw_audio,
+        resampler=resampler,
+        seed=seed,
+        device=device,
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_run(
         out,
@@ -117,6 +133,7 @@ def evaluate(
         device=device,
         workers=workers,
         out=out,
+        quality=quality,
         failures=[_failure(error, where=error.where) for error in choice.failures],
     )
     write_tables(out)
@@ -164,7 +181,11 @@ def write_run(
             "sample_rate": autoencoder.spec.sample_rate,
             "autoencoder": autoencoder.spec.to_dict(),
             "resampler": resampler,
-            "systems": [{"name": system.name, "label": system.label, "about": system.about} for system in systems],
+            "systems": [
+                {"name": system.name, "label": system.label, "about": system.about, "trained": system.run is not None}
+                for system in systems
+                if system.scored == "all"
+            ],
             **describe(choice, listening_clips=listening_clips),
         },
     )
@@ -181,6 +202,7 @@ def run_systems(
     device: str,
     workers: int,
     out: Path,
+    quality: Sequence[Quality] = (),
     failures: Sequence[dict[str, str]] = (),
 ) -> Evaluation:
     """Every system on every clip: writes costs.json, audio/, failures.jsonl and, when all is done, scores.jsonl.
@@ -192,6 +214,38 @@ def run_systems(
     known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_rows(out / name)}
     write_rows(out / JOURNAL, known.values())
     rows, failed = [], list(failures)
+    references: dict[str, str] = {}  # clip -> key of the record of its reference's latents
+    runnable = [system for system in systems if system.run is not None]
+
+    def job(system: System, audio: ClipAudio, reference: np.ndarray, *, keep_audio: bool) -> Job:
+        """Run one system on one clip and have the estimate scored, unless that is known.
+
+        `reference` are the latents of the targets. The estimate's audio is kept where people listen to it.
+        """
+        measured = "/".join([str(SCORING_VERSION), *sorted(quality)])
+        key = hashlib.sha256(f"{measured}/{system.name}/{system.digest}/{audio.digest}".encode()).hexdigest()
+        clip, whole = audio.clip, system.scored == "all"
+        row = {"clip": clip.id, "track": clip.track, "system": system.name, "label": system.label, "key": key}
+        files = [record_path(out, key)] if whole else []
+        if whole and keep_audio:
+            files.append(audio_path(out, clip.id, system.name, key=key))
+        scores: Future[Scores] = Future()
+        if key in known and all(file.is_file() for file in files):
+            scores.set_result(known[key]["scores"])
+            return row, scores
+        assert system.run is not None
+        try:
+            estimate = system.run(audio)
+        except ReencoderError as error:
+            scores.set_exception(error)
+            return row, scores
+        if whole and np.isfinite(estimate).all():
+            latents = encode_clip(estimate, autoencoder=autoencoder, device=device)
+            write_record(record_path(out, key), LatentRecord.of(latents, reference))
+        if whole and keep_audio:
+            _write_audio(files[-1], estimate, audio.sample_rate)
+        settings = {"task": task.name, "scored": system.scored, "quality": tuple(quality)}
+        return row, submit(estimate, audio.stack(task.targets), audio.sample_rate, **settings)
 
     def jobs() -> Iterator[Job]:
         costed = False
@@ -200,22 +254,25 @@ def run_systems(
                 audio = load_clip(clip, task=task, sample_rate=autoencoder.spec.sample_rate, resampler=resampler)
             except ReencoderError as error:
                 failed.append(_failure(error, where=clip.id))
-                progress.update(len(systems))
+                progress.update(len(runnable))
                 continue
             if not costed:
                 measure_costs(systems, audio, autoencoder=autoencoder, device=device, path=out / COSTS)
                 progress.unpause()  # the time left is that of the scores
                 costed = True
-            folder = out if number < listening_clips else None
-            if folder:
-                _write_audio(audio_path(folder, clip.id, REFERENCE), audio.stack(task.targets), audio.sample_rate)
-            for system in systems:
-                yield _job(system, audio, known, task=task, folder=folder, submit=submit)
+            latents = encode_clip(audio.stack(task.targets), autoencoder=autoencoder, device=device)
+            references[clip.id] = audio.digest
+            write_record(record_path(out, audio.digest), LatentRecord.of(latents, latents))
+            listened = number < listening_clips
+            if listened:
+                _write_audio(audio_path(out, clip.id, REFERENCE), audio.stack(task.targets), audio.sample_rate)
+            for system in runnable:
+                yield job(system, audio, latents, keep_audio=listened)
 
     interval = 0.1 if sys.stderr.isatty() else 30.0
     with (
         scoring_processes(workers) as submit,
-        tqdm(total=len(clips) * len(systems), unit="score", file=sys.stderr, mininterval=interval) as progress,
+        tqdm(total=len(clips) * len(runnable), unit="score", file=sys.stderr, mininterval=interval) as progress,
     ):
         for row, scores in _ahead(jobs(), 2 * workers):
             try:
@@ -229,62 +286,11 @@ def run_systems(
     write_rows(out / FAILURES, failed)
     if not rows:
         raise EvaluationError("no clip could be scored", where=out / FAILURES, value=f"{len(failed)} failures")
+    add_latent_scores(out, rows, references)
     write_rows(out / SCORES, rows)
     (out / JOURNAL).unlink()
-    _remove_other_audio(out, rows, listening=[clip.id for clip in clips[:listening_clips]])
+    _remove_stale(out, rows, listening=[clip.id for clip in clips[:listening_clips]], references=references)
     return Evaluation(tuple(rows), tuple(failed))
-
-
-def _job(
-    system: System,
-    audio: ClipAudio,
-    known: Mapping[str, dict[str, Any]],
-    *,
-    task: Task,
-    folder: Path | None,
-    submit: Submit,
-) -> Job:
-    """Run one system on one clip and have the estimate scored, unless that is known; `folder` keeps the estimate."""
-    key = hashlib.sha256(f"{METRICS_VERSION}/{system.name}/{system.digest}/{audio.digest}".encode()).hexdigest()
-    row = {
-        "clip": audio.clip.id,
-        "track": audio.clip.track,
-        "system": system.name,
-        "label": system.label,
-        "key": key,
-    }
-    file = audio_path(folder, audio.clip.id, system.name, key=key) if folder else None
-    scores: Future[Scores] = Future()
-    if key in known and (file is None or file.is_file()):
-        scores.set_result(known[key]["scores"])
-        return row, scores
-    try:
-        estimate = system.run(audio)
-    except ReencoderError as error:
-        scores.set_exception(error)
-        return row, scores
-    if file is not None:
-        _write_audio(file, estimate, audio.sample_rate)
-    return row, submit(estimate, audio.stack(task.targets), audio.sample_rate)
-
-
-@contextmanager
-def scoring_processes(workers: int) -> Iterator[Submit]:
-    """`submit` of a pool of processes with one thread each, faster than one process with many; 0: score right here."""
-    if workers == 0:
-        yield _at_once
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield partial(pool.submit, score_channels)
-
-
-def _at_once(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> Future[Scores]:
-    scores: Future[Scores] = Future()
-    try:
-        scores.set_result(score_channels(estimate, reference, sample_rate))
-    except ReencoderError as error:
-        scores.set_exception(error)
-    return scores
 
 
 def _ahead(jobs: Iterable[Job], count: int) -> Iterator[Job]:
@@ -307,6 +313,7 @@ def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
         "clips": [plain(clip) for clip in choice.clips],
         "listening": [clip.id for clip in choice.clips[:listening_clips]],
         "silent": [plain(clip) for clip in choice.silent],
+        "near_mono": [plain(clip) for clip in choice.near_mono],
         "too_short": list(choice.too_short),
     }
 
@@ -315,11 +322,14 @@ def _failure(error: ReencoderError, *, where: object) -> dict[str, str]:
     return {"where": str(where), "what": error.what, "found": str(error.value)}
 
 
-def _remove_other_audio(out: Path, rows: Sequence[Mapping[str, Any]], *, listening: Sequence[str]) -> None:
-    """Estimates of earlier versions of a system, or of clips that are no longer listened to."""
+def _remove_stale(
+    out: Path, rows: Sequence[Mapping[str, Any]], *, listening: Sequence[str], references: Mapping[str, str]
+) -> None:
+    """Audio and latents of earlier versions of a system, or of clips that are no longer listened to."""
     kept = {audio_path(out, clip, REFERENCE) for clip in listening}
     kept |= {audio_path(out, row["clip"], row["system"], key=row["key"]) for row in rows if row["clip"] in listening}
-    for file in set((out / AUDIO).glob("*.flac")) - kept:
+    kept |= {record_path(out, key) for key in (*references.values(), *(row["key"] for row in rows))}
+    for file in {*(out / AUDIO).glob("*.flac"), *(out / LATENTS).glob("*.npz")} - kept:
         file.unlink()
 
 

@@ -1,19 +1,27 @@
-"""The report of a run: one HTML file with tables, chart, spectrograms and players, which needs no other file."""
+"""The report of a run: one HTML file with tables, chart and a listening test, which needs no other file."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from reencoder_eval.figures import spectrogram_pictures, stft_d_chart
+from reencoder_eval.columns import GROUPS, Column, task_of
+from reencoder_eval.cost_table import Costs, count_notes, module_gflops, passes_gflops
+from reencoder_eval.figures import balance_chart, spectrogram_pictures, stft_d_chart
+from reencoder_eval.loudness import integrated_loudness, matching_gains
 from reencoder_eval.metrics import EDGE_HZ
+from reencoder_eval.paper import PAPER_TABLES
 from reencoder_eval.run_folder import (
+    BALANCES,
     CHART,
     COSTS,
     FAILURES,
@@ -25,17 +33,9 @@ from reencoder_eval.run_folder import (
     read_json,
     read_rows,
 )
-from reencoder_eval.tables import (
-    BANDS,
-    COLUMNS,
-    NOTHING,
-    PAPER_TABLE_1,
-    Summary,
-    cost_texts,
-    number,
-    summarise,
-    text_tables,
-)
+from reencoder_eval.system_names import MODULES
+from reencoder_eval.tables import Summary, mean_of, summarise, text_tables
+from reencoder_eval.text_table import NOTHING, number
 from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
 
@@ -53,20 +53,28 @@ def write_report(run: Path) -> Path:
     rows, costs = read_rows(run / SCORES), read_json(run / COSTS)
     summary = summarise(rows)
     listening = [clip for clip in description["clips"] if clip["id"] in description["listening"]]
-    chart = stft_d_chart(summary)
+    chart, balances = stft_d_chart(summary, costs), balance_chart(rows)
     write_text(run / CHART, chart)
+    if balances:
+        write_text(run / BALANCES, balances)
+    clips = [listening_clip(run, clip, rows, summary) for clip in listening]
+    sounds = "".join(signal["sound"] for clip in clips for signal in clip["signals"])
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("report.html.j2").render(
+    template = environment.get_template("report.html.j2")
+    page = template.render(
         description=description,
         summary=summary,
         tables=text_tables(summary, costs),
         costs=costs,
-        counts=count_texts(costs, summary),
         notes=count_notes(costs),
         high_clips=max((by["stft_d_high"].clips for by in summary.cells.values() if "stft_d_high" in by), default=0),
         chart=Markup(chart),  # our own SVG; matplotlib escapes the labels in it
-        clips=[listening_clip(run, clip, rows, summary) for clip in listening],
-        paper=paper_rows(),
+        balances=Markup(balances) if balances else None,
+        clips=clips,
+        letters=string.ascii_uppercase,
+        digest=hashlib.sha256(sounds.encode()).hexdigest()[:16],  # what stored answers belong to
+        columns=[_heading(column) for column in main_columns(summary.task)],
+        paper=paper_rows(summary.task),
         here=here_rows(summary, costs),
         failures=read_rows(run / FAILURES),
         split_interval=split_interval,
@@ -79,64 +87,75 @@ def write_report(run: Path) -> Path:
 def listening_clip(
     run: Path, clip: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], summary: Summary
 ) -> dict[str, Any]:
-    """One clip for the template: its signals, reference first, each with picture, sound and scores."""
+    """One clip for the template: its signals, reference first, each with pictures, sound, scores and playback gain."""
     scored = {row["system"]: row for row in rows if row["clip"] == clip["id"]}
     labels = {REFERENCE: "Reference", **summary.labels}
     files = {name: audio_path(run, clip["id"], name, key=row["key"]) for name, row in scored.items()}
     files[REFERENCE] = audio_path(run, clip["id"], REFERENCE)
     present = [name for name in labels if name in files and files[name].is_file()]
+    if not present:
+        return {**clip, "signals": [], "pair": (), "rate": 1, "seconds": 0}
     sounds = [soundfile.read(str(files[name]), dtype="float32", always_2d=True) for name in present]
-    pictures = spectrogram_pictures([audio.mean(axis=1) for audio, _ in sounds]) if sounds else []
+    audio = [samples.T for samples, _ in sounds]  # (n, C) -> (C, n)
+    rate = sounds[0][1]
+    loudness = [_loudness_as_played(signal, sample_rate=rate) for signal in audio]
+    gains = matching_gains(loudness, [float(np.abs(signal).max()) for signal in audio])
     signals = [
         {
+            "system": name,
             "label": labels[name],
-            "picture": _data(picture, "image/webp"),
+            "pictures": pictures,
             "sound": base64.b64encode(files[name].read_bytes()).decode(),
-            "scores": _score_texts(scored[name]["scores"]) if name in scored else [],
+            "gain": gain,
+            "scores": [
+                *(_score_texts(scored[name]["scores"]) if name in scored else []),
+                ("loudness", NOTHING if level is None else f"{level:.1f} LUFS ({20 * np.log10(gain):+z.1f}\u00a0dB)"),
+            ],
         }
-        for name, picture in zip(present, pictures, strict=True)
+        for name, pictures, level, gain in zip(present, _pictures(audio), loudness, gains, strict=True)
     ]
-    audio, rate = sounds[0] if sounds else ((), 1)
-    return {**clip, "signals": signals, "rate": rate, "seconds": len(audio) / rate}
+    ours = (place for place, name in enumerate(present) if name.startswith(MODULES))
+    pair = (0, next(ours, 1))  # what A/B/X compares until the listener chooses
+    return {**clip, "signals": signals, "pair": pair, "rate": rate, "seconds": audio[0].shape[1] / rate}
 
 
-def paper_rows() -> list[tuple[str, ...]]:
-    return [(label, f"{gflops:g}", _triple(stft), _triple(mel)) for label, gflops, stft, mel in PAPER_TABLE_1]
+def _loudness_as_played(audio: np.ndarray, *, sample_rate: int) -> float | None:
+    """(channels, samples) -> LUFS of what comes out on both sides: one channel sounds from the left and the right."""
+    return integrated_loudness(np.broadcast_to(audio, (2, audio.shape[1])), sample_rate=sample_rate)
 
 
-def here_rows(summary: Summary, costs: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+def _pictures(audio: Sequence[np.ndarray]) -> list[list[tuple[str, str]]]:
+    """For each signal, (channels, samples), names and data addresses: mid and side if any of them is stereo."""
+    views: dict[str, list[np.ndarray]] = {"": [signal[0] for signal in audio]}
+    if any(len(signal) > 1 for signal in audio):
+        views = {
+            "mid": [signal.mean(axis=0) for signal in audio],
+            "side": [(signal[0] - signal[-1]) / 2 for signal in audio],
+        }
+    drawn = iter(spectrogram_pictures([signal for view in views.values() for signal in view]))
+    by_view = {name: [_data(next(drawn), "image/webp") for _ in view] for name, view in views.items()}
+    return [list(zip(by_view, pictures, strict=True)) for pictures in zip(*by_view.values(), strict=True)]
+
+
+def main_columns(task: str) -> tuple[Column, ...]:
+    """Those that the paper has too."""
+    return GROUPS[task][0].columns
+
+
+def paper_rows(task: str) -> list[tuple[str, ...]]:
+    columns = main_columns(task)
+    return [(row.label, f"{row.gflops:g}", *_texts(columns, row.values)) for row in PAPER_TABLES[task]]
+
+
+def here_rows(summary: Summary, costs: Costs | None) -> list[tuple[str, ...]]:
     """Our rows in the paper's format: GFLOPs of the module, or of the autoencoder where there is no module."""
     rows = []
     for system, label in summary.labels.items():
-        module, autoencoder, _ = cost_texts(system, costs)
-        cells = summary.cells[system]
-        values = [[cells.get(f"{metric}_{band}") for band in BANDS] for metric in COLUMNS.values()]
-        texts = [_triple([cell.mean.value if cell else None for cell in triple]) for triple in values]
-        rows.append((label, autoencoder if module == NOTHING else module, *texts))
+        gflops = module_gflops(system, costs) or passes_gflops(system, costs)
+        means = {metric: mean_of(cell) for metric, cell in summary.cells[system].items()}
+        texts = _texts(main_columns(summary.task), means)
+        rows.append((label, number(gflops), *texts))
     return rows
-
-
-def count_texts(costs: Mapping[str, Any] | None, summary: Summary) -> list[tuple[str, ...]]:
-    """What was counted, its GFLOPs by either counter, its parameters in millions."""
-    if costs is None:
-        return []
-    counts = {f"autoencoder, {stage}": count for stage, count in costs["autoencoder"].items()}
-    counts |= {
-        summary.labels[name]: cost["module"] for name, cost in costs["systems"].items() if name in summary.labels
-    }
-    return [
-        (what, number(count["gflops"]), number(count["gflops_torch"]), number(count["parameters"] / 1e6))
-        for what, count in counts.items()
-        if count and count["gflops"] is not None
-    ]
-
-
-def count_notes(costs: Mapping[str, Any] | None) -> list[str]:
-    """Why the two FLOP counters differ, where they do."""
-    if costs is None:
-        return []
-    counts = [*costs["autoencoder"].values(), *(cost["module"] for cost in costs["systems"].values())]
-    return list(dict.fromkeys(count["note"] for count in counts if count and count["note"]))
 
 
 def split_interval(text: str) -> tuple[str, str]:
@@ -145,13 +164,22 @@ def split_interval(text: str) -> tuple[str, str]:
     return value, bracket.strip() + rest
 
 
-def _triple(values: Sequence[float | None]) -> str:
-    full, low, high = (number(value) for value in values)
-    return f"{full} ({low} / {high})"
+def _heading(column: Column) -> str:
+    return f"{column.title} ({column.beside_title})" if column.beside else column.title
+
+
+def _texts(columns: Sequence[Column], values: Mapping[str, float | None]) -> list[str]:
+    """For each column its value and, in brackets, those beside it."""
+    texts = []
+    for column in columns:
+        beside = " / ".join(number(values.get(metric)) for metric in column.beside)
+        texts.append(number(values.get(column.metric)) + (f" ({beside})" if beside else ""))
+    return texts
 
 
 def _score_texts(scores: Mapping[str, float | None]) -> list[tuple[str, str]]:
-    return [(name, _triple([scores.get(f"{metric}_{band}") for band in BANDS])) for name, metric in COLUMNS.items()]
+    columns = main_columns(task_of(scores))
+    return list(zip([column.title for column in columns], _texts(columns, scores), strict=True))
 
 
 def _data(content: bytes, kind: str) -> str:

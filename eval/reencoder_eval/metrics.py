@@ -46,7 +46,7 @@ def score(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> d
     A band in which the reference is silent scores None (both metrics), and so does everything for a silent reference.
     EvaluationError when the two cannot be compared: other lengths, too short, not finite.
     """
-    _require_comparable(estimate, reference)
+    require_comparable(estimate, reference)
     scores: dict[str, float | None] = dict.fromkeys(METRICS)
     if level_dbfs(reference) < SILENCE_DBFS:
         return scores
@@ -154,7 +154,7 @@ def _distance(loss: torch.nn.Module, estimate: np.ndarray, reference: np.ndarray
         return float(loss(x, y))
 
 
-def _require_comparable(estimate: np.ndarray, reference: np.ndarray) -> None:
+def require_comparable(estimate: np.ndarray, reference: np.ndarray) -> None:
     if estimate.ndim != 1 or estimate.shape != reference.shape:
         raise EvaluationError(
             "estimate and reference are one channel of equal length each",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reencoder_eval.findings import NOT_MEASURED, findings, number
-from reencoder_eval.tables import NOTHING, TextTable
+from reencoder_eval.text_table import NOTHING, TextTable
 
 METRIC_NAMES = {
     "stft_d_full": "STFT-D",

@@ -15,9 +15,12 @@ from reencoder_pipeline.errors import EvaluationError
 RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: what was asked for, systems and clips
 SCORES = "scores.jsonl"  # one row per clip and system; written last, so it is only there when the run is complete
 JOURNAL = "scores.partial.jsonl"  # rows of an unfinished run
-TABLES, MARKDOWN, CHART, REPORT = "tables.json", "tables.md", "stft_d.svg", "report.html"
+TABLES, MARKDOWN, REPORT = "tables.json", "tables.md", "report.html"
+CHART, BALANCES = "stft_d.svg", "balance.svg"  # after the paper's figures 2 and 3
 AUTOENCODER, LATENTS_FIGURE = "autoencoder.json", "latents.png"  # of `reencoder-autoencoder evaluate` alone
 AUDIO = "audio"
+LATENTS, LATENT_SCORES = "latents", "latents.json"  # what scores in latent space are made of, by row; Fréchet distances
+EXTERNAL = "external"  # what programs made of which audio
 REFERENCE = "reference"  # the audio that estimates are compared with, beside the systems' own
 
 

@@ -14,33 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reencoder_eval.run_folder import COSTS, MARKDOWN, SCORES, TABLES, read_json, read_rows, write_json
+from reencoder_eval.columns import BALANCE, GROUPS, Column, Group, task_of
+from reencoder_eval.cost_table import Costs, cost_table, module_gflops, passes_gflops, times_real_time
+from reencoder_eval.run_folder import COSTS, LATENT_SCORES, MARKDOWN, SCORES, TABLES, read_json, read_rows, write_json
+from reencoder_eval.system_names import CEILING_ROW, MODULES, START_ROWS
+from reencoder_eval.text_table import NOTHING, TextTable, markdown, number
 from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 RESAMPLES = 10_000
-REFERENCE_ROW = "autoencoder_low_band"  # what the row "ours" starts from
-CEILING_ROW = "autoencoder"  # what it could reach
-MODULES = "ours:"  # other rows do not start from the reference row: they close no gap
-COLUMNS = {"STFT-D": "stft_d", "mel-D": "mel_d"}
-BANDS = ("full", "low", "high")
-NOTHING = "-"
-
-# Table 1 of the paper: its own autoencoder, music and modules. GFLOPs; STFT-D full, low, high; mel-D full, low, high.
-PAPER_TABLE_1 = (
-    ("VAE rec.", 51, (1.13, 0.58, 1.38), (0.57, 0.46, 0.76)),
-    ("Aero", 85, (0.94, 0.07, 1.70), (0.24, 0.03, 0.76)),
-    ("MusicHiFi-BWE", 111, (0.99, 0.09, 1.74), (0.24, 0.02, 0.76)),
-    ("VAE + Aero", 85, (1.43, 0.58, 1.73), (0.67, 0.46, 0.94)),
-    ("VAE + MusicHiFi-BWE", 111, (1.47, 0.58, 1.78), (0.68, 0.46, 0.98)),
-    ("Ours (M) with L1", 1.6, (1.41, 0.58, 1.78), (0.69, 0.48, 1.03)),
-    ("Ours (M) with L1, mel", 1.6, (1.35, 0.55, 1.73), (0.60, 0.42, 0.92)),
-    ("Ours (M) with L1, Discr.", 1.6, (1.38, 0.58, 1.72), (0.67, 0.48, 0.98)),
-    ("Ours (S) with L1, Discr.", 0.4, (1.38, 0.58, 1.71), (0.67, 0.48, 0.97)),
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class Comparison:
 
     `better` is the share of clips with a smaller distance. `gap_closed`, of modules alone, is 0 at the reference row
     and 1 at the autoencoder's own reconstruction; None where these do not differ clearly (the interval of the gap
-    includes 0).
+    includes 0) or the autoencoder's is the worse of the two.
     """
 
     difference: Interval
@@ -80,6 +65,7 @@ class Comparison:
 class Summary:
     """Everything that the tables show, by system and then by metric, in the order of the rows."""
 
+    task: str
     labels: dict[str, str]
     cells: dict[str, dict[str, Cell]]
     comparisons: dict[str, dict[str, Comparison]]
@@ -92,14 +78,20 @@ class Summary:
         return asdict(self)
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], *, reference: str = REFERENCE_ROW, seed: int = 0) -> Summary:
-    """Rows of scores.jsonl -> Summary; EvaluationError without rows. Without the reference row nothing is compared."""
+def summarise(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Summary:
+    """Rows of scores.jsonl -> Summary; EvaluationError without rows. Without the reference row nothing is compared.
+
+    Rows that have a balance and no other score belong to figure 3 alone.
+    """
+    rows = [row for row in rows if set(row["scores"]) - set(BALANCE)]
     if not rows:
         raise EvaluationError("there are no scores to summarise", remedy="run the evaluation first")
     systems = list(dict.fromkeys(row["system"] for row in rows))
     clips = list(dict.fromkeys(row["clip"] for row in rows))
     tracks = {row["clip"]: row["track"] for row in rows}
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
+    task = task_of(metrics)
+    reference = START_ROWS[task]
     values = _values(rows, systems=systems, clips=clips, metrics=metrics)  # (systems, clips, metrics), NaN: no value
 
     cells: dict[str, dict[str, Cell]] = {system: {} for system in systems}
@@ -118,6 +110,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, reference: str = REFERENCE_R
             for system, by_metric in comparisons.items():
                 by_metric[metric] = _compare(column, system, reference=reference, weights=weights)
     return Summary(
+        task=task,
         labels={row["system"]: row["label"] for row in rows},
         cells=cells,
         comparisons=comparisons if reference in systems else {},
@@ -153,7 +146,7 @@ def _compare(column: Mapping[str, np.ndarray], system: str, *, reference: str, w
     if CEILING_ROW in column and system.startswith(MODULES):
         gap = column[CEILING_ROW] - column[reference]
         bounds = _mean(gap, weights)
-        if bounds.low > 0 or bounds.high < 0:
+        if bounds.high < 0:
             ratios = (weights @ difference) / (weights @ gap)
             gap_closed = _interval(difference.mean() / gap.mean(), ratios)
     return Comparison(_mean(difference, weights), float((difference < 0).mean()), gap_closed)
@@ -179,107 +172,90 @@ def _interval(value: float, resampled: np.ndarray) -> Interval:
 
 def write_tables(run: Path) -> Summary:
     """tables.json and tables.md of a run folder, from its scores (and its costs, where there are any)."""
-    summary, costs = summarise(read_rows(run / SCORES)), read_json(run / COSTS)
+    summary = summarise(read_rows(run / SCORES))
     write_json(run / TABLES, summary.to_dict())
-    write_text(run / MARKDOWN, markdown(summary, costs))
+    tables = text_tables(summary, read_json(run / COSTS), read_json(run / LATENT_SCORES))
+    write_text(run / MARKDOWN, "\n".join(markdown(table) for table in tables))
     return summary
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table as text, for whatever shows it."""
+def text_tables(
+    summary: Summary, costs: Costs | None = None, latents: Mapping[str, Any] | None = None
+) -> list[TextTable]:
+    """Scores and, where there is a row to compare with, paired differences; none of what nobody has; then Fréchet
+    distances and costs, where they are known."""
+    tables = []
+    for group in GROUPS[summary.task]:
+        if any(column.metric in cells for column in group.columns for cells in summary.cells.values()):
+            tables.append(scores_table(summary, group, costs))
+            if summary.comparisons and group.compared:
+                tables.append(comparison_table(summary, group))
+    if latents:
+        tables.append(frechet_table(summary, latents))
+    return [*tables, cost_table(costs)] if costs else tables
 
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
-
-def text_tables(summary: Summary, costs: Mapping[str, Any] | None) -> list[TextTable]:
-    """The table of scores and, where there is a reference row, the table of paired differences."""
-    tables = [scores_table(summary, costs)]
-    if summary.comparisons:
-        tables.append(comparison_table(summary))
-    return tables
-
-
-def scores_table(summary: Summary, costs: Mapping[str, Any] | None) -> TextTable:
+def scores_table(summary: Summary, group: Group, costs: Costs | None) -> TextTable:
     columns = ["system", "GFLOPs/s", "+ autoencoder", "x real time"]
-    for name in COLUMNS:
-        columns += [f"{name}, mean [95 %]", "low / high", "median"]
+    for column in group.columns:
+        columns += [f"{column.title}, mean [95 %]", *([column.beside_title] if column.beside else []), "median"]
     rows = []
     for system, label in summary.labels.items():
-        row = [label, *cost_texts(system, costs)]
-        for metric in COLUMNS.values():
-            full, low, high = (summary.cells[system].get(f"{metric}_{band}") for band in BANDS)
-            row += [
-                _with_interval(full.mean if full else None),
-                " / ".join(number(cell.mean.value if cell else None) for cell in (low, high)),
-                number(full.median.value if full else None),
-            ]
+        speed = times_real_time(system, costs)
+        gflops = [number(of(system, costs)) for of in (module_gflops, passes_gflops)]
+        row, cells = [label, *gflops, f"{speed:.3g}" if speed else NOTHING], summary.cells[system]
+        for column in group.columns:
+            cell = cells.get(column.metric)
+            row.append(_with_interval(cell.mean if cell else None))
+            if column.beside:
+                row.append(" / ".join(number(mean_of(cells.get(metric))) for metric in column.beside))
+            row.append(number(cell.median.value if cell else None))
         rows.append(tuple(row))
-    title = f"{summary.clips} clips of {summary.tracks} tracks; distances, smaller is better"
+    title = f"{summary.clips} clips of {summary.tracks} tracks; {group.title}"
     if summary.silent:
         title += f"; {summary.silent} clips left out, their reference is silent"
     return TextTable(title, tuple(columns), tuple(rows))
 
 
-def comparison_table(summary: Summary) -> TextTable:
+def comparison_table(summary: Summary, group: Group) -> TextTable:
     columns = ["system"]
-    for name in COLUMNS:
-        columns += [f"{name} full", f"{name} high", "clips better", "gap closed"]
+    for column in group.columns:
+        columns += [column.title, *([_detail_title(column)] if column.beside else []), "clips better", "gap closed"]
     rows = []
     for system, comparisons in summary.comparisons.items():
         row = [summary.labels[system]]
-        for metric in COLUMNS.values():
-            full, high = comparisons.get(f"{metric}_full"), comparisons.get(f"{metric}_high")
+        for column in group.columns:
+            compared = comparisons.get(column.metric)
+            row.append(_with_interval(compared.difference if compared else None, sign="+"))
+            if column.detail:
+                detail = comparisons.get(column.detail)
+                row.append(_with_interval(detail.difference if detail else None, sign="+"))
             row += [
-                _with_interval(full.difference if full else None, sign="+"),
-                _with_interval(high.difference if high else None, sign="+"),
-                f"{full.better:.0%}" if full else NOTHING,
-                _percent(full.gap_closed if full else None),
+                f"{compared.better:.0%}" if compared else NOTHING,
+                _percent(compared.gap_closed if compared else None),
             ]
         rows.append(tuple(row))
     title = f"Paired differences to {summary.labels[summary.reference]!r}, mean [95 %]; below zero is better"
     return TextTable(title, tuple(columns), tuple(rows))
 
 
-def cost_texts(system: str, costs: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    """GFLOPs per second of the system alone, those of the autoencoder passes around it, and its speed."""
-    if costs is None or system not in costs["systems"]:
-        return NOTHING, NOTHING, NOTHING
-    cost = costs["systems"][system]
-    module = (cost["module"] or {}).get("gflops")
-    passes = [costs["autoencoder"][stage].get("gflops") for stage in cost["stages"]]
-    return (
-        number(module),
-        number(sum(passes) if passes and None not in passes else None),
-        f"{cost['times_real_time']:.3g}" if cost["times_real_time"] else NOTHING,
+def _detail_title(column: Column) -> str:
+    return f"{column.title.rsplit(' ', 1)[0]} {column.beside_title.rsplit(' ', 1)[-1]}"
+
+
+def mean_of(cell: Cell | None) -> float | None:
+    return cell.mean.value if cell else None
+
+
+def frechet_table(summary: Summary, latents: Mapping[str, Any]) -> TextTable:
+    """Of whole sets of clips: there is one value a system, and no interval."""
+    title = (
+        f"Fréchet distance in the autoencoder's own latent space, {latents['frames']} frames of {latents['clips']} "
+        "clips; smaller is better"
     )
-
-
-def markdown(summary: Summary, costs: Mapping[str, Any] | None) -> str:
-    parts = []
-    for table in text_tables(summary, costs):
-        lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"{table.title}\n\n{body}\n")
-    return "\n".join(parts)
-
-
-def terminal(table: TextTable) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(title=table.title, title_justify="left")
-    for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="right" if number else "left")
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))  # Text: "[1.30, 1.52]" is not markup
-    return drawn
-
-
-def number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}"
+    distances = latents["frechet"]
+    rows = [(label, number(distances[name])) for name, label in summary.labels.items() if name in distances]
+    return TextTable(title, ("system", "Fréchet distance"), tuple(rows))
 
 
 def _with_interval(interval: Interval | None, *, sign: str = "") -> str:

@@ -10,7 +10,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """"auto" is bfloat16 on CUDA and on processors with AVX512-BF16 or AMX, float32 on all others.
+    """`auto` is bfloat16 on CUDA and on processors with AVX512-BF16 or AMX, float32 on all others.
 
     A processor without them computes bfloat16 too, 20 times slower than float32 (measured with AVX2).
     """

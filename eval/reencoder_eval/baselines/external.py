@@ -128,8 +128,8 @@ def _read(file: Path, rate: int) -> np.ndarray:
     except (soundfile.SoundFileError, RuntimeError) as error:
         file.unlink(missing_ok=True)  # or it would be found again
         raise EvaluationError("what the program wrote is no audio", where=file, value=str(error)) from None
-    audio = np.ascontiguousarray(samples.T)  # (n, C) -> (C, n)
-    return audio if own_rate == rate else resample(audio, own_rate, rate, resampler="soxr_vhq")
+    audio = np.ascontiguousarray(samples.T, dtype=np.float32)  # (n, C) -> (C, n)
+    return audio if own_rate == rate else resample(audio, own_rate, rate)
 
 
 def _in_step(audio: np.ndarray, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray:

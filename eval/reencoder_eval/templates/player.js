@@ -3,14 +3,19 @@
 const FADE = 0.005; // seconds; long enough to hide the click of a switch, short enough to seem instant
 let context = null;
 let current = null;
+let matched = true; // whether signals are played at the loudness of their reference, or as scored
 
 class Player {
   constructor(article) {
     this.article = article;
+    this.clip = article.dataset.clip;
     this.signals = [...article.querySelectorAll(".signal")];
+    this.names = this.signals.map((signal) => signal.dataset.system);
+    this.labels = new Map(this.signals.map((signal) => [signal.dataset.system, signal.dataset.label]));
+    this.gains = this.signals.map((signal) => Number(signal.dataset.gain));
     this.button = article.querySelector(".play");
-    this.slider = article.querySelector("input");
-    this.clock = article.querySelector("output");
+    this.slider = article.querySelector(".position");
+    this.clock = article.querySelector(".clock");
     this.loopButton = article.querySelector(".loop");
     this.problem = article.querySelector(".problem");
     this.seconds = Number(article.dataset.seconds);
@@ -18,21 +23,28 @@ class Player {
     this.offset = 0; // where playing starts or has stopped
     this.startedAt = null; // on the context's clock; null: not playing
     this.voices = [];
+    this.master = null;
     this.buffers = null;
     this.button.addEventListener("click", () => this.toggle());
     this.loopButton.addEventListener("click", () => this.setLoop(!this.loop));
     this.slider.addEventListener("input", () => this.seek(Number(this.slider.value)));
     this.signals.forEach((signal, index) => {
       signal.querySelector(".choose").addEventListener("click", () => this.choose(index));
-      const picture = signal.querySelector(".picture");
-      picture.addEventListener("click", (event) => {
-        const box = picture.getBoundingClientRect();
-        this.choose(index);
-        this.seek(((event.clientX - box.left) / box.width) * this.seconds);
-      });
+      for (const picture of signal.querySelectorAll(".picture")) {
+        picture.addEventListener("click", (event) => {
+          const box = picture.getBoundingClientRect();
+          this.choose(index);
+          this.seek(((event.clientX - box.left) / box.width) * this.seconds);
+        });
+      }
     });
+    this.heads = [...article.querySelectorAll(".head")];
     this.choose(0, false);
     this.draw();
+  }
+
+  get blind() {
+    return this.article.dataset.mode !== "open";
   }
 
   get loop() {
@@ -62,6 +74,10 @@ class Player {
     return this.buffers;
   }
 
+  sound() {
+    if (this.startedAt === null) this.play();
+  }
+
   async play() {
     this.take();
     this.button.disabled = true;
@@ -81,10 +97,12 @@ class Player {
     this.stop();
     if (this.offset >= this.seconds - FADE) this.offset = 0;
     this.startedAt = context.currentTime + 0.03; // one moment for all, a little ahead
+    this.master = new GainNode(context);
+    this.master.connect(context.destination);
     this.voices = buffers.map((buffer, index) => {
       const source = new AudioBufferSourceNode(context, { buffer, loop: this.loop });
-      const gain = new GainNode(context, { gain: index === this.heard ? 1 : 0 });
-      source.connect(gain).connect(context.destination);
+      const gain = new GainNode(context, { gain: this.level(index) });
+      source.connect(gain).connect(this.master);
       source.start(this.startedAt, this.offset);
       return { source, gain };
     });
@@ -95,11 +113,11 @@ class Player {
   }
 
   stop() {
-    for (const { source, gain } of this.voices) {
+    for (const { source } of this.voices) {
       source.onended = null;
       source.stop();
-      gain.disconnect();
     }
+    this.master?.disconnect();
     this.voices = [];
     this.startedAt = null;
     this.article.dataset.state = "stopped";
@@ -147,11 +165,25 @@ class Player {
       signal.classList.toggle("heard", number === index);
       signal.querySelector(".choose").setAttribute("aria-pressed", String(number === index));
     });
-    this.voices.forEach(({ gain }, number) => {
-      const now = context.currentTime;
-      gain.gain.cancelScheduledValues(now);
-      gain.gain.setValueAtTime(gain.gain.value, now);
-      gain.gain.linearRampToValueAtTime(number === index ? 1 : 0, now + FADE);
+    this.fade();
+  }
+
+  level(index) {
+    if (index !== this.heard) return 0;
+    return matched ? this.gains[index] : 1;
+  }
+
+  // Open, one signal fades into the other. Blind, every switch is a dip to silence, also one from a signal to itself:
+  // the sound of the switch must not tell what X is.
+  fade() {
+    if (!this.voices.length) return;
+    const now = context.currentTime;
+    if (this.blind) {
+      ramp(this.master.gain, 0, now).linearRampToValueAtTime(1, now + 2 * FADE);
+    }
+    this.voices.forEach(({ gain }, index) => {
+      if (this.blind) gain.gain.cancelScheduledValues(now).setValueAtTime(this.level(index), now + FADE);
+      else ramp(gain.gain, this.level(index), now);
     });
   }
 
@@ -176,22 +208,11 @@ class Player {
     const position = this.position;
     this.slider.value = position;
     this.clock.textContent = `${position.toFixed(1)} / ${this.seconds.toFixed(1)} s`;
-    for (const signal of this.signals) {
-      signal.querySelector(".head").style.left = `${(100 * position) / this.seconds}%`;
-    }
+    for (const head of this.heads) head.style.left = `${(100 * position) / this.seconds}%`;
   }
 }
 
-const players = [...document.querySelectorAll("article")].map((article) => new Player(article));
-
-document.addEventListener("keydown", (event) => {
-  const player = current || players[0];
-  if (!player || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (/^[1-9]$/.test(event.key)) player.choose(Number(event.key) - 1);
-  else if (event.key === " ") player.toggle();
-  else if (event.key === "ArrowLeft") player.seek(player.position - 1);
-  else if (event.key === "ArrowRight") player.seek(player.position + 1);
-  else if (event.key === "l") player.setLoop(!player.loop);
-  else return;
-  event.preventDefault(); // or the space bar would also press the button that has the focus
-});
+function ramp(gain, value, now) {
+  gain.cancelScheduledValues(now);
+  return gain.setValueAtTime(gain.value, now).linearRampToValueAtTime(value, now + FADE);
+}

@@ -1,0 +1,85 @@
+"""Scores in the autoencoder's own latent space: kept clip by clip, put together when a run is complete.
+
+Latent L1 is in units of each channel's standard deviation over the references of the run, which are known only when
+all clips are; the Fréchet distance is one of whole sets of clips. So what both need of a clip lies in a small file
+until then, found again by the key of its row when an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reencoder_eval.latent_distance import FrechetStatistics, frechet_distance
+from reencoder_eval.latent_statistics import SMALLEST_STD
+from reencoder_eval.run_folder import LATENT_SCORES, LATENTS, write_json
+from reencoder_pipeline.errors import EvaluationError
+
+
+@dataclass(frozen=True)
+class LatentRecord:
+    """Of one estimate: the statistics of its latents, and the mean L1 of each channel to the reference's, (C,)."""
+
+    statistics: FrechetStatistics
+    distance: np.ndarray
+
+    @classmethod
+    def of(cls, estimate: np.ndarray, reference: np.ndarray) -> LatentRecord:
+        """Latents (targets, C, T) both; a reference compared with itself keeps its statistics for all."""
+        return cls(FrechetStatistics.of(estimate), np.abs(estimate - reference).mean(axis=(0, 2), dtype=np.float64))
+
+
+def record_path(run: Path, key: str) -> Path:
+    return run / LATENTS / f"{key}.npz"
+
+
+def write_record(path: Path, record: LatentRecord) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    statistics = record.statistics
+    with beside.open("wb") as file:
+        np.savez(
+            file, count=statistics.count, mean=statistics.mean, scatter=statistics.scatter, distance=record.distance
+        )
+    beside.replace(path)
+
+
+def read_record(path: Path) -> LatentRecord:
+    with np.load(path, allow_pickle=False) as values:
+        statistics = FrechetStatistics(int(values["count"]), values["mean"], values["scatter"])
+        return LatentRecord(statistics, values["distance"])
+
+
+def add_latent_scores(run: Path, rows: Sequence[dict[str, Any]], references: Mapping[str, str]) -> None:
+    """Put `latent_l1` into the scores of every row that has a record, and the Fréchet distances into latents.json.
+
+    `references` maps each clip to the key of its reference's record. Too few frames for a covariance: no Fréchet
+    distances. A clip whose reference is silent has no score here either.
+    """
+    records = {clip: read_record(record_path(run, key)).statistics for clip, key in references.items()}
+    if not records:
+        return
+    whole = reduce(add, records.values())
+    std = np.maximum(np.sqrt(np.diag(whole.scatter) / whole.count), SMALLEST_STD)
+    sums: dict[str, list[str]] = {}
+    for row in rows:
+        path = record_path(run, row["key"])
+        if path.is_file() and any(score is not None for score in row["scores"].values()):
+            row["scores"]["latent_l1"] = float((read_record(path).distance / std).mean())
+            sums.setdefault(row["system"], []).append(row["clip"])
+    paths = {(row["system"], row["clip"]): record_path(run, row["key"]) for row in rows}
+    distances: dict[str, float | None] = {}
+    for system, clips in sums.items():
+        estimates = reduce(add, (read_record(paths[system, clip]).statistics for clip in clips))
+        try:
+            distances[system] = frechet_distance(estimates, reduce(add, (records[clip] for clip in clips)), std=std)
+        except EvaluationError:
+            distances[system] = None
+    write_json(run / LATENT_SCORES, {"frechet": distances, "frames": whole.count, "clips": len(records)})
