@@ -90,6 +90,7 @@ def stft_d_chart(summary: Summary, costs: Costs | None = None) -> str:
             for row, value in known:
                 panel.annotate(f" {value:.3g}", (value, row), va="center", fontsize=8, color=INK)
             panel.set_xscale("log")
+            panel.minorticks_off()  # their labels would overlap within a decade
             panel.set_xlim(min(value for _, value in known) / 2, 4 * max(value for _, value in known))
             panel.set_xlabel("GFLOPs per second", color=INK)
         for panel in (axes, *beside):
