@@ -33,17 +33,7 @@ def times_real_time(system: str, costs: Costs | None) -> float | None:
 
 def cost_table(costs: Costs) -> TextTable:
     """Every system that does any work, whether or not it has weights; the autoencoder's passes apart."""
-    columns = (
-        "",
-        "parameters, M",
-        "GFLOPs/s",
-        "torch's counter",
-        "+ encode",
-        "+ decode",
-        "total",
-        "x real time",
-        "peak, MB",
-    )
+    columns = ("part", "parameters, M", "GFLOPs/s", "by torch", "encode", "decode", "total", "x real time", "peak, MB")
     rows = [(f"Autoencoder, {stage}", *_count_texts(costs["autoencoder"][stage]), *[NOTHING] * 5) for stage in STAGES]
     for name, cost in costs["systems"].items():
         if not cost["stages"] and not cost["module"]:
