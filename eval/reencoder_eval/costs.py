@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,7 @@ def _peak_bytes(call: Callable[[], object], *, device: str) -> int | None:
         call()
         return torch.cuda.max_memory_allocated() - before
     try:
+        _give_back_free_memory()
         (PROCESS / "clear_refs").write_text("5")  # sets the peak back to what is used now
         before = _resident_bytes("VmRSS")
     except OSError:
@@ -104,6 +106,13 @@ def _peak_bytes(call: Callable[[], object], *, device: str) -> int | None:
         return None
     call()
     return max(_resident_bytes("VmHWM") - before, 0)
+
+
+def _give_back_free_memory() -> None:
+    """What an earlier call has freed lies in the C library's heap, and would hide what the next one needs."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _resident_bytes(name: str) -> int:
