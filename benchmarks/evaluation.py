@@ -29,7 +29,7 @@ from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.tasks import get_task
 
 RESAMPLER = "soxr_vhq"
-ROUNDS = 2
+ROUNDS, WORKERS = 2, (0, 1, 2)
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     task, coder = get_task(arguments.task), load_autoencoder("house")
     baselines = [load_baseline(name, task=task.name) for name in arguments.baselines]
     systems = systems_of(task, coder, baselines=baselines, resampler=RESAMPLER)
-    tracks = tracks_of_split(arguments.source, "test", valid_share=0.05, test_share=0.1)
+    tracks = tracks_of_split(arguments.source, None, valid_share=0.05, test_share=0.1)
     choice = choose_clips(tracks, task=task.name, num_clips=arguments.clips, clip_seconds=arguments.seconds, seed=0)
     threads = torch.get_num_threads()
     print(f"{len(choice.clips)} clips of {arguments.seconds:g} s, {len(systems)} systems, {threads} threads")
@@ -74,7 +74,7 @@ def main() -> None:
 
     walls: dict[int, list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
-        for workers in (0, 1, 2):
+        for workers in WORKERS:
             with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
                 start = time.perf_counter()
                 run_systems(

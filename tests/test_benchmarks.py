@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -149,3 +150,22 @@ def test_windows_of_music_are_pieces_of_it(audio_in_the_loop: Any) -> None:
     assert (np.diff(drawn) == 1).all()
     assert len({window[0] for window in drawn}) > 1
     assert (drawn == audio_in_the_loop.draw_audio(music, num=8, num_samples=20, seed=1)).all()
+
+
+def test_evaluation_says_where_its_time_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio = 0.1 * np.random.default_rng(0).standard_normal((44_100 * 2, 2))
+    soundfile.write(str(tmp_path / "song.wav"), audio, 44_100)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    evaluation = importlib.import_module("evaluation")
+    arguments = ["--clips", "1", "--seconds", "1", "--baselines", "folding"]
+    monkeypatch.setattr("sys.argv", ["evaluation.py", str(tmp_path), *arguments])
+    monkeypatch.setattr(evaluation, "WORKERS", (0,))
+    evaluation.main()
+    said = capsys.readouterr().out
+    assert "1 clips of 1 s, 5 systems" in said
+    shares = [float(line.split()[-1].rstrip("%")) for line in said.splitlines() if line.endswith("%")]
+    assert len(shares) == 4
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert "0 scoring processes" in said

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import stable_audio_layout
-from reencoder_eval.clips import Clip, ClipAudio
 from reencoder_eval.systems import count_pass, decode, encode
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.errors import AutoencoderError
@@ -44,12 +43,11 @@ def test_dual_mono_is_the_joint_form_of_equal_channels() -> None:
 def test_evaluation_averages_what_a_joint_one_decodes() -> None:
     joint, dual = (load_autoencoder(f"{instance('oobleck_joint')}#form={form}") for form in ("joint", "dual_mono"))
     mono = 0.3 * np.random.default_rng(0).standard_normal(5 * joint.spec.hop - 3).astype(np.float32)
-    audio = ClipAudio(Clip("a", Path("a.wav"), 0, len(mono), 8_000), 8_000, {"mono": mono})
     heard = []
     for autoencoder in (joint, dual):
         latents = encode(autoencoder, [mono, -mono], device="cpu")
         assert latents.shape == (1, 2 * joint.spec.channels, 5)
-        heard.append(decode(autoencoder, latents, audio))
+        heard.append(decode(autoencoder, latents, length=len(mono)))
         assert count_pass(autoencoder, "decode").gflops > 0
     assert heard[0].shape == (2, len(mono))
     np.testing.assert_allclose(heard[0], heard[1], atol=1e-6)
