@@ -185,9 +185,9 @@ def text_tables(
     """Scores and, where there is a row to compare with, paired differences; none of what nobody has; then Fréchet
     distances and costs, where they are known."""
     tables = []
-    for group in GROUPS[summary.task]:
+    for place, group in enumerate(GROUPS[summary.task]):
         if any(column.metric in cells for column in group.columns for cells in summary.cells.values()):
-            tables.append(scores_table(summary, group, costs))
+            tables.append(scores_table(summary, group, costs, with_costs=place == 0))
             if summary.comparisons and group.compared:
                 tables.append(comparison_table(summary, group))
     if latents:
@@ -195,15 +195,17 @@ def text_tables(
     return [*tables, cost_table(costs)] if costs else tables
 
 
-def scores_table(summary: Summary, group: Group, costs: Costs | None) -> TextTable:
-    columns = ["system", "GFLOPs/s", "+ autoencoder", "x real time"]
+def scores_table(summary: Summary, group: Group, costs: Costs | None, *, with_costs: bool) -> TextTable:
+    columns = ["system", *(["GFLOPs/s", "+ autoencoder", "x real time"] if with_costs else [])]
     for column in group.columns:
         columns += [f"{column.title}, mean [95 %]", *([column.beside_title] if column.beside else []), "median"]
     rows = []
     for system, label in summary.labels.items():
-        speed = times_real_time(system, costs)
-        gflops = [number(of(system, costs)) for of in (module_gflops, passes_gflops)]
-        row, cells = [label, *gflops, f"{speed:.3g}" if speed else NOTHING], summary.cells[system]
+        row, cells = [label], summary.cells[system]
+        if with_costs:
+            speed = times_real_time(system, costs)
+            row += [number(of(system, costs)) for of in (module_gflops, passes_gflops)]
+            row.append(f"{speed:.3g}" if speed else NOTHING)
         for column in group.columns:
             cell = cells.get(column.metric)
             row.append(_with_interval(cell.mean if cell else None))
