@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -293,12 +292,10 @@ AT_ONCE = [["--help"], ["build", "--help"], ["build", "x", "--out", "y", "--set"
 
 @pytest.mark.parametrize("arguments", AT_ONCE, ids=str)
 def test_help_and_mistakes_answer_at_once(arguments: list[str]) -> None:
-    """In processor time: on a busy machine the clock tells nothing."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """By what they import: a processor's seconds are its own."""
     done = command(*arguments, PYTHONPROFILEIMPORTTIME="1")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == (2 if "--set" in arguments else 0)
     assert "import time:" in done.stderr
-    assert " torch\n" not in done.stderr
-    assert " zarr\n" not in done.stderr
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6
+    imported = {line.split()[-1] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert imported.isdisjoint({"torch", "zarr", "numpy", "soundfile"})
+    assert ("reencoder_pipeline.config" in imported) == ("--set" in arguments), "building its models takes a moment"

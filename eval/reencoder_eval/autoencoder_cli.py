@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
-from reencoder_pipeline.config import AutoencoderTrainConfig, load_config
 from reencoder_pipeline.errors import ConfigError
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
@@ -27,6 +26,8 @@ def train(
     set_: Set = None,
 ) -> None:
     """Train an autoencoder on waveforms. Prints the path of its weights."""
+    from reencoder_pipeline.config import AutoencoderTrainConfig, load_config
+
     settings = load_config(config, AutoencoderTrainConfig, set_ or [])
     from reencoder_pipeline.autoencoders.vocos.train import train_autoencoder
 
@@ -47,6 +48,7 @@ def evaluate(
     The validation split: --set split=valid. Your own music: --set source=/my/music. The same command again resumes.
     """
     from reencoder_eval.config import AutoencoderEvalConfig
+    from reencoder_pipeline.config import load_config
 
     if Path(autoencoder).suffix in (".yaml", ".yml"):
         raise ConfigError(

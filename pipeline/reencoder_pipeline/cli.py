@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
-from reencoder_pipeline.config import CacheConfig, load_config
 
 if TYPE_CHECKING:
     from reencoder_pipeline.cache import LatentCache
@@ -53,6 +52,8 @@ def build(  # noqa: PLR0917, typer reads the signature
 ) -> None:
     """Encode SOURCE into a latent cache. The same command again goes on where the last one stopped."""
     chosen = [*_option("format", format_), *_option("autoencoder", autoencoder)]
+    from reencoder_pipeline.config import CacheConfig, load_config
+
     settings = load_config(config, CacheConfig, [*(set_ or []), *chosen])
     from reencoder_pipeline.build import build_cache
 
@@ -88,6 +89,8 @@ def plan(
     source: Source, config: Config = None, set_: Set = None, autoencoder: Name = None, as_json: Json = False
 ) -> None:
     """Say what `build` would do: tracks, hours, shards, bytes, and files that cannot be used. Encodes nothing."""
+    from reencoder_pipeline.config import CacheConfig, load_config
+
     settings = load_config(config, CacheConfig, [*(set_ or []), *_option("autoencoder", autoencoder)])
     from reencoder_pipeline.build import plan_build, remarks
 

@@ -7,16 +7,16 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 from typer.core import TyperGroup
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
-from reencoder_pipeline.config import load_config
-from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.runs import RunSummary, list_runs
+
+if TYPE_CHECKING:
+    from reencoder_trainer.runs import RunSummary
 
 
 class TrainsByDefault(TyperGroup):
@@ -50,6 +50,9 @@ def train(
 
     Under `torchrun --no-python reencoder-train CONFIG` all processes share the global batch.
     """
+    from reencoder_pipeline.config import load_config
+    from reencoder_trainer.config import TrainConfig
+
     settings = load_config(config, TrainConfig, overrides or ())
     if print_config:
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
@@ -67,6 +70,8 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """List the runs below a folder: recipe, progress, and the last validation beside its two references."""
+    from reencoder_trainer.runs import list_runs
+
     found, unreadable = list_runs(folder)
     if as_json:
         print("\n".join(json.dumps(asdict(one)) for one in found))
