@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
 from reencoder_eval.baselines.baseline import Baseline
-from reencoder_eval.cli import arguments_of
+from reencoder_eval.cli import app, arguments_of
 from reencoder_eval.config import EvalConfig
 from reencoder_eval.evaluate import evaluate
-from reencoder_eval.run_folder import BALANCES, COSTS, REPORT, RUN, SCORES, read_rows
+from reencoder_eval.run_folder import BALANCES, CHART, COSTS, MARKDOWN, REPORT, RUN, SCORES, TABLES, read_rows
 from reencoder_eval.tables import summarise
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.errors import EvaluationError
@@ -147,6 +149,19 @@ def test_figure_three_and_costs(finished: Path) -> None:
     oracle = costs["systems"]["ours:M:lambda=1"]
     assert oracle["module"]["gflops"] > 0
     assert costs["systems"]["autoencoder+decorrelation"]["stages"] == ["encode", "decode"]
+
+
+def test_tables_figures_and_page_can_be_made_anew(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    made = [copy / name for name in (TABLES, MARKDOWN, CHART, BALANCES, REPORT)]
+    for file in made:
+        file.unlink()
+    result = CliRunner().invoke(app, ["report", str(copy)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(copy / REPORT)
+    for file in made:
+        assert file.read_bytes() == (finished / file.name).read_bytes()
 
 
 def untrained(*, weights: Path | None, device: str) -> Baseline:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError
 from reencoder_pipeline.journal import Journal, Progress
+from reencoder_pipeline.precision import resolved
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.train import TrainedRun
 from reencoder_trainer.trained_module import load_module
@@ -49,7 +51,8 @@ def test_a_run_leaves_what_it_promises(recipe: str, cache: Path, tmp_path: Path)
     references = {"l1", "l1_no_module", "l1_channel_means", *condition}
     assert all(row.keys() == {"kind", "step", *references} for row in metrics if row["kind"] == "valid")
     config = load_config(tmp_path / "config.yaml", TrainConfig)
-    assert config == TrainConfig(cache=cache, out=tmp_path, **{**TINY, **RECIPES[recipe]})
+    precision = resolved("auto", torch.device("cpu"))  # what this processor multiplies
+    assert config == TrainConfig(cache=cache, out=tmp_path, precision=precision, **{**TINY, **RECIPES[recipe]})
 
     trained = load_module(tmp_path / "module.safetensors")
     task = "m2s" if recipe == "variational" else "bwe"

@@ -109,6 +109,16 @@ def tables(
     print_tables(run, as_json=as_json, markdown=markdown)
 
 
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="the folder of a finished run")]) -> None:
+    """Write tables, figures and page of a run anew, from what its folder holds. Prints the path of the page."""
+    from reencoder_eval.listening_page import write_report
+    from reencoder_eval.tables import write_tables
+
+    write_tables(run)
+    typer.echo(write_report(run))
+
+
 def print_tables(run: Path, *, as_json: bool, markdown: bool) -> None:
     from reencoder_eval import tables, text_table
     from reencoder_eval.run_folder import COSTS, LATENT_SCORES, SCORES, read_json, read_rows
