@@ -71,7 +71,8 @@ def test_the_command_lists_them_for_people_and_for_programs(folder: Path) -> Non
     assert table.returncode == 3, "one of the folders could not be read"
     assert "not readable: " in table.stderr
     line = next(line for line in table.stdout.splitlines() if line.startswith("done"))
-    assert line.split()[1:] == ["bwe", "S,", "L1", "20", "0.2000", "0.5000", "0.6000", "2.50", "0", "s", "ago"]
+    assert line.split()[1:9] == ["bwe", "S,", "L1", "20", "0.2000", "0.5000", "0.6000", "2.50"]
+    assert line.rstrip().endswith("s ago")
     assert "5 of 20" not in table.stdout
     assert "7 of 20" in table.stdout
     rows = [json.loads(line) for line in command("runs", str(folder), "--json").stdout.splitlines()]
