@@ -51,7 +51,7 @@ def write_run(run: Path, *, channels: int = 1) -> Path:
         "sample_rate": RATE,
         "autoencoder": {"autoencoder": "<house>", "channels": 64, "hop": 1024, "sample_rate": RATE},
         "resampler": "soxr_vhq",
-        "systems": [{"label": label, "about": f"about {name}"} for name, label in LABELS.items()],
+        "systems": [{"label": label, "about": f"about {name}", "trained": True} for name, label in LABELS.items()],
         "clips": [{"id": clip, "licence": "CC <BY>"} for clip in CLIPS],
         "listening": CLIPS[:2],
         "silent": [],

@@ -176,4 +176,6 @@ def test_a_model_without_weights_has_a_cost_and_no_scores(run: Run) -> None:
     assert "big" not in {row["system"] for row in read_rows(out / SCORES)}
     big = json.loads((out / COSTS).read_text())["systems"]["big"]
     assert (big["trained"], big["module"]["gflops"], big["times_real_time"]) == (False, 100.0, None)
-    assert "Big (no weights: counted only)" in (out / REPORT).read_text()
+    page = (out / REPORT).read_text()
+    assert "Big (no weights: counted only)" in page
+    assert "a model" not in page, "it went through nothing: the list of systems leaves it out"

@@ -78,6 +78,15 @@ def test_resuming_is_going_on(baseline: str, songs: Path, tmp_path: Path) -> Non
     assert whole.read_bytes() == parts.read_bytes()
 
 
+def test_validating_on_silence_leaves_the_last_weights(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    for split, gain in (("train", 0.1), ("valid", 0.0)):
+        audio = gain * np.random.default_rng(0).standard_normal((RATE, 2))
+        soundfile.write(str(tmp_path / f"{split}.wav"), audio, RATE)
+    manifest.write_text("".join(f'{{"path": "{split}.wav", "split": "{split}"}}\n' for split in ("train", "valid")))
+    assert train(config(manifest, tmp_path / "run", "aero", steps=2)).is_file()
+
+
 def test_the_discriminator_waits_where_it_is_told_to(songs: Path, tmp_path: Path) -> None:
     train(config(songs, tmp_path / "run", "aero", adversary_from=2))
     rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]

@@ -39,7 +39,8 @@ def train_baseline(config: BaselineTrainConfig, *, resume: bool, progress: Calla
     """Train on random stereo excerpts and return the path of the released weights.
 
     Batch k is a pure function of (seed, k), so resuming is counting on. Released are the weights with the smallest
-    validation STFT-D so far, as MusicHiFi does it; without validations, the last ones. One process: no torchrun.
+    validation STFT-D so far, as MusicHiFi does it; without validations, or with silence alone in them, the last ones.
+    One process: no torchrun.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -72,7 +73,7 @@ def train_baseline(config: BaselineTrainConfig, *, resume: bool, progress: Calla
                 if finished or stop or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                     journal.sync()
                     learner.save(folder.state, pending=journal.pending)
-                    if unseen is None:
+                    if unseen is None or math.isinf(learner.best):  # nothing to choose by, or not yet
                         release(config, learner, folder, hours=excerpts.hours)
                     saved = time.monotonic()
                 if stop and not finished:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 from reencoder_eval.baselines.aero.checkpoint import load_aero_weights
 from reencoder_eval.baselines.aero.layers import STRIDE
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
-from reencoder_eval.baselines.baseline import Baseline
+from reencoder_eval.baselines.baseline import Baseline, digest_of
 from reencoder_eval.baselines.segments import run_in_segments
 from reencoder_eval.flops import FlopCount, count_flops
 from reencoder_pipeline.audio import resample
@@ -63,7 +61,7 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
         about=f"predicts the whole complex spectrum at {config.high_rate / 1000:g} kHz from audio at "
         f"{config.low_rate / 1000:g} kHz, on waveforms: {millions:.1f} M parameters, our implementation",
         task="bwe",
-        digest=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
+        digest=digest_of(*parts),
         run=run if weights else None,
         count=lambda: count_aero(model),
     )

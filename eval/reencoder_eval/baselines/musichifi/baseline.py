@@ -29,7 +29,7 @@ def load_musichifi_bwe(*, weights: Path | None, device: str) -> Baseline:
     return Baseline(
         name="musichifi_bwe",
         label="MusicHiFi-BWE",
-        about="the low band plus a waveform that a BigVGAN makes of its mel spectrum; trained here",
+        about="the low band plus a waveform that a BigVGAN makes of its mel spectrum; our implementation",
         task="bwe",
         digest=_digest("musichifi_bwe", weights),
         run=model and (lambda audio, sample_rate: _waveform(model, audio, sample_rate=sample_rate)),
@@ -43,7 +43,7 @@ def load_musichifi_m2s(*, weights: Path | None, device: str) -> Baseline:
     return Baseline(
         name="musichifi_m2s",
         label="MusicHiFi-M2S",
-        about="the mono signal as mid, and a side waveform that a BigVGAN makes of its mel spectrum; trained here",
+        about="the mono signal as mid, and a side that a BigVGAN makes of its mel spectrum; our implementation",
         task="m2s",
         digest=_digest("musichifi_m2s", weights),
         run=model and _upmix(model),
