@@ -11,6 +11,8 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None)  # a busy machine is not a failure
 settings.load_profile("house")
 
+pytest_plugins = ["s3_server"]
+
 Built = Callable[[str], Path]
 
 

@@ -19,7 +19,8 @@ from reencoder_pipeline.build import plan_build
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.corpus import assign_splits, read_corpus
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.shard import build_shard, encode_track
+from reencoder_pipeline.shard import build_shard
+from reencoder_pipeline.track import encode_track
 from tiny_build import MUSIC, NUM_SHARDS, build, command, copied, tiny_config, tree
 from tiny_build import music as render
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from reencoder_pipeline.cache import CachedTrack, Shard
 from reencoder_pipeline.commit import SHARDS, write_record
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import Track, file_digest
+from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.durable import sync
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.record import Record, sum_frames
 from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
+from reencoder_pipeline.track import EncodedTrack, encode_tracks
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, write_zarr_shard
 
 if TYPE_CHECKING:
@@ -38,31 +39,15 @@ class Job:
     num_frames: int
 
 
-@dataclass(frozen=True)
-class EncodedTrack:
-    """One track as it goes into a shard; `streams` holds (frames, channels) in the cache's precision."""
-
-    track: Track
-    num_samples: int
-    num_frames: int
-    tasks: tuple[str, ...]
-    bandwidth_hz: float
-    side_mid_db: float
-    streams: Mapping[str, Frames]
-
-
 def build_shard(job: Job, autoencoder: Autoencoder, out: Path, config: CacheConfig) -> Record:
     """Encode and commit. A file that fails is named in the record and nothing takes its place."""
     encoded, failures, retry = [], [], False
-    for track in job.tracks:
-        try:
-            _require_unchanged(track)
-            encoded.append(encode_track(autoencoder, track, config))
-        except AudioError as error:
-            failures.append(failure_row(track, error))
-        except (OSError, MemoryError) as error:
-            failures.append(failure_row(track, error))
-            retry = True
+    for track, outcome in encode_tracks(autoencoder, job.tracks, config):
+        if isinstance(outcome, EncodedTrack):
+            encoded.append(outcome)
+        else:
+            failures.append(failure_row(track, outcome))
+            retry = retry or not isinstance(outcome, AudioError)
     shard = _write_shard(job.key, encoded, out, config)
     trained = [item for item in encoded if item.track.split == "train"]
     sums = {
@@ -77,51 +62,9 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path, config: CacheConf
     return record
 
 
-def _require_unchanged(track: Track) -> None:
-    """OSError if this is no longer the file that the shard is named after."""
-    if file_digest(track.path) != track.sha256:
-        raise OSError(f"{track.path}: changed while the build was running; run the same command again")
-
-
 def failure_row(track: Track, error: Exception) -> dict[str, str]:
     """A line of failures.jsonl."""
     return {"id": track.id, "path": str(track.path), "error": str(error) or repr(error)}
-
-
-def encode_track(autoencoder: Autoencoder, track: Track, config: CacheConfig) -> EncodedTrack:
-    """Read, measure and encode one track. AudioError when its file or its latents cannot be used."""
-    from reencoder_pipeline.audio import read_audio, resample
-    from reencoder_pipeline.encode import encode_stream, make_stream
-    from reencoder_pipeline.survey import suited_tasks, survey_audio
-
-    spec = autoencoder.spec
-    audio, rate = read_audio(track.path, num_samples=track.num_samples)
-    survey = survey_audio(audio, sample_rate=rate)
-    if rate != spec.sample_rate:
-        audio = resample(audio, rate, spec.sample_rate)
-    if audio.shape[1] < spec.hop:
-        raise AudioError("shorter than one latent frame", where=track.path, value=f"{audio.shape[1]} samples")
-    streams = {}
-    for name in config.streams:
-        waveform = make_stream(
-            name, audio, sample_rate=spec.sample_rate, low_band_rate=config.low_band_rate, resampler=config.resampler
-        )
-        frames = encode_stream(autoencoder, waveform, segment_frames=spec.frames_in(config.segment_seconds))
-        with np.errstate(over="ignore"):
-            streams[name] = frames.astype(config.precision)
-        if not np.isfinite(streams[name]).all():
-            largest = float(np.abs(frames).max())
-            raise AudioError(f"latents do not fit {config.precision}", where=track.path, value=largest)
-    measured = suited_tasks(survey) if track.tasks is None else track.tasks
-    return EncodedTrack(
-        track=track,
-        num_samples=audio.shape[1],
-        num_frames=spec.num_frames(audio.shape[1]),
-        tasks=measured if config.tasks == "measured" else tuple(config.tasks),
-        bandwidth_hz=round(survey.bandwidth_hz),
-        side_mid_db=round(survey.side_mid_db, 1),
-        streams=streams,
-    )
 
 
 def block_checksums(frames: Frames) -> tuple[int, ...]:
