@@ -172,10 +172,12 @@ def untrained(*, weights: Path | None, device: str) -> Baseline:
 
 
 def test_a_model_without_weights_has_a_cost_and_no_scores(run: Run) -> None:
-    out = run(num_clips=1, modules=[], baselines=[{"name": "test_evaluate_stereo:untrained"}])
+    name = "test_evaluate_stereo:untrained"
+    out = run(num_clips=1, modules=[], baselines=[{"name": name}, {"name": name, "label": "Small"}])
     assert "big" not in {row["system"] for row in read_rows(out / SCORES)}
     big = json.loads((out / COSTS).read_text())["systems"]["big"]
     assert (big["trained"], big["module"]["gflops"], big["times_real_time"]) == (False, 100.0, None)
     page = (out / REPORT).read_text()
     assert "Big (no weights: counted only)" in page
+    assert "Small (no weights: counted only)" in page, "the same baseline again, under another label"
     assert "a model" not in page, "it went through nothing: the list of systems leaves it out"

@@ -57,8 +57,8 @@ def test_each_run_is_summed_up(folder: Path) -> None:
 def test_a_recipe_is_a_few_words() -> None:
     paper = TrainConfig.model_validate(yaml.safe_load((ROOT / "configs/train/bwe_m.yaml").read_text()))
     assert recipe(paper) == "bwe M, L1 + discriminator"
-    stereo = TrainConfig.model_validate(yaml.safe_load((ROOT / "configs/train/m2s_m_cpu.yaml").read_text()))
-    assert recipe(stereo).startswith("m2s M, L1 + condition, ")
+    stereo = TrainConfig.model_validate(yaml.safe_load((ROOT / "configs/train/m2s_s_cpu.yaml").read_text()))
+    assert recipe(stereo).startswith("m2s S, L1 + condition, ")
 
 
 def test_no_folder_is_an_error(tmp_path: Path) -> None:

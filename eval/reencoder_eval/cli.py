@@ -76,7 +76,7 @@ def arguments_of(settings: EvalConfig) -> dict[str, Any]:
     return {
         **dict(settings),
         "modules": [(entry.label, entry.path) for entry in settings.modules],
-        "baselines": [(entry.name, entry.weights) for entry in settings.baselines],
+        "baselines": [(entry.name, entry.weights, entry.label) for entry in settings.baselines],
         "external": [ExternalProgram(**dict(entry)) for entry in settings.external],
     }
 

@@ -24,6 +24,7 @@ class BaselineEntry(Config):
         min_length=1, description="folding, decorrelation, aero, musichifi_bwe, ...; package.module:function"
     )
     weights: Path | None = None
+    label: str | None = Field(None, min_length=1, description="of its rows, where one baseline stands twice")
 
 
 class ExternalEntry(Config):
@@ -108,7 +109,7 @@ class EvalConfig(ClipsConfig):
     @field_validator("modules", "external", "baselines")
     @classmethod
     def _names_differ(cls, entries: list[Any]) -> list[Any]:
-        names = [entry.name if isinstance(entry, BaselineEntry) else entry.label for entry in entries]
+        names = [entry.label or entry.name if isinstance(entry, BaselineEntry) else entry.label for entry in entries]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"they name the rows of the tables and must differ: {', '.join(repeated)} is repeated")
         return entries

@@ -73,7 +73,7 @@ def evaluate(
     test_share: float,
     autoencoder: str,
     modules: Sequence[tuple[str, Path]],
-    baselines: Sequence[tuple[str, Path | None]],
+    baselines: Sequence[tuple[str, Path | None, str | None]],
     external: Sequence[ExternalProgram],
     task: str,
     resampler: str,
@@ -88,8 +88,8 @@ def evaluate(
 ) -> Evaluation:
     """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
 
-    `modules` are pairs of a label and a module file, `baselines` of a name and a weights file (None: it has none, or it
-    is only counted). Running it again resumes: a score is kept when it belongs to the same audio, the same system and
+    `modules` are pairs of a label and a module file, `baselines` of a name, a weights file (None: it has none, or it
+    is only counted) and a label (None: its own). Running it again resumes: a score is kept when it belongs to the same audio, the same system and
     the same metrics.
     """
     require_available(quality)
@@ -98,7 +98,10 @@ def evaluate(
     tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
     choice = choose_clips(tracks, task=task, num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
     coder = load_autoencoder(autoencoder, device=device)
-    raw_audio = [load_baseline(name, weights=weights, task=task, device=device) for name, weights in baselines]
+    raw_audio = [
+        load_baseline(name, weights=weights, task=task, device=device, label=label)
+        for name, weights, label in baselines
+    ]
     raw_audio += [program.as_baseline(get_task(task), kept=out / EXTERNAL) for program in external]
     systems = systems_of(
         get_task(task),

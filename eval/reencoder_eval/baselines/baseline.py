@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,12 @@ MODELS = {
 }
 
 
-def load_baseline(name: str, *, weights: Path | None = None, task: str, device: str = "cpu") -> Baseline:
+def load_baseline(
+    name: str, *, weights: Path | None = None, task: str, device: str = "cpu", label: str | None = None
+) -> Baseline:
     """`name` is one of those above or "package.module:function", which is called with `weights` and `device`.
 
-    ConfigError for a name nobody knows, for weights where none are taken, and for a baseline of another task.
+    With a `label` its rows are told apart from others of the same baseline. ConfigError for a name nobody knows, for weights where none are taken, and for a baseline of another task.
     """
     if name in SIGNAL_PROCESSING:
         if weights is not None:
@@ -70,7 +72,7 @@ def load_baseline(name: str, *, weights: Path | None = None, task: str, device: 
         raise ConfigError(
             "this baseline is for another task", where="baselines", value=f"{name} is for {baseline.task}, not {task}"
         )
-    return baseline
+    return replace(baseline, name=f"{baseline.name}:{label}", label=label) if label else baseline
 
 
 def digest_of(*parts: Any) -> str:

@@ -48,7 +48,12 @@ class ExternalProgram:
         """`kept` is a folder where results are found again by input and settings. ConfigError if it cannot be run."""
         words = _words(self.cmd)
         if shutil.which(words[0]) is None:
-            raise ConfigError("no such program", where="external", value=words[0], remedy="install it, or correct cmd")
+            raise ConfigError(
+                "no such program",
+                where="external",
+                value=words[0],
+                remedy="install it, correct cmd, or do without: --set external=[]",
+            )
         digest = digest_of(self.cmd, self.output, self.sample_rate, self.delay, sorted(self.environment.items()))
 
         def run(audio: np.ndarray, rate: int) -> np.ndarray:

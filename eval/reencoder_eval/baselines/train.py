@@ -127,7 +127,12 @@ class Learner:
         self.pending: list[dict[str, float]] = []
         self.parts = {"generator": training.generator.to(device), "discriminator": training.discriminator.to(device)}
         self.optimizers = {
-            name: torch.optim.Adam(part.parameters(), lr=training.learning_rate, betas=training.betas)
+            name: torch.optim.AdamW(
+                part.parameters(),
+                lr=training.learning_rate,
+                betas=training.betas,
+                weight_decay=training.weight_decay,
+            )
             for name, part in self.parts.items()
         }
 

@@ -49,6 +49,7 @@ def musichifi_training(
         learning_rate=1e-4,
         betas=(0.8, 0.99),
         decay=0.999996,
+        weight_decay=0.01,
     )
 
 
