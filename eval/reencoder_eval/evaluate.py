@@ -88,9 +88,9 @@ def evaluate(
 ) -> Evaluation:
     """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
 
-    `modules` are pairs of a label and a module file, `baselines` of a name, a weights file (None: it has none, or it
-    is only counted) and a label (None: its own). Running it again resumes: a score is kept when it belongs to the same audio, the same system and
-    the same metrics.
+    `modules` are pairs of a label and a module file, `baselines` of a name, a weights file (None: it has none, or it is
+    only counted) and a label (None: its own). Running it again resumes: a score is kept when it belongs to the same
+    audio, the same system and the same metrics.
     """
     require_available(quality)
     if device == "cuda" and not torch.cuda.is_available():

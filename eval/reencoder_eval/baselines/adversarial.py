@@ -18,8 +18,8 @@ class AdversarialTraining:
     (B, 1, n); `generate` maps that input to the estimate (B, 1, n). `discriminator` maps audio (B, 1, n) to its
     feature maps. `generator_loss(estimate, target, of_estimate, of_target)` gives the named terms, already weighted,
     whose sum is minimised; without feature maps those that need no discriminator. `discriminator_loss(of_estimate,
-    of_target)` gives a scalar. Both networks take AdamW with `learning_rate`, `betas` and `weight_decay` (0.0: plain Adam);
-    after every step the learning rate is multiplied by `decay` (1.0: it stays).
+    of_target)` gives a scalar. Both networks take AdamW with `learning_rate`, `betas` and `weight_decay` (0.0: plain
+    Adam); after every step the learning rate is multiplied by `decay` (1.0: it stays).
     """
 
     generator: nn.Module

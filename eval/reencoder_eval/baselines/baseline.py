@@ -55,7 +55,8 @@ def load_baseline(
 ) -> Baseline:
     """`name` is one of those above or "package.module:function", which is called with `weights` and `device`.
 
-    With a `label` its rows are told apart from others of the same baseline. ConfigError for a name nobody knows, for weights where none are taken, and for a baseline of another task.
+    With a `label` its rows are told apart from others of the same baseline. ConfigError for a name nobody knows, for
+    weights where none are taken, and for a baseline of another task.
     """
     if name in SIGNAL_PROCESSING:
         if weights is not None:

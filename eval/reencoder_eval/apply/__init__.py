@@ -1,0 +1,1 @@
+"""Trained modules on somebody's files: audio or latents in, audio or latents out."""
