@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS
+from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, open_sequential
 from reencoder_pipeline.errors import AudioError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ M2S_SIDE_MID_DB = (-30.0, 3.0)
 SIDE_MID_LIMIT_DB = 120.0
 
 FRAME, HOP = 4096, 2048
-BLOCK_FRAMES = 256
+READ_SAMPLES = 524_288
+BLOCK_FRAMES = 32  # transformed at once; their spectra stay in a processor's cache
 SMOOTHING_HZ = 200.0
 # Content: less than this many dB below the power of the whole recording, in one bin of the smoothed spectrum ...
 CONTENT_BELOW_TOTAL_DB = 85.0
@@ -63,9 +65,9 @@ def survey(path: Path) -> Survey:
     if not path.is_file():
         raise AudioError("no such file", where=path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_sequential(os.fsencode(path)) as file:
             promised = file.frames
-            result = _survey(_blocks(file), file.samplerate, file.channels)
+            result = survey_blocks(_blocks(file), file.samplerate, file.channels)
     except soundfile.SoundFileError as error:
         raise AudioError("cannot be decoded", where=path, value=str(error)) from None
     short = abs(result.num_samples - promised) > LENGTH_TOLERANCE_SECONDS * result.sample_rate
@@ -76,30 +78,45 @@ def survey(path: Path) -> Survey:
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
     """(channels, samples) at a time. Not file.blocks(): where a file ends early, that repeats what the buffer held."""
-    while len(block := file.read(HOP * BLOCK_FRAMES, dtype="float32", always_2d=True)) > 0:
+    while len(block := file.read(READ_SAMPLES, dtype="float32", always_2d=True)) > 0:
         yield np.asarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
 
 
 def survey_audio(audio: NDArray[np.float32], *, sample_rate: int) -> Survey:
     """Survey (channels, samples) that are in memory already."""
-    size = FRAME * BLOCK_FRAMES
-    blocks = (audio[:, start : start + size] for start in range(0, audio.shape[1], size))
-    return _survey(blocks, sample_rate, len(audio))
+    blocks = (audio[:, start : start + READ_SAMPLES] for start in range(0, audio.shape[1], READ_SAMPLES))
+    return survey_blocks(blocks, sample_rate, len(audio))
 
 
-def _survey(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_channels: int) -> Survey:
-    spectrum, energy = _LongTermSpectrum(), _Energy()
+def survey_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_channels: int) -> Survey:
+    """Survey audio that arrives in blocks of (channels, samples)."""
+    surveyor = Surveyor(sample_rate, num_channels)
     for block in blocks:
-        spectrum.add(block)
-        energy.add(block)
-    return Survey(
-        sample_rate=sample_rate,
-        num_samples=energy.num_samples,
-        num_channels=num_channels,
-        bandwidth_hz=_bandwidth(spectrum.mean(), sample_rate=sample_rate),
-        side_mid_db=energy.side_mid_db(),
-        level_db=energy.level_db(),
-    )
+        surveyor.add(block)
+    return surveyor.result()
+
+
+class Surveyor:
+    """Surveys audio that is handed to it block by block."""
+
+    def __init__(self, sample_rate: int, num_channels: int) -> None:
+        self._sample_rate, self._num_channels = sample_rate, num_channels
+        self._spectrum, self._energy = _LongTermSpectrum(), _Energy()
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        """(channels, samples)"""
+        self._spectrum.add(block)
+        self._energy.add(block)
+
+    def result(self) -> Survey:
+        return Survey(
+            sample_rate=self._sample_rate,
+            num_samples=self._energy.num_samples,
+            num_channels=self._num_channels,
+            bandwidth_hz=_bandwidth(self._spectrum.mean(), sample_rate=self._sample_rate),
+            side_mid_db=self._energy.side_mid_db(),
+            level_db=self._energy.level_db(),
+        )
 
 
 def suited_tasks(survey: Survey) -> tuple[str, ...]:
@@ -151,17 +168,19 @@ class _LongTermSpectrum:
         self._rest = self._rest[:, num_frames * HOP :]
 
     def _add_frames(self, audio: NDArray[np.float32]) -> None:
-        frames = np.lib.stride_tricks.sliding_window_view(audio, FRAME, axis=1)[
-            :, ::HOP
-        ]  # (C, samples) -> (C, T, FRAME)
-        power = np.square(np.abs(np.fft.rfft(frames * self._window))) * (4.0 / np.square(self._window.sum(dtype=float)))
-        self._sum += power.mean(axis=0, dtype=np.float64).sum(axis=0)
+        from scipy.fft import rfft  # of float32 in 0.4 of numpy's time
+
+        # (C, samples) -> (C, T, FRAME)
+        frames = np.lib.stride_tricks.sliding_window_view(audio, FRAME, axis=1)[:, ::HOP]
+        spectra = rfft(frames * self._window)
+        power = np.square(spectra.real) + np.square(spectra.imag)
+        self._sum += power.sum(axis=(0, 1), dtype=np.float64) / len(audio)
         self._num_frames += frames.shape[1]
 
     def mean(self) -> NDArray[np.float64]:
         if self._num_frames == 0 and self._rest is not None:
             self._add_frames(np.pad(self._rest, ((0, 0), (0, FRAME - self._rest.shape[1]))))
-        return self._sum / max(1, self._num_frames)
+        return self._sum * (4.0 / np.square(self._window.sum(dtype=float)) / max(1, self._num_frames))
 
 
 class _Energy:
@@ -174,10 +193,12 @@ class _Energy:
     def add(self, audio: NDArray[np.float32]) -> None:
         exact = audio.astype(np.float64)
         left, right = exact[0], exact[min(1, len(exact) - 1)]
+        mid, side = (np.einsum("i,i->", x, x) / 4 for x in (left + right, left - right))
         self.num_samples += audio.shape[1]
-        self._mean_square += float(np.square(exact).mean(axis=0).sum())
-        self._mid += float(np.square((left + right) / 2).sum())
-        self._side += float(np.square((left - right) / 2).sum())
+        self._mid += float(mid)
+        self._side += float(side)
+        # Of one or two channels this is mid and side together.
+        self._mean_square += float(mid + side if len(exact) <= 2 else np.square(exact).mean(axis=0).sum())
 
     def side_mid_db(self) -> float:
         if self._side == 0.0:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Block = NDArray[np.float32]
 
-IN_MEMORY = 64 * 2**20  # bytes; what is larger goes to a file without a name, which no end of the process leaves behind
+IN_MEMORY = 32 * 2**20  # bytes; what is larger goes to a file without a name, which no end of the process leaves behind
 BLOCK = 2**18  # samples that are worked on at a time
 
 
@@ -22,7 +22,7 @@ class Scratch:
 
     def __init__(self, width: int, *, folder: Path) -> None:
         self.width, self.length, self.folder = width, 0, folder
-        self._file = SpooledTemporaryFile(max_size=IN_MEMORY, dir=folder)  # noqa: SIM115 - closed by `close`
+        self._file = SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(folder))  # noqa: SIM115 - closed by `close`
 
     def __len__(self) -> int:
         return self.length
@@ -51,10 +51,7 @@ class Scratch:
         return np.frombuffer(content, dtype=np.float32).reshape(-1, self.width).T  # (n, width) -> (width, n)
 
     def read_mirrored(self, start: int, stop: int) -> Block:
-        """(width, stop - start) of a signal that goes on beyond its ends as in a mirror.
-
-        Silence beyond the ends would be a cut, and a cut is a click that fills the band which is to be estimated.
-        """
+        """(width, stop - start) of a signal that goes on beyond its ends as in a mirror."""
         if 0 <= start <= stop <= self.length:
             return self.read(start, stop)
         period = max(1, 2 * (self.length - 1))
@@ -69,15 +66,24 @@ class Scratch:
             yield start, min(start + size, self.length)
 
 
-def resampled(audio: Scratch, rate: int, new_rate: int) -> Scratch:
-    """As `reencoder_pipeline.audio.resample` (soxr VHQ) makes it: (width, ceil(length * new_rate / rate))."""
+def resampled(audio: Scratch, rate: int, new_rate: int, *, length: int | None = None) -> Scratch:
+    """As `reencoder_pipeline.audio.resample` (soxr VHQ) makes it: (width, ceil(length * new_rate / rate)), or as many
+    samples of it as `length` says."""
     output = Scratch(audio.width, folder=audio.folder)
-    length = -(-len(audio) * new_rate // rate)
+    length = -(-len(audio) * new_rate // rate) if length is None else length
     stream = soxr.ResampleStream(rate, new_rate, audio.width, dtype="float32", quality="VHQ")
     for start, stop in audio.blocks():
         block = stream.resample_chunk(np.ascontiguousarray(audio.read(start, stop).T), last=stop == len(audio))
         output.append(block.reshape(-1, audio.width).T[:, : length - len(output)])
     output.append(np.zeros((audio.width, length - len(output)), dtype=np.float32))
+    return output
+
+
+def excerpt(audio: Scratch, start: int, length: int) -> Scratch:
+    """(width, length) from sample `start` on; what lies beyond the ends is their mirror image."""
+    output = Scratch(audio.width, folder=audio.folder)
+    for place in range(start, start + length, BLOCK):
+        output.append(audio.read_mirrored(place, min(place + BLOCK, start + length)))
     return output
 
 

@@ -1,0 +1,108 @@
+"""Files of latents: (C, T) in .npy with a .json beside it, or .safetensors that names its autoencoder itself."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from reencoder_eval.apply.scratch import Scratch
+from reencoder_pipeline.durable import write_text, write_whole
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.latents import LatentSpec
+
+NPY, SAFETENSORS = ".npy", ".safetensors"
+TENSOR, HEADER = "latents", "reencoder_latents"  # the names inside a .safetensors file
+
+
+@dataclass(frozen=True)
+class Latents:
+    """`values` (k * C, T) of k streams, stacked along channels. Files of other programs have no `spec` and no
+    `streams`; `others` is what else their .json says (stable-audio-tools: padding_mask), which is passed on."""
+
+    values: NDArray[Any]
+    spec: LatentSpec | None
+    streams: tuple[str, ...] | None
+    others: dict[str, Any]
+
+    def in_scratch(self, folder: Path) -> Scratch:
+        scratch = Scratch(len(self.values), folder=folder)
+        for start in range(0, self.values.shape[1], 4096):
+            scratch.append(self.values[:, start : start + 4096].astype(np.float32))
+        return scratch
+
+
+def is_latents(path: Path, *, listed: bool = False) -> bool:
+    """By the suffix. `listed`, in a folder that holds other things too: an .npy counts with its .json alone, and a
+    .safetensors with our header."""
+    suffix = path.suffix.lower()
+    if not listed or suffix not in (NPY, SAFETENSORS):
+        return suffix in (NPY, SAFETENSORS)
+    if suffix == NPY:
+        return path.with_suffix(".json").is_file()
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return HEADER in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
+def read_latents(path: Path) -> Latents:
+    """CacheError when it is missing, damaged, pickled, not (C, T), or holds values that are not numbers."""
+    if not path.is_file():
+        raise CacheError("no such file of latents", where=path, remedy="correct the path")
+    try:
+        values, header = _npy(path) if path.suffix.lower() == NPY else _safetensors(path)
+    except (ValueError, OSError, EOFError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        remedy = f"give an .npy array (C, T), or a .safetensors with a tensor {TENSOR!r} and the header {HEADER!r}"
+        raise CacheError("cannot be read as latents", where=path, value=str(error)[:300], remedy=remedy) from None
+    if values.ndim != 2 or values.dtype.kind != "f" or 0 in values.shape:
+        value = f"{values.dtype} {values.shape}"
+        raise CacheError("latents are floats of shape (channels, frames)", where=path, value=value)
+    if not np.isfinite(values).all():
+        raise CacheError("holds values that are not numbers", where=path, remedy="encode it again")
+    spec, streams = header.pop("spec", None), header.pop("streams", None)
+    return Latents(
+        values,
+        LatentSpec.from_dict(spec, where=path) if isinstance(spec, dict) else None,
+        tuple(map(str, streams)) if isinstance(streams, list) else None,
+        header,
+    )
+
+
+def write_latents(latents: Latents, path: Path) -> None:
+    """As the suffix says; float16 stays float16, all else is float32. The .npy is written last."""
+    assert latents.spec is not None, "ours say whose they are"
+    assert latents.streams is not None, "and what"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {**latents.others, "spec": latents.spec.to_dict(), "streams": list(latents.streams)}
+    values = np.ascontiguousarray(latents.values)
+    if path.suffix == NPY:
+        content = io.BytesIO()
+        np.save(content, values)
+        write_text(path.with_suffix(".json"), json.dumps(header))
+        write_whole(path, content.getbuffer())
+    else:
+        from safetensors.numpy import save
+
+        write_whole(path, save({TENSOR: values}, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+
+
+def _npy(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    beside = path.with_suffix(".json")
+    header = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return np.load(path, mmap_mode="r", allow_pickle=False), dict(header)
+
+
+def _safetensors(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    with safetensors.safe_open(path, framework="np") as file:
+        header = (file.metadata() or {}).get(HEADER)
+        if header is None:
+            raise KeyError(f"no header {HEADER!r}: is this a module?")
+        return file.get_tensor(TENSOR), dict(json.loads(header))

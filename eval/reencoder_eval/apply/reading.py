@@ -1,0 +1,140 @@
+"""A sound file of any format -> scratch and survey; what soundfile cannot read, ffmpeg decodes where it is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from reencoder_eval.apply.scratch import BLOCK, Block, Scratch
+from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, audio_header
+from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.survey import Survey, survey_blocks
+
+FFMPEG_SECONDS = 1800
+HIDDEN = ".reencoder-"  # how the names of unfinished things begin
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A decoded file. `format` and `subtype` are soundfile's names, None where ffmpeg has decoded."""
+
+    path: Path
+    rate: int
+    audio: Scratch
+    survey: Survey
+    format: str | None
+    subtype: str | None
+
+
+def sound_seconds(path: Path) -> float:
+    """For the progress bar alone: what the header says, or 0."""
+    try:
+        return soundfile.info(os.fsencode(path)).duration  # type: ignore[arg-type], bytes are read
+    except (soundfile.SoundFileError, OSError, RuntimeError):
+        return 0.0
+
+
+@contextmanager
+def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
+    """Read the whole file once, into scratch in `folder`, and survey it on the way.
+
+    AudioError as from `read_audio`: unreadable, empty, more than two channels, not finite, shorter than it says.
+    """
+    with _readable(path, folder) as (readable, native):
+        try:
+            rate, promised = audio_header(readable)
+            with soundfile.SoundFile(os.fsencode(readable)) as file:  # type: ignore[arg-type], bytes are read
+                sound_format, subtype = file.format, file.subtype
+                audio = Scratch(file.channels, folder=folder)
+                survey = survey_blocks(_kept(_blocks(file, path), audio), rate, file.channels)
+        except AudioError as error:
+            raise AudioError(error.what, where=path, value=error.value, remedy=error.remedy) from None
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise AudioError("cannot be read as audio", where=path, value=error, remedy="fetch it again") from None
+    with audio:
+        if abs(len(audio) - promised) > LENGTH_TOLERANCE_SECONDS * rate or len(audio) == 0:
+            raise AudioError(
+                "decodes to another length than its header says",
+                where=path,
+                value=f"{len(audio)} samples instead of {promised}",
+                remedy="the file is probably truncated: fetch it again",
+            )
+        yield Sound(path, rate, audio, survey, sound_format if native else None, subtype if native else None)
+
+
+def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Block]:
+    """(channels, samples); a read stops at a gap in an Ogg stream while the one after it goes on: read until none."""
+    while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        if not np.isfinite(block).all():
+            raise AudioError("holds values that are not numbers", where=path, remedy="make it anew from its source")
+        yield np.ascontiguousarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
+
+
+def _kept(blocks: Iterator[Block], audio: Scratch) -> Iterator[Block]:
+    for block in blocks:
+        audio.append(block)
+        yield block
+
+
+@contextmanager
+def _readable(path: Path, folder: Path) -> Iterator[tuple[Path, bool]]:
+    """A file that soundfile reads: this one (True), or what ffmpeg makes of it."""
+    try:
+        soundfile.info(os.fsencode(path))  # type: ignore[arg-type], bytes are read
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        if not path.is_file() or not os.access(path, os.R_OK):
+            audio_header(path)  # raises, and says it better
+        if path.stat().st_size == 0:
+            raise AudioError("the file is empty", where=path, value="0 bytes", remedy="fetch it again") from None
+        reason = getattr(error, "error_string", None) or str(error)
+    else:
+        yield path, True
+        return
+    with tempfile.TemporaryDirectory(prefix=HIDDEN, dir=folder) as temporary:
+        yield _by_ffmpeg(path, Path(temporary) / "decoded.wav", reason=reason), False
+
+
+def _by_ffmpeg(path: Path, decoded: Path, *, reason: str) -> Path:
+    """The first sound of a file as 32-bit float. Without a shell, without any protocol but files, without stdin."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise AudioError(
+            "cannot be read as audio by libsndfile, and there is no ffmpeg to try",
+            where=path,
+            value=reason,
+            remedy="install ffmpeg, so that `ffmpeg` is found on the PATH, or convert the file to WAV or FLAC",
+        )
+    source = ["-protocol_whitelist", "file,pipe", "-i", f"file:{path}"]
+    # Not W64: libsndfile takes ffmpeg's floats in it for integers.
+    quiet = [program, "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror"]
+    sink = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-c:a", "pcm_f32le", "-f", "wav", "-rf64", "auto"]
+    try:
+        done = subprocess.run(
+            [*quiet, *source, *sink, f"file:{decoded}"],
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=FFMPEG_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise AudioError(
+            "ffmpeg did not end", where=path, value=f"{FFMPEG_SECONDS} s", remedy="convert the file first"
+        ) from None
+    if done.returncode != 0 or not decoded.exists():
+        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise AudioError(
+            "cannot be read as audio, neither by libsndfile nor by ffmpeg",
+            where=path,
+            value=f"{reason} / {said[0][:300]}",
+            remedy="fetch it again, or convert it to WAV or FLAC",
+        )
+    return decoded

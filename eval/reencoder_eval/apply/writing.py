@@ -1,0 +1,167 @@
+"""Output files: in which container and depth, never clipped unsaid, written beside their place and renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import soundfile
+
+from reencoder_eval.apply.reading import HIDDEN, Sound
+from reencoder_eval.apply.scratch import Block, Scratch
+from reencoder_pipeline.durable import sync
+from reencoder_pipeline.errors import AudioError, ConfigError
+
+Depth = Literal["16", "24", "float"]
+Peaks = Literal["scale", "float"]
+SUFFIXES = {"wav": "WAV", "flac": "FLAC", "aiff": "AIFF", "caf": "CAF", "w64": "W64", "mp3": "MP3", "ogg": "OGG"}
+LOSSLESS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "CAF", "AU"}
+LARGEST_WAV = 4 * 10**9  # bytes; a RIFF header cannot count beyond 4 GiB
+SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
+BITS = {"PCM_16": 16, "PCM_24": 24}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the user wants: `format` a key of SUFFIXES or None for that of the input, `depth` None likewise."""
+
+    format: str | None = None
+    depth: Depth | None = None
+    peaks: Peaks = "scale"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("--format", self.format, tuple(SUFFIXES)),
+            ("--depth", self.depth, get_args(Depth)),
+            ("--peaks", self.peaks, get_args(Peaks)),
+        ):
+            if value is not None and value not in known:
+                raise ConfigError("unknown value", where=name, value=value, remedy=f"one of: {', '.join(known)}")
+        if self.format == "flac" and self.depth == "float":
+            raise ConfigError("FLAC holds no float samples", where="--depth", value="float", remedy="use --format wav")
+
+
+@dataclass(frozen=True)
+class Container:
+    """soundfile's names for a file to be written, and its suffix."""
+
+    suffix: str
+    format: str
+    subtype: str | None
+
+    @property
+    def bits(self) -> int | None:
+        """Of integer samples; None for float and for lossy formats."""
+        return BITS.get(self.subtype or "")
+
+
+def container_of(sound: Sound, form: Form) -> Container:
+    """That of the input where it is lossless and can be written; FLAC for lossy inputs and for formats of ffmpeg.
+
+    An MP3 or Ogg encoder would cut off again what has been restored (libsndfile's MP3 keeps 17.6 kHz of white noise):
+    they are written for --format alone. Integer samples stay of their depth, but for 8 bits, which become 16, and 32,
+    which become 24; float stays float; lossy ones become 16 bits.
+    """
+    known = {"PCM_24": "24", "PCM_32": "24", "FLOAT": "float", "DOUBLE": "float", "ALAC_24": "24", "ALAC_32": "24"}
+    depth = form.depth or known.get(sound.subtype or "", "16")
+    if form.format is not None:
+        suffix, name = f".{form.format}", SUFFIXES[form.format]
+    elif sound.format in LOSSLESS:
+        suffix, name = sound.path.suffix, sound.format
+    else:
+        suffix, name = ".flac", "FLAC"
+    if name == "FLAC" and depth == "float":
+        suffix, name = (".wav", "WAV") if form.format is None and form.depth == "float" else (suffix, name)
+        depth = depth if name == "WAV" else "24"
+    if name in ("MP3", "OGG"):
+        return Container(suffix, name, None)
+    return Container(suffix, name, SUBTYPES[depth])
+
+
+def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, peaks: Peaks) -> tuple[Path, list[str]]:
+    """Write (channels, samples). The path, whose suffix changes where float is chosen for peaks; and what to say.
+
+    Integer samples above full scale would be clipped: all of the file is turned down, or written as float.
+    """
+    highest = max((float(audio.read(start, stop).max()) for start, stop in audio.blocks()), default=0.0)
+    lowest = min((float(audio.read(start, stop).min()) for start, stop in audio.blocks()), default=0.0)
+    peak = max(highest, -lowest)
+    if not np.isfinite(peak):
+        raise AudioError("the output holds values that are not finite numbers", where=path)
+    gain, notices, over = 1.0, [], f"peak {peak:.3f}, {20 * np.log10(max(peak, 1e-9)):+.1f} dBFS"
+    # Integers reach from -1 to one step below 1; what is less than half a step above is rounding, not clipping.
+    step = 0.0 if container.bits is None else 2.0 ** (1 - container.bits)
+    over_full_scale = highest > 1 - step / 2 or lowest < -1 - step / 2
+    if over_full_scale and container.subtype == "FLOAT":
+        notices = [over]
+    elif over_full_scale and peaks == "float":
+        container = Container(".wav", "WAV", "FLOAT")
+        path = path.with_suffix(".wav")
+        notices = [f"{over}: written as float"]
+    elif over_full_scale:
+        gain = (1 - step) / peak
+        notices = [f"{over}: all of it turned down by {-20 * np.log10(gain):.2f} dB"]
+    name = container.format
+    if name == "WAV" and len(audio) * audio.width * 4 > LARGEST_WAV:
+        name = "RF64"
+    with replacing(path) as beside:
+        try:
+            with soundfile.SoundFile(
+                os.fsencode(beside),  # type: ignore[arg-type], bytes are read
+                "w",
+                samplerate=rate,
+                channels=audio.width,
+                format=name,
+                subtype=container.subtype,
+            ) as file:
+                for start, stop in audio.blocks():
+                    file.write(_samples(gain * audio.read(start, stop), container.bits).T)
+            # libsndfile does not report every write that fails.
+            written = soundfile.info(os.fsencode(beside)).frames  # type: ignore[arg-type]
+        except (soundfile.SoundFileError, RuntimeError, AssertionError, ValueError) as error:
+            raise AudioError(
+                "cannot be written", where=path, value=error or "not all of it was written",
+                remedy="make room, or choose another --format",
+            ) from None  # fmt: skip
+        if name in LOSSLESS and written != len(audio):
+            raise AudioError(
+                "cannot be written", where=path, value=f"{written} of {len(audio)} samples", remedy="make room"
+            )
+    return path, notices
+
+
+def _samples(block: Block, bits: int | None) -> np.ndarray:
+    """Integers of full scale 2**(bits - 1), left-aligned in int32 for 24 bits.
+
+    libsndfile's own conversion multiplies by one less than that, and would not give samples back as they were read.
+    """
+    if bits is None:
+        return block
+    full = 2 ** (bits - 1)
+    whole = np.clip(np.rint(block.astype(np.float64) * full), -full, full - 1)
+    return whole.astype(np.int16) if bits == 16 else (whole.astype(np.int32) << 8)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    with replacing(path) as beside:
+        shutil.copyfile(source, beside)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to; renamed to it in the end, or gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{HIDDEN}{os.getpid()}-{path.name}"[-200:])
+    try:
+        yield beside
+        sync(beside)
+        beside.replace(path)
+        sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+"""`reencoder-apply upsample` and `reencoder-apply upmix`: a trained latent module on audio files, or on latents."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from reencoder_pipeline.command_line import SOME_FAILED
+from reencoder_pipeline.command_line import run as run_app
+from reencoder_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reencoder_eval.apply.inputs import Job
+
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN...", help="files, folders, quoted patterns; - reads a list of paths")
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="folder of the outputs; the tree below a folder is kept")]
+Module = Annotated[Path, typer.Option(metavar="FILE", help="module.safetensors of reencoder-train")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="default: the one that the module was trained on")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Format = Annotated[str | None, typer.Option("--format", help="wav, flac, aiff, caf, w64, mp3, ogg; default: as it was")]
+Depth = Annotated[str | None, typer.Option(help="16, 24 or float; default: as it was")]
+Peaks = Annotated[str, typer.Option(help="above full scale: scale turns the file down, float writes a float WAV")]
+LatentsOut = Annotated[
+    str | None, typer.Option("--latents", help="npy or safetensors: write latents, decode nothing; also for audio")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="make outputs anew that exist; else they are skipped")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done; nothing is written")]
+Json = Annotated[bool, typer.Option("--json", help="a line of JSON for each file")]
+Seed = Annotated[int | None, typer.Option(min=0, help="a random condition; default: the neutral one")]
+Variants = Annotated[int, typer.Option(min=1, help="as many outputs, with the seeds from --seed on")]
+Width = Annotated[float, typer.Option(min=0.0, help="factor of the side")]
+Like = Annotated[Path | None, typer.Option(metavar="FILE", help="a stereo recording to take the condition from")]
+Lambda = Annotated[float | None, typer.Option("--lambda", min=0.0, max=1.0, help="how far towards --like; default 1")]
+Force = Annotated[bool, typer.Option("--force", help="true stereo: mix down first")]
+
+
+@app.command()
+def upsample(  # noqa: PLR0917, typer reads the signature
+    inputs: Inputs,
+    out: Out,
+    module: Module,
+    then: Annotated[str | None, typer.Option(help="upmix: make the result stereo, with --upmix-module")] = None,
+    upmix_module: Annotated[Path | None, typer.Option(metavar="FILE", help="the module of --then upmix")] = None,
+    crossover: Annotated[bool, typer.Option(help="keep the original below the end of its band")] = True,
+    band: Annotated[float | None, typer.Option(min=1000, help="Hz: where the input's band ends; else measured")] = None,
+    autoencoder: Name = None,
+    seed: Seed = None,
+    variants: Variants = 1,
+    width: Width = 1.0,
+    like: Like = None,
+    share: Lambda = None,
+    latents: LatentsOut = None,
+    format_: Format = None,
+    depth: Depth = None,
+    peaks: Peaks = "scale",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Restore the band above the input's own. Full-band files are copied."""
+    if then not in (None, "upmix"):
+        raise ConfigError("unknown second step", where="--then", value=then, remedy="--then upmix")
+    if (then is None) != (upmix_module is None):
+        raise ConfigError("--then upmix and --upmix-module FILE go together")
+    if then is None and (seed is not None or variants > 1 or width != 1 or like is not None or share is not None):
+        remedy = "add --then upmix, or leave out --seed, --variants, --width, --like and --lambda"
+        raise ConfigError("these options are of the upmix", remedy=remedy)
+    settings = {"upsample_module": module, "upmix_module": upmix_module, "band_hz": band, "crossover": crossover}
+    condition = {"seed": seed, "variants": variants, "width": width, "like": like, "share": share}
+    output = {"format": format_, "depth": depth, "peaks": peaks}
+    where = {"autoencoder": autoencoder, "device": device, "overwrite": overwrite, "dry_run": dry_run}
+    _apply(inputs, out, output, latents=latents, as_json=as_json, settings={**settings, **condition, **where})
+
+
+@app.command()
+def upmix(  # noqa: PLR0917, typer reads the signature
+    inputs: Inputs,
+    out: Out,
+    module: Module,
+    seed: Seed = None,
+    variants: Variants = 1,
+    width: Width = 1.0,
+    like: Like = None,
+    share: Lambda = None,
+    mono_compatible: Annotated[
+        bool, typer.Option("--mono-compatible", help="the mid of the output is the input itself")
+    ] = False,
+    force: Force = False,
+    autoencoder: Name = None,
+    latents: LatentsOut = None,
+    format_: Format = None,
+    depth: Depth = None,
+    peaks: Peaks = "scale",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make mono stereo. Files that are stereo already are copied."""
+    settings = {"upsample_module": None, "upmix_module": module, "mono_compatible": mono_compatible, "force": force}
+    condition = {"seed": seed, "variants": variants, "width": width, "like": like, "share": share}
+    output = {"format": format_, "depth": depth, "peaks": peaks}
+    where = {"autoencoder": autoencoder, "device": device, "overwrite": overwrite, "dry_run": dry_run}
+    _apply(inputs, out, output, latents=latents, as_json=as_json, settings={**settings, **condition, **where})
+
+
+def _apply(
+    inputs: list[str],
+    out: Path,
+    output: dict[str, Any],
+    *,
+    latents: str | None,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
+    if latents not in (None, "npy", "safetensors"):
+        raise ConfigError("unknown value", where="--latents", value=latents, remedy="npy or safetensors")
+    from reencoder_eval.apply.inputs import find_jobs
+    from reencoder_eval.apply.run import apply_to
+    from reencoder_eval.apply.writing import Form
+
+    form = Form(**output)
+    jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer)
+    failed = done = 0
+    try:
+        with _Progress(jobs) as progress:
+            for outcome in apply_to(jobs, out=out, form=form, latents=latents, progress=progress, **settings):
+                done += 1
+                failed += outcome.status == "failed"
+                if outcome.error:
+                    progress.say(f"error: {outcome.error}", file=sys.stderr)
+                progress.say(json.dumps(outcome.to_dict()) if as_json else outcome.text(), file=sys.stdout)
+    except KeyboardInterrupt:
+        command = shlex.join(["reencoder-apply", *sys.argv[1:]])
+        goes_on = "starts again (leave out --overwrite to go on)" if settings["overwrite"] else "skips them and goes on"
+        raise KeyboardInterrupt(
+            f"interrupted; {done} of {len(jobs)} files are finished, the same command {goes_on}: {command}"
+        ) from None
+    if failed:
+        print(f"{failed} of {len(jobs)} files failed", file=sys.stderr)
+        raise typer.Exit(SOME_FAILED)
+
+
+class _Progress:
+    """On stderr, in seconds of audio: a bar on a terminal, else a line every half minute."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from tqdm import tqdm
+
+        from reencoder_eval.apply.reading import sound_seconds
+
+        self.seconds = {job.path: sound_seconds(job.path) for job in jobs}
+        self.terminal, self.shown, total = sys.stderr.isatty(), time.monotonic(), sum(self.seconds.values())
+        layout = "{desc}{percentage:3.0f}% {n:.0f} of {total:.0f} s of audio, {remaining} left"
+        # Drawn by `__call__` alone where it is no terminal, as whole lines.
+        self.bar = tqdm(
+            total=total, disable=total == 0, mininterval=0.5 if self.terminal else 1e9, bar_format=layout,
+            delay=2.0, leave=False, file=sys.stderr,
+        )  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, job: Job, share: float) -> None:
+        self.bar.set_description_str(f"{job.stem[-30:]}: ", refresh=False)
+        self.bar.update(share * self.seconds[job.path])
+        if not self.terminal and not self.bar.disable and time.monotonic() - self.shown > 30:
+            self.shown = time.monotonic()
+            print(self.bar, file=sys.stderr, flush=True)
+
+    def say(self, text: str, *, file: TextIO) -> None:
+        """A line that stands alone."""
+        if self.terminal:
+            self.bar.clear()
+        print(text, file=file, flush=True)
+
+
+def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in any encoding
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
