@@ -1,4 +1,4 @@
-"""`reencoder-apply upsample` and `reencoder-apply upmix`: a trained latent module on audio files, or on latents."""
+"""`reencoder-apply upsample`, `upmix` and `export`: a trained module on audio files or on latents, or for others."""
 
 from __future__ import annotations
 
@@ -115,6 +115,28 @@ def upmix(  # noqa: PLR0917, typer reads the signature
     output = {"format": format_, "depth": depth, "peaks": peaks}
     where = {"autoencoder": autoencoder, "device": device, "overwrite": overwrite, "dry_run": dry_run}
     _apply(inputs, out, output, latents=latents, as_json=as_json, settings={**settings, **condition, **where})
+
+
+@app.command()
+def export(
+    module: Annotated[Path, typer.Argument(metavar="MODULE", help="module.safetensors, or a folder that has it")],
+    out: Out,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="onnx or pt2; may be repeated; default: both")
+    ] = None,
+    latents: Annotated[
+        list[Path] | None, typer.Option("--latents", metavar="FILE", help="latents to compare on, beside random ones")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a module as ONNX and as torch.export's .pt2, and compare what was written with the module."""
+    from reencoder_eval.apply.export import export_and_compare
+
+    found = export_and_compare(module, out, formats=formats, latents=latents or [])
+    for one in found:
+        print(json.dumps(one.to_dict()) if as_json else one.text())
+    if not all(one.agrees for one in found):
+        raise typer.Exit(SOME_FAILED)
 
 
 def _apply(

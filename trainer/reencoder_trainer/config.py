@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from reencoder_pipeline.config import Config
+from reencoder_pipeline.store import is_url
+
+Place = Annotated[Path | str, AfterValidator(lambda place: place if is_url(place) else Path(place))]
+"""A path, or a URL (a Path would make s3:/ of its s3://)."""
 
 
 class Losses(Config):
@@ -43,7 +47,15 @@ class Condition(Config):
 class TrainConfig(Config):
     """`reencoder-train`: how a latent module is trained from a cache. Defaults are the paper's (section 3.2)."""
 
-    cache: Path = Field(description="folder of the latent cache")
+    cache: Place = Field(description="folder or URL (s3://bucket/cache) of the latent cache")
+    local_folder: Path | None = Field(None, description="for local copies of a cache at a URL; default: the user's")
+    local_gigabytes: float | None = Field(
+        None, gt=0, description="of such copies at most; default: what the disk holds"
+    )
+    stream_shards: int | None = Field(
+        None, ge=1, description="keep only so many shards, in memory, and fetch the others in turn; default: all local"
+    )
+    checked_reads: bool = Field(False, description="compare frames with their checksums when they are first read")
     out: Path = Field(description="run folder; the module, the training state and the metrics are written there")
     task: Literal["bwe", "m2s"] = "bwe"
 

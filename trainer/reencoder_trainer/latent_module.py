@@ -73,7 +73,10 @@ class LatentModule(nn.Module):
         hidden = self.conv_in(latents)
         for block in self.blocks:
             hidden = block(hidden, condition)
-        predicted = self.conv_out(hidden)
+        return self.completed(latents, self.conv_out(hidden))
+
+    def completed(self, latents: Tensor, predicted: Tensor) -> Tensor:
+        """What `output` makes of the last convolution: (B, in_channels, T) and its output -> (B, out_channels, T)"""
         if self.output == "residual":
             return latents.repeat(1, self.out_channels // self.in_channels, 1) + predicted
         if self.output == "difference":

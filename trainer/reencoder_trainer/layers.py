@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+TINY = 1e-12  # the root of zero has no gradient
+
 
 class GlobalResponseNorm(nn.Module):
     """GRN of ConvNeXt-V2: each channel is scaled by its L2 norm over time, relative to the mean over channels.
@@ -25,13 +27,17 @@ class GlobalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
         norm = self._norm(x.float())  # float32: bfloat16 sums of squares lose digits
+        return self.scaled(x, norm)
+
+    def scaled(self, x: Tensor, norm: Tensor) -> Tensor:
+        """(B, T, C), norm (B, 1 or T, C) -> (B, T, C): x + gain * x * response + bias, in one pass over x."""
         response = (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)).to(x.dtype)
-        return x + self.gain * (x * response) + self.bias
+        return torch.addcmul(self.bias, x, 1 + self.gain * response)
 
     def _norm(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, 1, C) over the whole piece, or (B, T, C) around each frame."""
-        if self.frames is None:
-            return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        if self.frames is None:  # vector_norm takes 7 to 20 times as long here, which was 15 % of S
+            return (x.square().sum(dim=1, keepdim=True) + TINY).sqrt()
         if self.frames == 1:
             return x.abs()
         energy = nn.functional.avg_pool1d(
@@ -40,7 +46,7 @@ class GlobalResponseNorm(nn.Module):
             stride=1,
             padding=self.frames // 2,  # beyond the ends are zeros: that scales all channels alike, and cancels
         )
-        return (energy + 1e-12).sqrt().transpose(1, 2)  # the root of zero has no gradient
+        return (energy + TINY).sqrt().transpose(1, 2)
 
 
 class AdaptiveLayerNorm(nn.Module):

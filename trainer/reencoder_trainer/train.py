@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.interruptions import interruptions
-from reencoder_pipeline.journal import Journal
+from reencoder_pipeline.journal import LINE_EVERY_SECONDS, Journal
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.precision import resolved
 from reencoder_pipeline.ranks import Ranks, joined_ranks
@@ -28,14 +30,16 @@ from reencoder_trainer.latent_module import SIZES, LatentModule
 from reencoder_trainer.normalisation import Normalisation
 from reencoder_trainer.step import Estimator, Learner
 from reencoder_trainer.stopwatch import Stopwatch
+from reencoder_trainer.streaming_windows import open_windows
 from reencoder_trainer.trained_module import TrainedModule, save_module
 from reencoder_trainer.validation import validate
-from reencoder_trainer.windows import ReadAhead, WindowLoader, share_of
+from reencoder_trainer.windows import ReadAhead, Windows, share_of
 
 MAY_CHANGE = frozenset(
     {
         "steps", "cache", "out", "device", "threads", "valid_every", "valid_windows", "compile", "autoencoder",
-        "checkpoint_steps", "checkpoint_minutes", "log_every", "tensorboard",
+        "checkpoint_steps", "checkpoint_minutes", "log_every", "tensorboard", "local_folder", "local_gigabytes",
+        "checked_reads",
     }
 )  # fmt: skip
 """Settings that a resumed run may change. (A cache may move; that it is the same cache is checked by its digest.)"""
@@ -60,16 +64,21 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with joined_ranks(config.device) as ranks, interruptions() as interrupted:
+    with joined_ranks(config.device) as ranks, interruptions() as interrupted, ExitStack() as loaders:
         # The run keeps what "auto" comes to here: it must not go on in another precision elsewhere.
         config = config.model_copy(update={"precision": resolved(config.precision, ranks.device)})
-        cache, task = open_cache(config.cache), get_task(config.task)
-        num_frames = cache.spec.frames_in(config.window_seconds)
-        loader = WindowLoader(cache, task, split="train", num_frames=num_frames, seed=config.seed)
         share_of(config.batch_size, ranks.world_size)  # an error here leaves no run folder behind
-        unseen = None
-        if config.valid_every:
-            unseen = WindowLoader(cache, task, split="valid", num_frames=num_frames, seed=config.seed)
+        cache, task = _open_cache(config, interrupted), get_task(config.task)
+        num_frames = cache.spec.frames_in(config.window_seconds)
+
+        def windows_of(split: str) -> Windows:
+            windows = open_windows(
+                cache, task, split=split, num_frames=num_frames, seed=config.seed, stream_shards=config.stream_shards
+            )
+            return loaders.enter_context(closing(windows))
+
+        loader = windows_of("train")
+        unseen = windows_of("valid") if config.valid_every else None
         stopwatch = Stopwatch()
         learner = make_learner(config, cache, task, num_frames=num_frames, ranks=ranks, stopwatch=stopwatch)
 
@@ -140,7 +149,7 @@ class Run:
         self.last_checkpoint = "none yet"
         self._saved_at = time.monotonic()
 
-    def opening(self, loader: WindowLoader, *, num_frames: int, steps: int) -> str:
+    def opening(self, loader: Windows, *, num_frames: int, steps: int) -> str:
         if self.step >= steps:
             return f"nothing to do: {self.folder.path} is at step {self.step} already, and {steps} steps were asked for"
         left_out = f"; {loader.too_short} shorter ones left out" if loader.too_short else ""
@@ -216,6 +225,24 @@ class Run:
             training,
             estimator.encoder,
         )
+
+
+def _open_cache(config: TrainConfig, interrupted: Callable[[], bool]) -> LatentCache:
+    """Of a cache at a URL, files are fetched when the loaders are made: said on stderr, and left by an interruption."""
+    shown = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if interrupted():
+            raise KeyboardInterrupt("stopped while the cache was fetched; the same command goes on from there")
+        if time.monotonic() - shown > LINE_EVERY_SECONDS:
+            shown = time.monotonic()
+            print(f"fetching the cache: {done / 1e9:.2f} of {total / 1e9:.2f} GB", file=sys.stderr, flush=True)
+
+    return open_cache(
+        config.cache, checked=config.checked_reads, local_folder=config.local_folder,
+        local_gigabytes=config.local_gigabytes, progress=report,
+    )  # fmt: skip
 
 
 def make_learner(

@@ -41,7 +41,7 @@ class TrainedModule:
     training: Mapping[str, Any]
     encoder: ConditionEncoder | None = None
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a decoder that keeps gradients could not take what comes out
     def __call__(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raw latents (B, C_in, T) of the task's inputs -> raw float32 (B, C_out, T); streams are stacked along C.
 
@@ -54,6 +54,10 @@ class TrainedModule:
             condition = condition.expand(len(latents), -1)
         elif condition is not None:
             raise CheckpointError("this module takes no condition", value=f"a condition {tuple(condition.shape)}")
+        return self.estimate(latents, condition)
+
+    def estimate(self, latents: Tensor, condition: Tensor | None) -> Tensor:
+        """The same with gradients, and with a condition (B, H) always where the module takes one."""
         estimate = self.module(self.normalisation.inputs.apply(latents), condition)
         return self.normalisation.targets.undo(estimate)
 

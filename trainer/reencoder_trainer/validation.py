@@ -10,13 +10,13 @@ from reencoder_trainer.condition import standard_normal
 from reencoder_trainer.losses import kl_divergence, reconstruction_loss
 from reencoder_trainer.normalisation import Normalisation
 from reencoder_trainer.step import Estimator, stacked
-from reencoder_trainer.windows import WindowLoader
+from reencoder_trainer.windows import Windows
 
 
 @torch.inference_mode()
 def validate(
     estimator: Estimator,
-    loader: WindowLoader,
+    loader: Windows,
     *,
     task: Task,
     normalisation: Normalisation,

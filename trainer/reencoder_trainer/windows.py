@@ -2,17 +2,20 @@
 
 There is no loader state: resuming is counting on, and any number of processes sees the same batches, each taking its
 slice. A batch of memory-mapped windows costs one vectorised draw and one gather, far less than a step; worker processes
-would only add a copy.
+would only add a copy. Corpora that fit no local disk: streaming_windows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from reencoder_pipeline.cache import LatentCache
+from reencoder_pipeline.cache import CachedTrack, LatentCache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.tasks import Task
 
@@ -33,43 +36,78 @@ def draw_windows(positions: np.ndarray, *, seed: int, step: int, batch_size: int
     return tracks, drawn - (ends[tracks] - positions[tracks])
 
 
-class WindowLoader:
-    """Reads batches of windows of all of a task's streams out of a cache.
+class Windows(Protocol):
+    """Where batches come from. `too_short` tracks of the split hold no whole window and are never drawn."""
 
-    `too_short` tracks of the split hold no whole window and are never drawn; CacheError if none is left.
+    split: str
+    num_tracks: int
+    too_short: int
+    num_windows: int
+    """Different windows in the split: one per possible start frame."""
+
+    def batch(self, step: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
+        """Rank `rank`'s slice of global batch `step`: raw latents (batch_size / world_size, T, C) of every stream."""
+        ...
+
+    def close(self) -> None:
+        """No batch is asked for any more."""
+        ...
+
+
+def usable_tracks(cache: LatentCache, task: Task, *, split: str, num_frames: int) -> tuple[Sequence[CachedTrack], int]:
+    """The split's tracks that hold a window, and how many do not. CacheError if none does."""
+    tracks = cache.select(task, split=split)
+    usable = [track for track in tracks if track.num_frames >= num_frames]
+    if not usable:
+        seconds = float(num_frames / cache.spec.frame_rate)
+        raise CacheError(
+            f"no track of the {split} split can be used for {task.name}",
+            where=cache.origin,
+            value=f"{len(tracks)} tracks with the task's streams, none as long as a window of {seconds:.2f} s",
+            remedy="shorten window_seconds, or build the cache from more or longer tracks",
+        )
+    return usable, len(tracks) - len(usable)
+
+
+class WindowLoader:
+    """Windows of all of a task's streams out of a cache whose files are mapped: here, or copied here now from its URL.
+
+    Every position of the split is equally likely in every batch.
     """
 
     def __init__(self, cache: LatentCache, task: Task, *, split: str, num_frames: int, seed: int) -> None:
-        tracks = cache.select(task, split=split)
-        usable = [track for track in tracks if track.num_frames >= num_frames]
-        if not usable:
-            seconds = float(num_frames / cache.spec.frame_rate)
-            raise CacheError(
-                f"no track of the {split} split can be used for {task.name}",
-                where=cache.path,
-                value=f"{len(tracks)} tracks with the task's streams, none as long as a window of {seconds:.2f} s",
-                remedy="shorten window_seconds, or build the cache from more or longer tracks",
-            )
-        self.split, self.num_tracks, self.too_short = split, len(usable), len(tracks) - len(usable)
+        usable, self.too_short = usable_tracks(cache, task, split=split, num_frames=num_frames)
+        self.split, self.num_tracks = split, len(usable)
         self._cache, self._task, self._num_frames, self._seed = cache, task, num_frames, seed
         self._positions = np.array([track.num_frames - num_frames + 1 for track in usable], dtype=np.int64)
+        self.num_windows = int(self._positions.sum())
+        cache.prepare(usable, task.streams)
         # (streams, tracks): where frame 0 of each track lies
         self._addresses = np.stack([cache.addresses(usable, stream) for stream in task.streams])
-
-    @property
-    def num_windows(self) -> int:
-        """Different windows in the split: one per possible start frame."""
-        return int(self._positions.sum())
+        scales = [scale for stream in task.streams if (scale := cache.scales(usable, stream)) is not None]
+        self._scales = torch.from_numpy(np.stack(scales)) if scales else None  # (streams, tracks, C)
 
     def batch(self, step: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
         """Rank `rank`'s slice of global batch `step`: raw latents (batch_size / world_size, T, C) of every stream."""
         share = share_of(batch_size, world_size)
-        tracks, starts = draw_windows(self._positions, seed=self._seed, step=step, batch_size=batch_size)
         mine = slice(rank * share, (rank + 1) * share)
-        offsets = starts[mine] * self._cache.spec.channels
-        addresses = self._addresses[:, tracks[mine]] + offsets  # (streams, B)
-        windows = self._cache.gather(addresses.reshape(-1), num_frames=self._num_frames)  # (streams * B, T, C)
+        addresses, tracks = self._places(step, batch_size, mine)
+        windows = self._cache.gather(addresses, num_frames=self._num_frames)  # (streams * B, T, C)
+        if self._scales is not None:
+            windows = windows.float().mul_(self._scales[:, tracks].view(-1, 1, windows.shape[-1]))
+        if self._cache.is_cold:
+            following, _ = self._places(step + 1, batch_size, mine)
+            self._cache.read_ahead(following, num_frames=self._num_frames)  # while this one is learnt from
         return dict(zip(self._task.streams, windows.split(share), strict=True))
+
+    def close(self) -> None:
+        pass
+
+    def _places(self, step: int, batch_size: int, mine: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Where this slice of a global batch's windows begin, (streams * B,), and the tracks they lie in, (B,)."""
+        tracks, starts = draw_windows(self._positions, seed=self._seed, step=step, batch_size=batch_size)
+        addresses = self._addresses[:, tracks] + starts * self._cache.spec.channels
+        return addresses[:, mine].reshape(-1), tracks[mine]
 
 
 def share_of(batch_size: int, world_size: int) -> int:
@@ -91,7 +129,7 @@ class ReadAhead:
     """
 
     def __init__(
-        self, loader: WindowLoader, *, batch_size: int, rank: int, world_size: int, depth: int, steps: int, pin: bool
+        self, loader: Windows, *, batch_size: int, rank: int, world_size: int, depth: int, steps: int, pin: bool
     ) -> None:
         self._loader, self._batch_size, self._rank, self._world_size = loader, batch_size, rank, world_size
         self._depth, self._steps, self._pin = depth, steps, pin

@@ -1,0 +1,30 @@
+"""What `reencoder-apply export` does: the files of latents to compare on, and the exports beside the module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reencoder_eval.apply.latents_io import read_latents
+from reencoder_trainer.export import FORMATS, Exported, export_module
+from reencoder_trainer.reencoder import module_file
+from reencoder_trainer.trained_module import load_module
+
+
+def export_and_compare(
+    module: Path, out: Path, *, formats: Sequence[str] | None, latents: Sequence[Path]
+) -> tuple[Exported, ...]:
+    """`latents` are files (C, T) of the module's autoencoder: CacheError where they say that they are of another."""
+    path = module_file(module)
+    spec = load_module(path).spec
+    examples = []
+    for file in latents:
+        found = read_latents(file)
+        if found.spec is not None:
+            remedy = "give latents of the module's autoencoder"
+            spec.require_same(found.spec, where=file, remedy=remedy)
+        examples.append(torch.from_numpy(np.array(found.values, dtype=np.float32))[None])
+    return export_module(path, out, formats=formats or FORMATS, latents=examples)

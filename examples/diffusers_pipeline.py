@@ -1,0 +1,55 @@
+"""A module between a diffusers pipeline and its decoder: the generator's latents, re-encoded before they are decoded.
+
+    python examples/diffusers_pipeline.py PIPELINE MODULE OUT.wav --prompt "a slow piano" --seconds 10
+
+PIPELINE is a folder or hub id of a StableAudioPipeline. The module must have been trained on latents of its own
+autoencoder (bwe, in the form "joint": one latent for both channels). That pipeline hands out latents as the decoder
+takes them, (B, C, T) and unscaled. Others differ: ACE-Step and LongCat give (B, T, C), to be transposed; AudioLDM 2
+divides by vae.config.scaling_factor before it decodes, and so must you, before the module.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import soundfile
+import torch
+from diffusers import StableAudioPipeline
+
+from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_trainer.reencoder import ReEncoder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline")
+    parser.add_argument("module")
+    parser.add_argument("out")
+    parser.add_argument("--prompt", default="a slow piano")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+
+    pipe: Any = StableAudioPipeline.from_pretrained(options.pipeline)
+    reencoder = ReEncoder.load(options.module)
+    reencoder.check(load_autoencoder(f"{options.pipeline}#subfolder=vae,form=joint"))  # weights and all
+
+    latents = pipe(
+        options.prompt,
+        audio_end_in_s=options.seconds,
+        num_inference_steps=options.steps,
+        generator=torch.Generator(pipe.device).manual_seed(options.seed),
+        output_type="latent",
+    ).audios
+    latents = reencoder(latents)
+    with torch.no_grad():
+        audio = pipe.vae.decode(latents).sample
+    # With output_type="latent" nothing has been cut: latents are always as long as the transformer's sample_size.
+    audio = audio[0, :, : int(options.seconds * pipe.vae.config.sampling_rate)]
+    soundfile.write(options.out, audio.T.float().cpu().numpy(), pipe.vae.config.sampling_rate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The model card of a released module, and the config beside it: all from the module file itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from reencoder_trainer.streaming import latency_frames
+from reencoder_trainer.trained_module import TrainedModule
+
+TASK_NAMES = {"bwe": "bandwidth extension", "m2s": "mono to stereo"}
+CARD = """---
+{front_matter}---
+# {name}
+
+A light module for {task} in the latent space of a frozen autoencoder: raw latents of {inputs} in, raw latents of
+{targets} out. It never sees audio; the autoencoder encodes before it and decodes after it.
+
+| | |
+|---|---|
+| task | {task_code}: {inputs} -> {targets} |
+| size | {blocks} ConvNeXt-V2 blocks of {width} channels, {parameters} parameters{condition} |
+| latents in, out | (B, {channels_in}, T), (B, {channels_out}, T); streams are stacked along channels |
+| autoencoder | {autoencoder}, weights {weights} |
+| its latents | {channels} channels, {frame_rate:.2f} frames per second ({sample_rate} Hz, hop {hop}), {stereo} |
+| normalisation | inside: per channel, by statistics of the training latents |
+| streaming | {streaming} |
+| licence of the weights | {licence} |
+
+The latents must come from this very autoencoder: `check` compares every field above, weights too. The autoencoder's
+own licence applies to it.
+
+## Use
+
+```python
+from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_trainer.reencoder import ReEncoder
+
+reencoder = ReEncoder.load({load})
+autoencoder = load_autoencoder({autoencoder_name})
+reencoder.check(autoencoder)
+latents = reencoder(autoencoder.encode(audio){seed})
+{decode}
+```
+
+## Training
+
+```json
+{training}
+```
+
+`valid` holds mean L1 distances on unseen tracks in normalised latents: of the module (`l1`), of its input unchanged
+(`l1_no_module`) and of the channel means (`l1_channel_means`).
+"""
+
+
+def render_card(trained: TrainedModule, *, name: str | None, licence: str | None) -> str:
+    """Markdown with front matter as the hub reads it. `name` is a hub id; what nobody said is "not stated"."""
+    module, spec, task = trained.module, trained.spec, trained.task
+    channels = module.condition_channels
+    exact = module.response_frames is not None
+    latency = latency_frames(module)
+    values = {
+        "front_matter": _front_matter(trained, licence=licence),
+        "name": _plain(name or f"Re-Encoder {task.name}"),
+        "load": json.dumps(name or "PATH OR HUB ID"),
+        "task": TASK_NAMES.get(task.name, _plain(task.name)),
+        "task_code": _plain(task.name),
+        "inputs": _plain(", ".join(task.inputs)),
+        "targets": _plain(", ".join(task.targets)),
+        "blocks": module.size.blocks,
+        "width": module.size.width,
+        "parameters": f"{trained.num_parameters:,}",
+        "condition": f" with the encoder of its condition of {channels}" if channels else "",
+        "channels_in": module.in_channels,
+        "channels_out": module.out_channels,
+        "autoencoder": _plain(spec.autoencoder),
+        "autoencoder_name": json.dumps(spec.autoencoder),
+        "weights": _plain(spec.weights),
+        "channels": spec.channels,
+        "frame_rate": float(spec.frame_rate),
+        "sample_rate": spec.sample_rate,
+        "hop": spec.hop,
+        "stereo": {"joint": "both channels in one", "per_channel": "each channel its own"}.get(spec.stereo, ""),
+        "streaming": f"exact, {latency} frames ({1000 * float(latency / spec.frame_rate):.0f} ms) of latency"
+        if exact
+        else "approximate only: its GRN looks at the whole piece",
+        "licence": _plain(licence or "not stated"),
+        "seed": ", seed=0" if channels else "",
+        "decode": "audio = autoencoder.decode(latents)"
+        if len(task.targets) == 1
+        else "audio = {name: autoencoder.decode(part) for name, part in reencoder.split(latents).items()}",
+        "training": json.dumps(dict(trained.training), indent=2, sort_keys=True, default=str),
+    }
+    return CARD.format(**values)
+
+
+def module_config(trained: TrainedModule) -> dict[str, Any]:
+    """What the file says of itself, for programs that want to know before they load it."""
+    module = trained.module
+    return {
+        "library_name": "reencoder",
+        "task": asdict(trained.task),
+        "spec": trained.spec.to_dict(),
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "blocks": module.size.blocks,
+        "width": module.size.width,
+        "condition_channels": module.condition_channels,
+        "response_frames": module.response_frames,
+        "parameters": trained.num_parameters,
+        "normalisation": "inside: raw latents in, raw latents out",
+    }
+
+
+def _front_matter(trained: TrainedModule, *, licence: str | None) -> str:
+    # The hub knows licences by short lower-case names; what has none is "other", under its own name.
+    known = licence is not None and re.fullmatch(r"[A-Za-z0-9.-]+", licence) is not None
+    values = {
+        **({"license": licence.lower()} if licence is not None and known else {}),
+        **({"license": "other", "license_name": licence} if licence is not None and not known else {}),
+        "library_name": "reencoder",
+        "pipeline_tag": "audio-to-audio",
+        "tags": ["audio", "music", "latent-representation", "reencoder", trained.task.name],
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _plain(text: str) -> str:
+    """In one line, and shown by Markdown as it is."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))

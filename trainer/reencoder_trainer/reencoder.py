@@ -1,0 +1,278 @@
+"""ReEncoder: a trained module as a library; latents in, latents out, in any pipeline that has the autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
+from torch import Tensor
+
+from reencoder_pipeline.autoencoders.source import looks_like_hub_id
+from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.precision import Precision, autocast
+from reencoder_trainer.module_card import module_config, render_card
+from reencoder_trainer.streaming import ModuleStream, latency_frames
+from reencoder_trainer.trained_module import TrainedModule, load_module, save_module
+
+RUN_NAME, HUB_NAME = "module.safetensors", constants.SAFETENSORS_SINGLE_FILE  # the hub counts parameters by the name
+
+
+class HasSpec(Protocol):
+    """An autoencoder of load_autoencoder, a cache: anything that says what its latents are."""
+
+    @property
+    def spec(self) -> LatentSpec: ...
+
+
+class ReEncoder(ModelHubMixin):
+    """Raw latents (..., C_in, T) of the task's inputs -> raw latents (..., C_out, T) of its targets, stacked along C.
+
+    The output has the type and the device of the input; the weights move to where the input is. Matrix products run in
+    `precision` (float32 unless told otherwise), all else in float32, whatever the type of the input.
+    `save_pretrained`, `from_pretrained` and `push_to_hub` are the hub's; the weights are our one self-explaining file.
+    """
+
+    _hub_mixin_config: Any = ()  # were it None, the mixin would copy all arguments, weights and all, for config.json
+
+    def __init__(self, trained: TrainedModule, *, precision: Precision = "float32") -> None:
+        self.trained = trained
+        self.precision: Precision = precision
+        self._hub_mixin_config = module_config(trained)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        precision: Precision = "float32",
+        revision: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+    ) -> ReEncoder:
+        """`name`: a module file, a run folder or one of save_pretrained, or a hub id. CheckpointError for all else."""
+        path = Path(name).expanduser()
+        if path.exists():
+            if revision is not None:
+                raise CheckpointError("a revision is of a hub id, and this is on disk", where=path, value=revision)
+            return cls(load_module(module_file(path)), precision=precision)
+        if not looks_like_hub_id(str(name)):
+            remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, or a hub id (owner/name)"
+            raise CheckpointError("no such module", where=name, remedy=remedy)
+        try:
+            found = hf_hub_download(
+                str(name), HUB_NAME, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
+            )
+        except Exception as error:  # offline, a typing mistake, no access: the hub raises some dozen classes
+            value = f"{type(error).__name__}: {str(error).strip()[:200]}"
+            remedy = "correct the path or the id; offline, only what has been downloaded before can be loaded"
+            raise CheckpointError(
+                "neither on disk nor to be had from the hub", where=name, value=value, remedy=remedy
+            ) from error
+        return cls(load_module(Path(found)), precision=precision)
+
+    @property
+    def spec(self) -> LatentSpec:
+        return self.trained.spec
+
+    def check(self, other: LatentSpec | HasSpec) -> None:
+        """CacheError that names every field in which these latents differ from the module's."""
+        spec = other if isinstance(other, LatentSpec) else getattr(other, "spec", None)
+        if not isinstance(spec, LatentSpec):
+            remedy = "load it with reencoder_pipeline.autoencoder.load_autoencoder, or give a LatentSpec"
+            raise CheckpointError("does not say what its latents are", value=type(other).__name__, remedy=remedy)
+        remedy = "use the autoencoder that the module was trained with, or train one for this autoencoder"
+        self.spec.require_same(spec, where="the module", remedy=remedy)
+
+    def __call__(self, latents: Tensor, *, condition: Tensor | None = None, seed: int | None = None) -> Tensor:
+        """Of a module with a condition: `condition` (H,), (1, H) or (B, H), or `seed` for random ones, an item its own;
+        neither is the neutral one, zero."""
+        batch = self._batch(latents)
+        if batch.numel() == 0:
+            raise CheckpointError("there are no frames", value=tuple(latents.shape))
+        self._follow(batch)
+        with autocast(batch.device, self.precision):
+            output = self.trained(batch, self._condition(batch, condition=condition, seed=seed))
+        return output.to(latents.dtype).reshape(*latents.shape[:-2], *output.shape[1:])
+
+    def split(self, latents: Tensor) -> dict[str, Tensor]:
+        """An output by target stream: {"left": (..., C, T), "right": (..., C, T)}, each to be decoded on its own."""
+        targets = self.trained.task.targets
+        if latents.dim() < 2 or latents.shape[-2] != self.trained.module.out_channels:
+            expected = f"(..., {self.trained.module.out_channels}, frames)"
+            raise CheckpointError(f"no output of this module, which is {expected}", value=tuple(latents.shape))
+        return dict(zip(targets, latents.chunk(len(targets), dim=-2), strict=True))
+
+    def posterior(self, targets: Tensor) -> Tensor:
+        """Raw target latents (..., C_out, T) -> the condition (B, H) that describes them (the posterior's mean)."""
+        self._follow(targets)
+        return self.trained.posterior(targets.reshape(-1, *targets.shape[-2:])).mean.clone()
+
+    def streaming(
+        self, *, condition: Tensor | None = None, seed: int | None = None, approximate: bool = False
+    ) -> LatentStream:
+        """Latents as they come, of one piece at a time; together the outputs are those of a call on the whole piece.
+
+        That needs a module trained with `response_frames`. One with the ordinary GRN, whose norm is over the whole
+        piece, is refused unless `approximate`: then the norm is over what has come so far.
+        """
+        if self.trained.module.response_frames is None and not approximate:
+            raise CheckpointError(
+                "this module looks at the whole piece (GRN), so a stream would give something else than a call",
+                value="response_frames: null",
+                remedy="train with `response_frames: 1` (or 3, 5, ...), or say streaming(approximate=True)",
+            )
+
+        def start(first: Tensor) -> ModuleStream:
+            self._follow(first)
+            return ModuleStream(self.trained, self._condition(first, condition=condition, seed=seed))
+
+        return LatentStream(self, start)
+
+    def to(self, device: torch.device | str) -> ReEncoder:
+        self.trained = self.trained.to(device)
+        return self
+
+    def generate_model_card(self, *, name: str | None = None, licence: str | None = None) -> ModelCard:
+        """What save_pretrained and push_to_hub write as README.md; give these as `model_card_kwargs`."""
+        return ModelCard(render_card(self.trained, name=name, licence=licence))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_module(self.trained, save_directory / HUB_NAME)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        precision: Precision = "float32",
+    ) -> ReEncoder:
+        if Path(model_id).is_dir():
+            return cls(load_module(module_file(Path(model_id))), precision=precision)
+        path = hf_hub_download(
+            model_id,
+            HUB_NAME,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(load_module(Path(path)), precision=precision)
+
+    def _batch(self, latents: Tensor) -> Tensor:
+        """(..., C_in, T) -> (B, C_in, T)"""
+        spec, streams = self.spec, self.trained.task.inputs
+        if latents.dim() < 2 or latents.shape[-2] != self.trained.module.in_channels:
+            expected = f"LatentSpec.channels {spec.channels}, of {spec.autoencoder}, for each of {', '.join(streams)}"
+            channels = self.trained.module.in_channels
+            turned = latents.dim() >= 2 and latents.shape[-1] == channels
+            remedy = "transpose them: (B, T, C) -> (B, C, T)" if turned else "give latents of that autoencoder"
+            raise CheckpointError(
+                f"takes latents (..., {channels}, frames): {expected}", value=tuple(latents.shape), remedy=remedy
+            )
+        if not latents.is_floating_point():
+            raise CheckpointError("latents are floats, not codes", value=latents.dtype, remedy="take them unquantised")
+        return latents[None] if latents.dim() == 2 else latents.flatten(0, -3)
+
+    def _condition(self, batch: Tensor, *, condition: Tensor | None, seed: int | None) -> Tensor | None:
+        """(B, H), or None for a module without."""
+        if condition is not None and seed is not None:
+            raise CheckpointError("a condition and a seed for one are two answers", remedy="give one of them")
+        channels = self.trained.module.condition_channels
+        if seed is not None:
+            condition = self.trained.prior(len(batch), seed=seed)
+        if not channels:
+            if condition is not None:
+                raise CheckpointError("this module takes no condition", value=f"a condition {tuple(condition.shape)}")
+            return None
+        if condition is None:
+            condition = batch.new_zeros(1, channels)
+        condition = condition.to(batch.device, torch.float32)
+        condition = condition[None] if condition.dim() == 1 else condition
+        if condition.dim() != 2 or condition.shape[1] != channels or len(condition) not in (1, len(batch)):
+            expected = f"({channels},), (1, {channels}) or ({len(batch)}, {channels})"
+            raise CheckpointError(f"takes a condition {expected}", value=tuple(condition.shape))
+        return condition.expand(len(batch), -1)
+
+    def _follow(self, latents: Tensor) -> None:
+        if self.trained.normalisation.inputs.mean.device != latents.device:
+            self.to(latents.device)
+
+
+class LatentStream:
+    """`stream(chunk)` gives the frames that are complete by now, `flush()` the rest; then the next piece may begin.
+
+    Chunks are (..., C_in, t) of any t and the same leading shape; frame n comes out once frame n + latency_frames has
+    come in. Leaving the `with` block forgets what has not been flushed.
+    """
+
+    def __init__(self, reencoder: ReEncoder, start: Callable[[Tensor], ModuleStream]) -> None:
+        self._reencoder, self._start = reencoder, start
+        self._stream: ModuleStream | None = None
+        self._like: Tensor | None = None  # (..., C_in, 0), of the type and on the device of the piece
+        self.latency_frames = latency_frames(reencoder.trained.module)
+
+    @property
+    def latency_seconds(self) -> float:
+        return float(self.latency_frames / self._reencoder.spec.frame_rate)
+
+    def __enter__(self) -> LatentStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream = self._like = None
+
+    def __call__(self, chunk: Tensor) -> Tensor:
+        """(..., C_in, t) -> (..., C_out, t'), t' from 0 on"""
+        batch = self._reencoder._batch(chunk)
+        if self._stream is None or self._like is None:
+            self._stream, self._like = self._start(batch), chunk[..., :0]
+        same = (chunk.shape[:-1], chunk.dtype, chunk.device) == (
+            self._like.shape[:-1],
+            self._like.dtype,
+            self._like.device,
+        )
+        if not same:
+            value = f"{tuple(chunk.shape)} {chunk.dtype} {chunk.device} after {tuple(self._like.shape)}"
+            raise CheckpointError(
+                "chunks of a piece differ in their length alone", value=value, remedy="flush() before another piece"
+            )
+        return self._run(batch, last=False)
+
+    def flush(self) -> Tensor:
+        """(..., C_out, t'): the frames that were held back, latency_frames or as many as there are."""
+        if self._like is None or self._stream is None:
+            raise CheckpointError("there is nothing to flush", remedy="give the stream a chunk first")
+        output = self._run(self._reencoder._batch(self._like), last=True)
+        self._stream = self._like = None
+        return output
+
+    def _run(self, batch: Tensor, *, last: bool) -> Tensor:
+        assert self._stream is not None
+        assert self._like is not None
+        with autocast(batch.device, self._reencoder.precision):
+            output = self._stream(batch, last=last)
+        return output.to(self._like.dtype).reshape(*self._like.shape[:-2], *output.shape[1:])
+
+
+def module_file(path: Path) -> Path:
+    """The module in a run folder or in one of save_pretrained; a file is itself."""
+    if not path.is_dir():
+        return path
+    for name in (RUN_NAME, HUB_NAME):
+        if (path / name).is_file():
+            return path / name
+    found = ", ".join(sorted(child.name for child in path.iterdir())[:12]) or "nothing"
+    raise CheckpointError(f"a folder without {RUN_NAME} or {HUB_NAME}", where=path, value=found)
