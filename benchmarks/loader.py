@@ -1,95 +1,265 @@
-"""Windows per second of the cache's gather, as a share of memcpy and beside one .npy per track, in one interleaved run.
+"""Windows per second of the cache's loader beside memcpy and beside what people use today, in one run on one data set.
 
-    python benchmarks/loader.py CACHE [--frames 60] [--batch 256]
+    python benchmarks/loader.py [--gigabytes 2] [--folder DIR] [--markdown benchmarks/RESULTS.md]
 
-Page cache warm, one process. The rows draw the same independent random windows.
+With all peers: half an hour on a quiet machine, 12 GB of disk (17 with --folder), and as much memory free, since the
+warm part wants the files in it. The data set is noise in tracks of 2 to 6 minutes: low_band, mono, left and right,
+float16 latents of 64 channels. bwe reads two of these streams, m2s three. A window is counted once, whatever its
+streams. Every row delivers the same bytes in batches as the trainer's step takes them: frames before channels, float16,
+on the CPU (widening and transposing are the device's work). Every row's first batch is looked up in the data, and the
+tracks in it are counted: many, if windows are independent.
+
+memcpy is a torch `copy_` of as many bytes as a batch has, from anywhere in the data into a buffer that is used again;
+it is measured before and after every block of every row, and rows take turns.
+
+Two parts. Warm: all files in the page cache. Cold: the files dropped from it before each block, and a block so short
+that what it reads stays a small share of the data, as if the data were larger than memory.
+
+Peers: .npy files in a torch DataLoader, zarr-python and webdataset are always there; litdata, mosaicml-streaming and
+zarrs where they are installed (without their dependencies these are enough here: lightning-utilities and obstore for
+the first; brotli, python-snappy, cramjam, xxhash, zstd and catalogue for the second).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
+import math
+import os
+import platform
+import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+import page_cache
 import torch
+from loader_peers import peer_rows
+from loader_rows import Proof, Row, Windows, our_row, raw_row
+from loader_tables import (
+    MEMCPY,
+    OURS,
+    SHARE_GOALS,
+    Cold,
+    Report,
+    cold_behaviour,
+    cold_table,
+    reached,
+    warm_table,
+)
+from random_cache import STREAMS, Noise, draw_noise, write_random_cache
+from rounds import Block, Plan, Timing, interleaved
 
-from reencoder_pipeline.cache import LatentCache, open_cache
-from reencoder_pipeline.tasks import get_task
-from reencoder_trainer.windows import WindowLoader
+from reencoder_pipeline.tasks import TASKS, get_task
 
-SECONDS = 2.0
-ROUNDS = 3
+Step = Callable[[], object]
+
+OPTIONAL = {"litdata": "litdata", "mosaicml-streaming": "streaming", "zarrs": "zarrs"}  # distribution -> module
+MEMCPY_SHARE = 0.15  # of a block's seconds, before it and after it
+PREFETCHED = 2  # batches a worker of a DataLoader has ready
+COLD_SHARES = {"exactly": 0.1, "around": 0.1, "track": 0.1, "sequence": 0.3}  # of the data: what a cold block reads
+COLD_BATCHES = 10  # of a cold block, where a whole batch would read too much
+COLD_BLOCKS = 5  # a round, at most
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--frames", type=int, default=60)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="of all four streams")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--frames", nargs="+", type=int, default=list(SHARE_GOALS))
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a block, at least")
+    parser.add_argument("--rounds", type=int, default=3, help="in each, every row has one block")
+    parser.add_argument("--threads", type=int, help="of torch, for memcpy as for the rows; default: torch's choice")
+    parser.add_argument("--folder", type=Path, help="keeps the files for another run; default: a temporary one")
+    parser.add_argument("--markdown", type=Path, help="append the tables to this file")
     arguments = parser.parse_args()
-    cache = open_cache(arguments.cache)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = {
-            "memcpy": _memcpy(cache, arguments.batch, arguments.frames),
-            f"our loader ({cache.storage})": _ours(cache, arguments.batch, arguments.frames),
-            "one .npy per track, loaded per item": _npy(cache, arguments.batch, arguments.frames, Path(folder)),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in rows}
-        for _ in range(ROUNDS):  # interleaved, so that a busy neighbour meets every row
-            for name, batch in rows.items():
-                rates[name].append(_rate(batch, arguments.batch))
-    memcpy = float(np.median(rates["memcpy"]))
-    print(f"{arguments.frames} frames, batch {arguments.batch}, streams low_band and mono, {cache.precision}")
-    for name, values in rates.items():
-        print(f"{name:38} {np.median(values):12,.0f} windows/s   {np.median(values) / memcpy:8.4f} of memcpy")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), arguments, Report(arguments.markdown))
 
 
-def _rate(batch: Callable[[int], object], size: int) -> float:
-    batch(0)
+def measure(folder: Path, arguments: argparse.Namespace, report: Report) -> None:
+    """Make the data, then both parts for every task and length of window."""
+    noise, plan = draw_noise(gigabytes=arguments.gigabytes, seed=0), Plan(arguments.seconds, arguments.rounds, steps=1)
+    data, goals = folder / f"noise_{noise.frames.nbytes}", []
+    data.mkdir(parents=True, exist_ok=True)
+    caches = {storage: write_random_cache(data / storage, noise, storage=storage) for storage in OURS}
+    report.say(circumstances(noise))
+    for task in map(get_task, arguments.tasks):
+        proof = Proof(noise, STREAMS.index(task.streams[0]))
+        for frames in arguments.frames:
+            wanted = Windows(noise, task, frames, arguments.batch)
+            title = f"{task.name}, {len(task.streams)} streams, {frames} frames, batch {arguments.batch}"
+            progress(f"{title}: files")
+            rows = [our_row(caches[storage], name=name) for storage, name in OURS.items()]
+            rows += peer_rows(wanted, caches["zarr"], data / task.name)
+            tracks = {row.name: tracks_drawn(row, wanted, proof) for row in rows}
+            report.say([in_memory(rows)])
+            warm = warm_timings(rows, wanted, plan)
+            report.show(warm_table(rows, warm, tracks, wanted, absent=absent(), title=f"Warm: {title}"))
+            found = reached(rows, warm, frames=frames)
+            report.say([goal.text() for goal in found])
+            goals += found
+            limits = [raw_row(caches["zarr"], threads=threads) for threads in (1, 16)]
+            cold = {row.name: cold_timing(row, wanted, plan) for row in [*limits, *rows]}
+            report.show(cold_table(cold, warm, wanted, title=f"Cold: {title}"))
+            report.say(cold_behaviour(cold, rows, wanted))
+        if arguments.folder is None:
+            shutil.rmtree(data / task.name)
+    report.say([f"{sum(goal.met for goal in goals)} of {len(goals)} goals met"])
+
+
+def tracks_drawn(row: Row, wanted: Windows, proof: Proof) -> int:
+    """Of the first batch, every window of which has to be in the data."""
+    progress(f"{row.name}: is it right?")
+    with closing(row.open(wanted)) as batches:
+        return proof.tracks_in(next(batches), wanted, name=row.name)
+
+
+# --- warm -------------------------------------------------------------------------------------------------------------
+
+
+def in_memory(rows: Sequence[Row]) -> str:
+    """Read every file once; say what came of it."""
+    files = sorted({file for row in rows for file in page_cache.files_in(row.folder)})
+    page_cache.warm(files)
+    size = sum(file.stat().st_size for file in files) / 1e9
+    return f"{page_cache.resident_share(files):.1%} of {size:.2f} GB of files in the page cache before the warm rows"
+
+
+def warm_timings(rows: Sequence[Row], wanted: Windows, plan: Plan) -> dict[str, list[Timing]]:
+    """Seconds of a batch; the phase `memcpy` is what copying as many bytes took beside it."""
+    copy = memcpy(wanted)
+    with ExitStack() as opened:
+        blocks = {row.name: warm_block(row, wanted, copy, plan.seconds, opened) for row in rows}
+        timings = interleaved(blocks, plan)
+    gc.collect()
+    return timings
+
+
+def warm_block(row: Row, wanted: Windows, copy: Step, seconds: float, opened: ExitStack) -> Block:
+    """A row stays open from block to block, unless it has workers: they would go on in other rows' time."""
+    progress(row.name)
+    if kept := None if row.workers else opened.enter_context(closing(row.open(wanted))):
+        lasting(lambda: next(kept), seconds / 2)  # first looks at pages, and what they make a loader do
+
+    def block(_: int) -> Timing:
+        progress(row.name)
+        before = lasting(copy, MEMCPY_SHARE * seconds)
+        with nullcontext(kept) if kept else closing(row.open(wanted)) as batches:
+            for _ in range(1 + PREFETCHED * row.workers):  # what was ready before the clock started
+                next(batches)
+            step = lasting(lambda: next(batches), seconds)
+        return Timing(step, {MEMCPY: (before + lasting(copy, MEMCPY_SHARE * seconds)) / 2})
+
+    return block
+
+
+def memcpy(wanted: Windows) -> Step:
+    """Copy as many bytes as a batch has, from anywhere in the data, into a buffer that is used again."""
+    source = torch.from_numpy(wanted.noise.frames.reshape(-1))
+    target = torch.empty(min(math.prod(wanted.shape), len(source)), dtype=source.dtype)
+    starts = itertools.cycle(np.random.default_rng(0).integers(len(source) - len(target) + 1, size=1024).tolist())
+    return lambda: target.copy_(source[next(starts) :][: len(target)])
+
+
+def lasting(step: Step, seconds: float) -> float:
+    """Seconds of one of as many steps as take `seconds`."""
     started, steps = time.perf_counter(), 0
-    while time.perf_counter() - started < SECONDS:
-        batch(steps)
+    while (passed := time.perf_counter() - started) < seconds or not steps:
+        step()
         steps += 1
-    return steps * size / (time.perf_counter() - started)
+    return passed / steps
 
 
-def _memcpy(cache: LatentCache, batch: int, frames: int) -> Callable[[int], object]:
-    """Copy as many bytes as a batch has, from pages of the cache in turn, into a buffer that is used again."""
-    track = max(cache.tracks, key=lambda track: track.num_frames)
-    source = torch.from_numpy(np.tile(cache.read(track, "mono").ravel(), 8))
-    size = 2 * batch * frames * cache.spec.channels
-    target = torch.empty(size, dtype=source.dtype)
-    starts = np.random.default_rng(0).integers(max(1, len(source) - size), size=1024)
-    source = source if len(source) > size else source.repeat(-(-size // len(source)) + 1)
-    return lambda step: target.copy_(source[int(starts[step % 1024]) :][:size])
+# --- cold -------------------------------------------------------------------------------------------------------------
 
 
-def _ours(cache: LatentCache, batch: int, frames: int) -> Callable[[int], object]:
-    loader = WindowLoader(cache, get_task("bwe"), split="train", num_frames=frames, seed=0)
-    return lambda step: loader.batch(step, batch_size=batch)
+def cold_timing(row: Row, wanted: Windows, plan: Plan) -> Cold:
+    """Blocks that begin with nothing in memory, until they took as long as a warm one; medians over blocks.
+
+    A row first delivers what it has ready, and notices that its files are not in memory. Then they are dropped again.
+    """
+    progress(f"{row.name}, cold")
+    files, blocks, passed = page_cache.files_in(row.folder), [], 0.0
+    batch, count = cold_batches(row, wanted)
+    while len(blocks) < plan.rounds or (passed < plan.seconds and len(blocks) < COLD_BLOCKS * plan.rounds):
+        page_cache.drop(files)
+        with closing(row.open(replace(wanted, batch=batch))) as batches:
+            for _ in range(1 + PREFETCHED * row.workers):
+                next(batches)
+            page_cache.drop(files)
+            left, fetched, started = page_cache.resident_share(files), page_cache.bytes_from_disk(), time.perf_counter()
+            for _ in range(count):
+                next(batches)
+            seconds, fetched = time.perf_counter() - started, page_cache.bytes_from_disk() - fetched
+        gc.collect()  # a mapped file cannot be dropped
+        passed += seconds
+        blocks.append(Cold(seconds / (batch * count), fetched / (batch * count * wanted.window_bytes), left))
+    return Cold(
+        median(block.window for block in blocks),
+        None if row.workers else median(block.fetched or 0.0 for block in blocks),
+        max(block.left for block in blocks),
+    )
 
 
-def _npy(cache: LatentCache, batch: int, frames: int, folder: Path) -> Callable[[int], object]:
-    tracks = [track for track in cache.select(get_task("bwe"), split="train") if track.num_frames >= frames]
-    for number, track in enumerate(tracks):
-        for stream in ("low_band", "mono"):
-            np.save(folder / f"{number}.{stream}.npy", cache.read(track, stream))
-    rng = np.random.default_rng(0)
+def cold_batches(row: Row, wanted: Windows) -> tuple[int, int]:
+    """Windows in a batch and timed batches in a block, so that a block reads about COLD_SHARES of the data."""
+    touched = {
+        "exactly": 2 * wanted.window_bytes,  # in whole pages
+        "around": len(wanted.streams) * page_cache.read_ahead_bytes(row.folder) + wanted.window_bytes,
+        "track": wanted.data_bytes / len(wanted.noise.lengths),
+        "sequence": wanted.window_bytes,
+    }
+    windows = max(1, int(COLD_SHARES[row.reads] * wanted.data_bytes / touched[row.reads]))
+    small = row.reads == "track" or (row.reads == "around" and row.workers)
+    batch = max(1, min(wanted.batch, windows // COLD_BATCHES if small else windows))
+    return batch, max(1, windows // batch - PREFETCHED * row.workers)
 
-    def one_batch(_: int) -> object:
-        windows = []
-        for number in rng.integers(len(tracks), size=batch):
-            start = int(rng.integers(tracks[number].num_frames - frames + 1))
-            pair = [
-                np.load(folder / f"{number}.{stream}.npy")[start : start + frames] for stream in ("low_band", "mono")
-            ]
-            windows.append(np.stack(pair))
-        return torch.from_numpy(np.stack(windows))
 
-    return one_batch
+# --- where and with what ----------------------------------------------------------------------------------------------
+
+
+def circumstances(noise: Noise) -> list[str]:
+    packages = ("torch", "numpy", "zarr", "webdataset", *(name for name in OPTIONAL if name not in absent()))
+    return [
+        f"{noise.frames.nbytes / 1e9:.2f} GB of float16 latents in {len(noise.lengths)} tracks, {len(STREAMS)} streams",
+        f"{processor()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads of torch, "
+        f"{page_cache.available_bytes() / 1e9:.0f} GB of memory free; Python {platform.python_version()}",
+        ", ".join(f"{name} {version(name)}" for name in packages),
+        *(f"not installed: {name}" for name in absent()),
+        *(["a stub stands in for torchvision while mosaicml-streaming is imported"] if stubbed() else []),
+    ]
+
+
+def absent() -> list[str]:
+    return [name for name, module in OPTIONAL.items() if not find_spec(module)]
+
+
+def stubbed() -> bool:
+    return "mosaicml-streaming" not in absent() and not find_spec("torchvision")
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    return platform.machine()
+
+
+def progress(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

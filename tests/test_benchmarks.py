@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from reencoder_pipeline.cache import LatentCache, open_cache
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.verify import verify_cache
 from reencoder_trainer.config import TrainConfig
 from tiny_cache import SPEC, write_cache
 from training_run import TINY, LinearAutoencoder
@@ -169,3 +173,101 @@ def test_evaluation_says_where_its_time_goes(
     assert len(shares) == 4
     assert sum(shares) == pytest.approx(100, abs=0.3)
     assert "0 scoring processes" in said
+
+
+@pytest.fixture(scope="module")
+def loader(training: Any) -> Any:
+    return importlib.import_module("loader")
+
+
+@pytest.fixture(scope="module")
+def noise(loader: Any) -> Any:
+    return loader.draw_noise(gigabytes=0.006, seed=3)
+
+
+@pytest.mark.parametrize("storage", ["zarr", "webdataset"])
+def test_a_random_cache_is_a_whole_cache(loader: Any, noise: Any, tmp_path: Path, storage: str) -> None:
+    random_cache = importlib.import_module("random_cache")
+    cache = open_cache(loader.write_random_cache(tmp_path / "cache", noise, storage=storage))
+    assert verify_cache(cache) == []
+    assert len(cache.tracks) == len(noise.lengths) >= 2
+    for number, track in enumerate(cache.tracks):
+        for stream, frames in zip(random_cache.STREAMS, noise.track(number), strict=True):
+            assert (cache.read(track, stream) == frames).all()
+    assert list(random_cache.pack(noise)) == [range(len(noise.lengths))]
+
+
+def test_a_row_that_delivers_anything_else_is_found_out(loader: Any, noise: Any) -> None:
+    wanted = loader.Windows(noise, get_task("m2s"), 60, 2)
+    proof, ends = loader.Proof(noise, 1), noise.bounds
+    places = [int(ends[1]) - 60, int(ends[1])]  # the last window of a track, the first of the next
+    right = np.stack([noise.frames[1:, place : place + 60] for place in places])  # (B, streams, T, C)
+    by_name = {name: torch.from_numpy(right[:, number]) for number, name in enumerate(wanted.streams)}
+    assert proof.tracks_in(by_name, wanted, name="right") == 2
+    batch = torch.from_numpy(right).transpose(1, 2)
+    assert proof.tracks_in(batch, wanted, name="right") == 2
+    later = batch.clone()
+    later[1, 30:, 2] = batch[1, 29:-1, 2]  # a stream a frame late
+    across = torch.from_numpy(noise.frames[1:, ends[1] - 30 : ends[1] + 30].copy()).transpose(0, 1)
+    for wrong in (later, torch.stack([batch[0], across]), batch.float(), batch[:1]):
+        with pytest.raises(CacheError, match="delivers"):
+            proof.tracks_in(wrong, wanted, name="wrong")
+
+
+def test_goals_are_ratios_of_the_run(loader: Any, tmp_path: Path) -> None:
+    tables = importlib.import_module("loader_tables")
+
+    def row(name: str, **values: Any) -> Any:
+        return loader.Row(name, tmp_path, lambda wanted: iter(()), **values)
+
+    ours = [row(name) for name in tables.OURS.values()]
+    names = {".npy loaded per item, 2 workers": 150.0, "window by window": 40.0, "tuned": 3.0, "a pass": 2.0}
+    peers = [
+        row(".npy loaded per item, 2 workers", workers=2), row("window by window"),
+        row("tuned", tuned=True), row("a pass", independent=False),
+    ]  # fmt: skip
+    timings = {each.name: [loader.Timing(1.0, {"memcpy": 0.6})] for each in ours}
+    timings |= {name: [loader.Timing(step, {"memcpy": 0.6})] for name, step in names.items()}
+    found = tables.reached([*ours, *peers], timings, frames=172)
+    assert [(goal.value, goal.met) for goal in found] == [
+        (0.6, False), (0.6, False), (40.0, True), (3.0, False), (150.0, True), (150.0, True)
+    ]  # fmt: skip
+    assert "window by window" in found[2].text()
+    assert [goal.least for goal in tables.reached([*ours, *peers], timings, frames=60)][:2] == [0.5, 0.5]
+    assert not tables.Cold(1.0, 0.1, 0.0).is_cold
+    assert tables.Cold(1.0, 1.5, 0.01).is_cold
+
+
+def test_files_can_be_forgotten(loader: Any, tmp_path: Path) -> None:
+    page_cache = loader.page_cache
+    for number in range(3):
+        (tmp_path / str(number)).write_bytes(bytes(1 << 20))
+    files = page_cache.files_in(tmp_path)
+    assert page_cache.resident_share(files) == 1
+    page_cache.drop(files)
+    assert page_cache.resident_share(files) in (0, 1)  # 1: files that live in memory only
+    page_cache.warm(files)
+    assert page_cache.resident_share(files) == 1
+
+
+def test_every_row_of_the_loader_runs_and_absent_peers_are_named(
+    loader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    for module in (loader, importlib.import_module("loader_peers")):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name in loader.OPTIONAL.values() else found(name))
+    monkeypatch.setattr(importlib.import_module("loader_peers"), "BUFFER", 20)
+    monkeypatch.setattr(importlib.import_module("loader_peers"), "WORKERS", 1)
+    sizes = ["--gigabytes", "0.006", "--batch", "4", "--seconds", "0.01", "--rounds", "1", "--frames", "60"]
+    files = ["--folder", str(tmp_path), "--markdown", str(tmp_path / "out.md")]
+    monkeypatch.setattr("sys.argv", ["loader.py", "--tasks", "m2s", *sizes, *files])
+    loader.main()
+    said = capsys.readouterr().out
+    assert said.count("our loader, Zarr shards") >= 4  # two tables, a goal, a sentence
+    for name in loader.OPTIONAL:
+        row = next(line for line in said.splitlines() if line.startswith(f"{name} "))
+        assert row.split()[1:3] == ["not", "installed"]
+    warm = said.split("Warm: ")[1].split("our loader, Zarr shards, of memcpy")[0].splitlines()
+    assert {line.split("  ")[0] for line in warm[3:-3]} >= {"zarr-python", ".npy kept mapped, tuned, 1 workers"}
+    assert "of 7 goals met" in said
+    assert "| zarr-python |" in (tmp_path / "out.md").read_text()

@@ -1,0 +1,301 @@
+"""How near to the bare encoder is a build, how far a loop over whole files, and what a long track costs in memory?
+
+    python benchmarks/build.py SOURCE [--minutes 30] [--workers N] [--rounds 3] [--hours 3] [--autoencoder NAME]
+
+SOURCE is a folder or manifest; the first stereo tracks of it that make up the minutes are used. Rows take turns:
+
+    bare encoder      the same segments, already in memory; nothing but `encode`
+    build             `reencoder-cache build`, from the command to the finished index
+    files one by one  a whole file is read, made into streams, encoded at once and stored with np.save
+
+Each row has as many processes, of one thread. The clock of bare encoder and loop starts when all of these have loaded
+the autoencoder; of a build, planning and the start of its processes are named, and its ratio is given with and without.
+Then: where the processor's time goes outside the encoder, and the peak memory of encoding `--hours` of audio and three
+minutes with a tiny autoencoder (0: neither).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from rounds import Plan, Timing, interleaved, ratio
+
+from reencoder_pipeline.audio import Audio, read_audio, read_blocks
+from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
+from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
+from reencoder_pipeline.build import build_cache
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpus import Track, file_digest, read_corpus
+from reencoder_pipeline.encode import encode_batch, make_stream, plan_segments
+from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.streams import Piece, read_pieces
+from reencoder_pipeline.survey import Surveyor
+from reencoder_pipeline.track import EncodedTrack, encode_tracks
+
+SHORT_MINUTES = 3.0  # of the track that the long one is compared with
+IN_MEMORY = 48  # segments a process holds for the bare encoder; it goes through them again and again
+Work = Callable[[Autoencoder], Callable[[], object]]
+"""Prepares in a process of its own, and gives what is to be timed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of the corpus; every stream counts anew")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the long track; 0: no memory is measured")
+    parser.add_argument("--autoencoder", default="house")
+    parser.add_argument(
+        "--shard-frames", type=int, default=8_192, help="small, so that a short corpus feeds all workers"
+    )
+    parser.add_argument("--batch-segments", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="for scratch files; default: the system's")
+    arguments = parser.parse_args()
+    settings = {name: getattr(arguments, name) for name in ("autoencoder", "shard_frames", "batch_segments")}
+    config = CacheConfig.model_validate({**settings, "tasks": ["bwe", "m2s"]})
+    tracks = chosen(read_corpus(arguments.source), minutes=arguments.minutes)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        compare(tracks, config, workers=arguments.workers, rounds=arguments.rounds, folder=Path(name))
+        print_shares(tracks, config)
+        if arguments.hours:
+            print_memory(config, hours=arguments.hours, folder=Path(name))
+
+
+def chosen(tracks: Sequence[Track], *, minutes: float) -> list[Track]:
+    """The first stereo tracks of 20 s or more: of a mono file a build encodes two streams, the other rows four."""
+    found, seconds = [], 0.0
+    for track in tracks:
+        info = soundfile.info(track.path)
+        if info.channels == 2 and info.duration >= 20 and seconds < 60 * minutes:
+            found.append(track)
+            seconds += info.duration
+    if not found:
+        raise AudioError("no stereo track of 20 s or more", value=f"{len(tracks)} tracks")
+    return found
+
+
+# Throughput
+
+
+def compare(tracks: Sequence[Track], config: CacheConfig, *, workers: int, rounds: int, folder: Path) -> None:
+    autoencoder = load_autoencoder(config.autoencoder)
+    spec = autoencoder.spec
+    lengths = [soundfile.info(track.path).duration for track in tracks]
+    seconds = len(config.streams) * sum(lengths)
+    segment_frames = spec.frames_in(config.segment_seconds)
+    segments = 0
+    for length in lengths:
+        frames = spec.num_frames(round(length * spec.sample_rate))
+        plan = plan_segments(frames, segment_frames=segment_frames, context=autoencoder.context)
+        segments += len(config.streams) * len(list(plan))
+    starts, planning = list[float](), list[float]()
+    shares = [tracks[number::workers] for number in range(min(workers, len(tracks)))]
+    bare = [partial(bare_encoder, tracks[0], config, segments // workers) for _ in range(workers)]
+    loop = [partial(files_one_by_one, share, config, folder) for share in shares]
+    rows = {
+        "bare encoder": lambda _: Timing(in_processes(bare, config, starts)),
+        "build": lambda _: Timing(timed_build(tracks, config, workers=workers, folder=folder, planning=planning)),
+        "files one by one": lambda _: Timing(in_processes(loop, config, [])),
+    }
+    timings = interleaved(rows, Plan(seconds=0.0, rounds=rounds, steps=1))
+    print(f"{len(tracks)} tracks, {seconds / 60:.1f} stream minutes, {segments} segments, {workers} processes")
+    print(f"{'':24} {'x real time':>12} {'of bare':>8}")
+    overhead = float(np.median(starts)) + float(np.median(planning))
+    timings["build, once it runs"] = [replace(one, step=one.step - overhead) for one in timings["build"]]
+    for name, found in timings.items():
+        speed = seconds / float(np.median([one.step for one in found]))
+        print(f"{name:24} {speed:12.1f} {ratio(timings['bare encoder'], found):8.3f}")
+    print(f"planning {np.median(planning):.1f} s, start of the processes {np.median(starts):.1f} s")
+    print(f"build over files one by one: {ratio(timings['files one by one'], timings['build']):.2f} times as fast")
+
+
+def in_processes(works: Sequence[Work], config: CacheConfig, starts: list[float]) -> float:
+    """Seconds from when all processes are prepared until the last is done; adds those until then to `starts`."""
+    context = get_context("spawn")
+    barrier = context.Barrier(len(works) + 1)
+    processes = [context.Process(target=_process, args=(work, config.autoencoder, barrier)) for work in works]
+    called = time.perf_counter()
+    for process in processes:
+        process.start()
+    barrier.wait(timeout=600)
+    began = time.perf_counter()
+    for process in processes:
+        process.join()
+    assert not any(process.exitcode for process in processes)
+    starts.append(began - called)
+    return time.perf_counter() - began
+
+
+def _process(work: Work, autoencoder: str, barrier: Any) -> None:
+    torch.set_num_threads(1)
+    run = work(load_autoencoder(autoencoder))
+    barrier.wait()
+    run()
+
+
+def audio_pieces(track: Track, config: CacheConfig, autoencoder: Autoencoder) -> list[Audio]:
+    """The segments of all streams, as a build gives them to the encoder."""
+    items = read_pieces(track, autoencoder.spec, context=autoencoder.context, config=config)
+    return [item.audio for item in items if isinstance(item, Piece)]
+
+
+def bare_encoder(track: Track, config: CacheConfig, count: int, autoencoder: Autoencoder) -> Callable[[], object]:
+    pieces, size = audio_pieces(track, config, autoencoder)[:IN_MEMORY], config.batch_segments
+
+    def run() -> None:
+        for first in range(0, count, size):
+            batch = [pieces[number % len(pieces)] for number in range(first, first + size)]
+            encode_batch(autoencoder, batch, size=size)
+
+    return run
+
+
+def files_one_by_one(
+    tracks: Sequence[Track], config: CacheConfig, folder: Path, autoencoder: Autoencoder
+) -> Callable[[], object]:
+    rate = autoencoder.spec.sample_rate
+
+    def run() -> None:
+        for number, track in enumerate(tracks):
+            audio, _ = read_audio(track.path, sample_rate=rate)
+            for name in config.streams:
+                stream = make_stream(
+                    name, audio, sample_rate=rate, low_band_rate=config.low_band_rate, resampler=config.resampler
+                )
+                latents = autoencoder.encode(torch.from_numpy(stream[None]))
+                np.save(folder / f"{os.getpid()}.{number}.{name}.npy", latents[0].numpy().astype(config.precision))
+
+    return run
+
+
+def timed_build(
+    tracks: Sequence[Track], config: CacheConfig, *, workers: int, folder: Path, planning: list[float]
+) -> float:
+    """Seconds of a whole build; adds those of its planning."""
+    listing = folder / "tracks.txt"
+    listing.write_text("".join(f"{track.path.resolve()}\n" for track in tracks))
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        planned: list[float] = []
+        began = time.perf_counter()
+        build_cache(
+            listing,
+            Path(out) / "cache",
+            config,
+            progress=lambda done, total: planned.append(time.perf_counter() - began),
+            workers=workers,
+        )
+        ended = time.perf_counter()
+    planning.append(planned[0])
+    return ended - began
+
+
+# Where the time goes
+
+
+def print_shares(tracks: Sequence[Track], config: CacheConfig) -> None:
+    """The processor's time, of one thread, on the first track."""
+    torch.set_num_threads(1)
+    autoencoder, track = load_autoencoder(config.autoencoder), tracks[0]
+    spec, context = autoencoder.spec, autoencoder.context
+    blocks = list(read_blocks(track.path))
+    without = config.model_copy(update={"streams": [name for name in config.streams if name != "low_band"]})
+    pieces = audio_pieces(track, config, autoencoder)
+    surveyor = Surveyor(blocks[0][1], len(blocks[0][0]))
+    reading = cost(lambda: list(read_blocks(track.path)))
+    survey = cost(lambda: [surveyor.add(block) for block, _ in blocks])
+    plain = cost(lambda: list(read_pieces(track, spec, context=context, config=without)))
+    every = cost(lambda: list(read_pieces(track, spec, context=context, config=config)))
+    seconds = sum(block.shape[1] for block, _ in blocks) / blocks[0][1]
+    few = pieces[: IN_MEMORY // 4]
+    encoding = cost(lambda: [encode_batch(autoencoder, [piece], size=1) for piece in few])
+    shares = {
+        "encoder": encoding * len(pieces) / len(few),
+        "digest": cost(lambda: file_digest(track.path)),
+        "reading": reading,
+        "survey": survey,
+        "low band": max(0.0, every - plain),
+        "resampling, cutting": max(0.0, plain - reading - survey),
+    }
+    print(f"\nprocessor's time on {track.path.name}, {seconds:.0f} s at {blocks[0][1]} Hz")
+    for name, spent in shares.items():
+        print(f"{name:24} {1e3 * spent / seconds:8.2f} ms a second {spent / sum(shares.values()):7.2%}")
+
+
+def cost(call: Callable[[], object]) -> float:
+    """Of the quicker of two."""
+    found = [time.process_time()]
+    for _ in range(2):
+        call()
+        found.append(time.process_time())
+    return min(np.diff(found))
+
+
+# Memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a process, in MB: resident before it encoded, at its peak, and of that the latents that it made."""
+
+    before: float
+    peak: float
+    latents: float
+
+
+def print_memory(config: CacheConfig, *, hours: float, folder: Path) -> None:
+    torch.manual_seed(0)
+    weights = folder / "tiny.safetensors"
+    save_vocos(Vocos(VocosConfig(fine=(16, 32, 1), coarse=(16, 32, 1))), weights, training={})
+    config = config.model_copy(update={"autoencoder": str(weights)})
+    print(f"\n{'track':>12} {'before, MB':>11} {'peak, MB':>9} {'latents, MB':>12} {'audio and the rest, MB':>23}")
+    for minutes in (SHORT_MINUTES, 60 * hours):
+        memory = in_a_process(write_track(folder / "track.wav", minutes=minutes), config)
+        rest = memory.peak - memory.before - memory.latents
+        print(f"{minutes:8.0f} min {memory.before:11.0f} {memory.peak:9.0f} {memory.latents:12.0f} {rest:23.0f}")
+
+
+def write_track(path: Path, *, minutes: float) -> Path:
+    noise = 0.1 * np.random.default_rng(0).standard_normal((44_100 * 10, 2)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 44_100, 2, "PCM_16") as file:
+        for _ in range(round(minutes * 6)):
+            file.write(noise)
+    return path
+
+
+def in_a_process(path: Path, config: CacheConfig) -> Memory:
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(encode_alone, (path, config))
+
+
+def encode_alone(path: Path, config: CacheConfig) -> Memory:
+    torch.set_num_threads(1)
+    autoencoder = load_autoencoder(config.autoencoder)
+    before = peak_mb()
+    ((_, encoded),) = encode_tracks(autoencoder, [Track(id="track", path=path, split="train")], config)
+    assert isinstance(encoded, EncodedTrack), encoded
+    return Memory(before, peak_mb(), sum(frames.nbytes for frames in encoded.streams.values()) / 1e6)
+
+
+def peak_mb() -> float:
+    """Linux alone: into getrusage's figure of a process it counts its parent's peak, into this one not."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    main()
