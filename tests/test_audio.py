@@ -16,7 +16,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reencoder_pipeline.audio import audio_header, downmix, low_band, read_audio, resample
+from reencoder_pipeline import audio as audio_module
+from reencoder_pipeline.audio import audio_header, downmix, low_band, read_audio, read_blocks, resample
+from reencoder_pipeline.block_resampling import BlockLowBand, BlockResampler
 from reencoder_pipeline.errors import AudioError, ConfigError
 
 RATE = 44_100
@@ -38,10 +40,16 @@ def written(folder: Path, name: str, content: bytes | bytearray) -> Path:
 
 
 def refusal(path: Path, **promises: int) -> str:
-    """What is said of a file; its name, what was found and the remedy always are."""
-    with pytest.raises(AudioError) as caught:
-        read_audio(path, **promises)
-    text = str(caught.value)
+    """What is said of a file, read in one block or in many; its name, what was found and the remedy always are."""
+    said = []
+    for size in (audio_module.BLOCK_SAMPLES, 1_000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(audio_module, "BLOCK_SAMPLES", size)
+            with pytest.raises(AudioError) as caught:
+                read_audio(path, **promises)
+        said.append(str(caught.value))
+    text = said[0]
+    assert text == said[1]
     assert text.startswith(f"{path}: ")
     assert "\n  found: " in text
     assert "\n  remedy: " in text
@@ -116,6 +124,22 @@ def test_a_wav_from_a_pipe_is_read(tmp_path: Path, size: int) -> None:
 
 def test_what_follows_the_samples_does_no_harm(tmp_path: Path) -> None:
     assert read_audio(written(tmp_path, "a.wav", encoded("wav") + b"tail" * 99))[0].shape == NOISE.shape
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "opus", "aif"])
+@pytest.mark.parametrize("size", [1_000, NOISE.shape[1] // 3, NOISE.shape[1]])
+def test_blocks_are_the_file_to_the_last_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, size: int
+) -> None:
+    rate = 48_000 if suffix == "opus" else RATE
+    path = written(tmp_path, f"a.{suffix}", encoded(suffix, rate=rate))
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", size)
+    blocks = list(read_blocks(path))
+    assert {rate for _, rate in blocks} == {rate}
+    assert max(block.shape[1] for block, _ in blocks) == size
+    assert len(blocks) == NOISE.shape[1] // size + 1
+    whole, _ = soundfile.read(path, dtype="float32")
+    assert np.array_equal(np.concatenate([block for block, _ in blocks], axis=1), whole.T)
 
 
 # What is refused
@@ -253,6 +277,57 @@ def test_every_resampler_keeps_time_and_level(resampler: str) -> None:
     assert np.abs(output[0, inside] - expected[inside]).max() < 2e-3
 
 
+RATES = st.tuples(*[st.sampled_from([8_000, 16_000, 22_050, 44_100, 48_000])] * 2)
+
+
+def in_blocks(stage: BlockResampler | BlockLowBand, audio: np.ndarray, cuts: list[int]) -> np.ndarray:
+    pieces = np.split(audio, sorted(min(cut, audio.shape[1]) for cut in cuts), axis=1)
+    return np.concatenate([*(stage.add(piece) for piece in pieces), stage.finish()], axis=1)
+
+
+@settings(max_examples=40)
+@given(
+    samples=st.integers(0, 9_000),
+    cuts=st.lists(st.integers(0, 9_000), max_size=6),
+    rates=RATES,
+    channels=st.integers(1, 2),
+    resampler=st.sampled_from(RESAMPLERS),
+)
+def test_resampling_in_blocks_is_that_of_the_whole(
+    samples: int, cuts: list[int], rates: tuple[int, int], channels: int, resampler: str
+) -> None:
+    audio = np.random.default_rng(samples).standard_normal((channels, samples)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reencoder_pipeline.block_resampling.FIR_BLOCK", 1_000)
+        output = in_blocks(BlockResampler(*rates, channels=channels, resampler=resampler), audio, cuts)
+    whole = resample(audio, *rates, resampler=resampler) if samples else audio
+    assert output.shape == whole.shape
+    if resampler == "soxr_vhq":
+        assert np.array_equal(output, whole)
+    else:  # torch may add up in another order where a convolution is shorter
+        np.testing.assert_allclose(output, whole, atol=2e-6)
+
+
+@settings(max_examples=20)
+@given(
+    samples=st.integers(1, 9_000),
+    cuts=st.lists(st.integers(0, 9_000), max_size=6),
+    low_rate=st.sampled_from([8_000, 16_000, 22_050, 32_000]),
+)
+def test_a_low_band_in_blocks_is_that_of_the_whole(samples: int, cuts: list[int], low_rate: int) -> None:
+    audio = np.random.default_rng(samples).standard_normal((1, samples)).astype(np.float32)
+    stage = BlockLowBand(channels=1, sample_rate=RATE, low_rate=low_rate, resampler="soxr_vhq")
+    assert np.array_equal(in_blocks(stage, audio, cuts), low_band(audio, sample_rate=RATE, low_rate=low_rate))
+
+
+def test_what_a_block_knows_is_given_out_at_once() -> None:
+    """Or memory would grow with the track."""
+    for resampler in RESAMPLERS:
+        stage = BlockLowBand(channels=1, sample_rate=RATE, low_rate=22_050, resampler=resampler)
+        given = sum(stage.add(NOISE[:1]).shape[1] for _ in range(40))
+        assert 40 * NOISE.shape[1] - given < 5 * RATE, resampler
+
+
 def leakage_db(factor: float, resampler: str) -> float:
     """Level of what is left anywhere of a tone at `factor` times the new Nyquist, against the tone."""
     times = np.arange(RATE) / RATE
@@ -281,8 +356,13 @@ def test_a_low_band_of_noise_is_empty_above_and_whole_below() -> None:
 
 
 def test_an_unknown_resampler_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)linear.*soxr_vhq, torchaudio_default"):
-        resample(NOISE, RATE, 48_000, resampler="linear")
+    for make in (lambda: resample(NOISE, RATE, 48_000, resampler="linear"), lambda: stage("linear")):
+        with pytest.raises(ConfigError, match=r"(?s)linear.*soxr_vhq, torchaudio_default"):
+            make()
+
+
+def stage(resampler: str) -> BlockResampler:
+    return BlockResampler(RATE, 48_000, channels=2, resampler=resampler)
 
 
 # Downmix

@@ -13,13 +13,14 @@ import pytest
 import soundfile
 
 from conftest import Built
-from reencoder_pipeline import build as build_module
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build import plan_build
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.corpus import assign_splits, read_corpus
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.owners import owner
 from reencoder_pipeline.shard import build_shard
+from reencoder_pipeline.store import FolderStore
 from reencoder_pipeline.track import encode_track
 from tiny_build import MUSIC, NUM_SHARDS, build, command, copied, tiny_config, tree
 from tiny_build import music as render
@@ -105,13 +106,14 @@ def test_the_index_is_written_last(
     (out / "failures.jsonl").unlink()
     with pytest.raises(CacheError, match=r"(?s)not complete.*same `reencoder-cache build` again"):
         open_cache(out)
-    written, original = [], build_module.write_text
+    written, original = [], FolderStore.write
 
-    def note(path: Path, text: str) -> None:
-        written.append((path.name, len(list((out / "shards").glob("*.json")))))
-        original(path, text)
+    def note(store: FolderStore, name: str, content: bytes) -> None:
+        if not name.endswith(".builder"):
+            written.append((name, len(list((out / "shards").glob("*.json")))))
+        original(store, name, content)
 
-    monkeypatch.setattr(build_module, "write_text", note)
+    monkeypatch.setattr(FolderStore, "write", note)
     build(music, out, tiny_autoencoder)
     assert written == [("failures.jsonl", NUM_SHARDS), ("index.json", NUM_SHARDS)]
 
@@ -123,9 +125,8 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
     manifest, config = tmp_path / "tracks.txt", tiny_config(tiny_autoencoder)
     manifest.write_text(str(music / "short.wav"))
     (job,) = plan_build(manifest, config).jobs
-    (tmp_path / "shards").mkdir()
     events: list[tuple[str, str]] = []
-    sync, replace, rename = os.fsync, Path.replace, Path.rename
+    sync, rename, link = os.fsync, Path.rename, os.link
 
     def noted_sync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
@@ -133,27 +134,28 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
         sync(descriptor)
 
     def noted_rename(path: Path, target: Path) -> Path:
-        events.append(("rename", target.name))
+        events.append(("place", target.name))
         return rename(path, target)
 
-    def noted_replace(path: Path, target: Path) -> Path:
-        events.append(("rename", target.name))
-        return replace(path, target)
+    def noted_link(path: Path, target: Path) -> None:
+        events.append(("place", target.name))
+        link(path, target)
 
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(Path, "rename", noted_rename)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    monkeypatch.setattr(os, "link", noted_link)
     build_shard(job, load_autoencoder(str(tiny_autoencoder)), tmp_path, config)
-    partial, placed = f"{job.key}.{os.getpid()}.partial", events.index(("rename", job.key))
     written = {path.relative_to(tmp_path / "shards" / job.key) for path in (tmp_path / "shards" / job.key).rglob("*")}
-    assert {name for kind, name in events[:placed] if kind == "sync"} >= {
+    claim, partial, record = f"{job.key}.claim", f"{job.key}.{owner()}.partial", f"{job.key}.json"
+    placed = events.index(("place", job.key))
+    assert events[:3] == [("sync", f"{claim}.{owner()}.partial"), ("place", claim), ("sync", ".")]
+    assert {name for kind, name in events[3:placed] if kind == "sync"} == {
         (Path(partial) / path).as_posix() for path in (*written, Path())
     }
-    record = f"{job.key}.json"
     assert events[placed + 1 :] == [
         ("sync", "."),
-        ("sync", f"{record}.{os.getpid()}.partial"),
-        ("rename", record),
+        ("sync", f"{record}.{owner()}.partial"),
+        ("place", record),
         ("sync", "."),
     ]
 
@@ -199,22 +201,6 @@ def test_the_keys_of_shards_tell_what_they_are_made_of(
     after = keys(folder, tiny_autoencoder)
     assert sum(key in before for key in after) == NUM_SHARDS - 1
     assert len(after) == NUM_SHARDS
-
-
-def test_a_corpus_that_grows_and_shrinks_keeps_what_did_not_change(
-    music: Path, built: Built, tiny_autoencoder: Path, tmp_path: Path
-) -> None:
-    folder, out = tmp_path / "music", copied(built("zarr"), tmp_path / "cache")
-    shutil.copytree(music, folder)
-    soundfile.write(folder / "zzz new.wav", render(seconds=1.0, seed=99).T, 44_100)
-    result = build(folder, out, tiny_autoencoder)
-    assert (result.built, result.kept) == (1, NUM_SHARDS - 1)  # the last shard has room for it
-    assert len(open_cache(out).tracks) == len(MUSIC) + 1
-
-    (folder / "zzz new.wav").unlink()
-    result = build(folder, out, tiny_autoencoder)
-    assert (result.built, result.kept) == (1, NUM_SHARDS - 1)
-    assert tree(out) == tree(built("zarr"))  # stale shards and records are gone
 
 
 def test_what_a_manifest_promises_belongs_to_the_key(music: Path, tiny_autoencoder: Path, tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ import pytest
 import soundfile
 
 from conftest import Built
-from reencoder_pipeline import build as build_module
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.cache import open_cache
-from reencoder_pipeline.commit import build_lock
 from reencoder_pipeline.errors import AutoencoderError, CacheError, CorpusError
+from reencoder_pipeline.store import FolderStore
 from tiny_build import MUSIC, NUM_SHARDS, SHAPE, build, command, copied, shard_files, tree
 from tiny_build import music as render
 
@@ -78,13 +77,6 @@ def test_damaged_settings_are_an_error(built: Built, music: Path, tiny_autoencod
         (out / "settings.json").write_text(content)
         with pytest.raises(CacheError, match=r"settings\.json: is damaged"):
             build(music, out, tiny_autoencoder)
-
-
-def test_two_builders_do_not_meet(built: Built, music: Path, tiny_autoencoder: Path, tmp_path: Path) -> None:
-    out = copied(built("zarr"), tmp_path / "cache")
-    with build_lock(out), pytest.raises(CacheError, match="another build is running here"):
-        build(music, out, tiny_autoencoder)
-    assert build(music, out, tiny_autoencoder).built == 0  # and the lock is gone with its holder
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
@@ -225,15 +217,19 @@ def test_no_room_for_the_last_lines_either(
     out = copied(built("zarr"), tmp_path / "cache")
     (out / "index.json").unlink()
     (out / "settings.json").unlink()
-    original = build_module.write_text
+    write, create = FolderStore.write, FolderStore.create
 
-    def write(path: Path, text: str) -> None:
-        if path.name == name:
-            path.with_name(f"{name}.1.partial").write_text("torn")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        original(path, text)
+    def no_room(original: Any) -> Any:
+        def put(store: FolderStore, its_name: str, content: bytes) -> Any:
+            if its_name == name:
+                (out / f"{name}.1.partial").write_text("torn")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(store, its_name, content)
 
-    monkeypatch.setattr(build_module, "write_text", write)
+        return put
+
+    monkeypatch.setattr(FolderStore, "write", no_room(write))
+    monkeypatch.setattr(FolderStore, "create", no_room(create))
     with pytest.raises(CacheError, match="the disk is full"):
         build(music, out, tiny_autoencoder)
     monkeypatch.undo()

@@ -15,7 +15,14 @@ import tiny_build
 from reencoder_pipeline.audio import downmix, low_band
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.adapter import HOUSE_WEIGHTS, VocosAutoencoder
-from reencoder_pipeline.encode import encode_stream, make_stream, plan_segments
+from reencoder_pipeline.encode import (
+    Cutter,
+    encode_batch,
+    encode_stream,
+    make_stream,
+    plan_segments,
+    require_steady,
+)
 from reencoder_pipeline.errors import AudioError, ConfigError
 from reencoder_pipeline.latents import LatentSpec
 
@@ -86,6 +93,30 @@ def test_a_segment_without_room_for_its_context_is_refused(context: int, missing
         list(plan_segments(num_frames, segment_frames=max(0, 2 * context - missing), context=context))
 
 
+@given(plan=PLANS, hop=st.integers(1, 9), missing=st.integers(0, 8), cuts=st.lists(st.integers(0, 9000), max_size=8))
+def test_what_arrives_in_blocks_is_cut_by_the_plan(
+    plan: tuple[int, int, int], hop: int, missing: int, cuts: list[int]
+) -> None:
+    num_frames, context, more = plan
+    audio = np.arange(1.0, num_frames * hop - min(missing, hop - 1) + 1, dtype=np.float32)[None]
+    cutter = Cutter(hop=hop, segment_frames=2 * context + more, context=context)
+    blocks = np.split(audio, sorted(min(cut, audio.shape[1]) for cut in cuts), axis=1)
+    cut = [found for block in blocks for found in cutter.add(block)]
+    cut += cutter.finish()
+    assert [s for s, _ in cut] == list(plan_segments(num_frames, segment_frames=2 * context + more, context=context))
+    padded = np.pad(audio, ((0, 0), (0, num_frames * hop - audio.shape[1])))
+    for segment, piece in cut:
+        assert np.array_equal(piece, padded[:, segment.start * hop : segment.stop * hop])
+
+
+def test_a_cutter_holds_less_than_two_segments_and_a_block() -> None:
+    cutter = Cutter(hop=8, segment_frames=10, context=2)
+    for _ in range(100):
+        list(cutter.add(np.zeros((1, 50), np.float32)))
+        assert cutter._held is not None
+        assert cutter._held.shape[1] < 2 * 80 + 50
+
+
 # Segments and the whole
 
 
@@ -138,6 +169,45 @@ def test_latents_that_are_no_numbers_are_refused() -> None:
     audio = np.full((1, 100), 3e38, dtype=np.float32)  # finite, but the sums are not
     with pytest.raises(AudioError, match="not numbers"):
         encode_stream(autoencoder, audio, segment_frames=10)
+
+
+# Batches
+
+
+def test_neighbours_in_a_batch_change_nothing(vocos: VocosAutoencoder) -> None:
+    """To the bit, where the batch always has the same size."""
+    music = tiny_build.music(seconds=1.0, channels=1)
+    pieces = [music[:, start : start + 20 * vocos.spec.hop] for start in range(0, 4000, 1000)]
+    require_steady(vocos, size=4, shape=pieces[0].shape)
+    together = encode_batch(vocos, pieces, size=4)
+    for place in (0, 3):
+        assert np.array_equal(encode_batch(vocos, [pieces[place]], size=4)[0], together[place])
+        np.testing.assert_allclose(encode_batch(vocos, [pieces[place]], size=1)[0], together[place], atol=1e-4)
+
+
+class Crooked(Blur):
+    """The second of a batch comes out slightly different."""
+
+    def encode(self, audio: Tensor) -> Tensor:
+        latents = torch.cat([super(Crooked, self).encode(item[None]) for item in audio])
+        latents[1:] *= 1 + 1e-6
+        return latents
+
+
+class Leaky(Crooked):
+    """Every item comes out with something of the others."""
+
+    def encode(self, audio: Tensor) -> Tensor:
+        latents = torch.cat([super(Crooked, self).encode(item[None]) for item in audio])
+        return latents + 1e-3 * latents.mean(dim=0)
+
+
+@pytest.mark.parametrize("kind", [Crooked, Leaky])
+def test_an_autoencoder_that_minds_its_batch_is_refused(kind: type[Blur]) -> None:
+    autoencoder = kind(hop=4, context=1)
+    require_steady(autoencoder, size=1, shape=(1, 40))
+    with pytest.raises(ConfigError, match=r"(?s)batch_segments.*found: 2.*1 always works"):
+        require_steady(autoencoder, size=2, shape=(1, 40))
 
 
 # Context

@@ -127,6 +127,13 @@ def test_a_file_is_surveyed_as_its_samples_are(tmp_path: Path) -> None:
     assert (in_memory.num_samples, in_memory.num_channels) == (found.num_samples, found.num_channels)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_the_level_is_that_of_all_channels(channels: int) -> None:
+    audio = np.random.default_rng(0).standard_normal((channels, 5_000)).astype(np.float32)
+    level = survey_audio(audio, sample_rate=RATE).level_db
+    assert level == pytest.approx(10 * np.log10(np.square(audio, dtype=float).mean()), abs=1e-6)
+
+
 def test_an_mp3_ends_at_its_low_pass(tmp_path: Path) -> None:
     audio = noise(seconds=5, highest=22_050, slope=2.0)
     soundfile.write(tmp_path / "a.mp3", audio.T, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=0.8)

@@ -13,8 +13,9 @@ import pytest
 from conftest import Built
 from reencoder_pipeline.cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.findings import Finding
 from reencoder_pipeline.tar_shards import read_members
-from reencoder_pipeline.verify import Damage, discard, verify_cache
+from reencoder_pipeline.verify import discard, verify_cache, verify_shard
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES
 from tiny_build import build, leftovers, tree
 
@@ -31,7 +32,7 @@ def copy(built: Built, storage: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built(storage), tmp_path / "cache"))
 
 
-def damages(path: Path) -> list[Damage]:
+def damages(path: Path) -> list[Finding]:
     return verify_cache(open_index(path))
 
 
@@ -74,10 +75,8 @@ def same_json(file: Path, before: bytes) -> bool:
         return False
 
 
-def damages_of_shard(path: Path, file: Path) -> list[Damage]:
-    """As verify_cache, of the one shard that the file belongs to."""
-    from reencoder_pipeline.verify import verify_shard
-
+def damages_of_shard(path: Path, file: Path) -> list[Finding]:
+    """Of the one shard that the file belongs to."""
     cache = open_index(path)
     key = file.relative_to(path / "shards").parts[0].split(".")[0]
     (shard,) = [shard for shard in cache.shards if shard.key == key]
@@ -144,6 +143,49 @@ def test_a_file_of_another_length_is_found_and_not_opened(copy: Path, storage: s
     assert damage.problem == f"{file.stat().st_size} bytes instead of {len(content)}"
     with pytest.raises(CacheError, match=r"(?s)a shard is damaged.*verify --discard"):
         open_cache(copy)
+
+
+def test_quick_looks_at_sizes_alone(copy: Path) -> None:
+    first, second = sorted(shard_files(copy), key=lambda file: file.stat().st_size)[-2:]
+    flip(first, first.stat().st_size // 2)
+    assert verify_cache(open_index(copy), quick=True) == []
+    second.write_bytes(second.read_bytes()[:-1])
+    (damage,) = verify_cache(open_index(copy), quick=True)
+    assert (damage.file, damage.severity) == (second.relative_to(copy).as_posix(), "damage")
+    second.unlink()
+    (damage,) = verify_cache(open_index(copy), quick=True)
+    assert damage.problem == "missing"
+
+
+def test_progress_is_told_in_frames(built: Built, storage: str) -> None:
+    cache, told = open_index(built(storage)), []
+    verify_cache(cache, progress=lambda done, total: told.append((done, total)))
+    frames = [shard.num_frames for shard in cache.shards]
+    assert told == [(sum(frames[: number + 1]), sum(frames)) for number in range(len(frames))]
+
+
+def test_damage_of_a_bucket_is_found_in_it_and_discarded_there(built: Built, s3_bucket: str) -> None:
+    """Not in the local copies that training reads."""
+    import s3fs
+
+    files = s3fs.S3FileSystem()
+    files.put(f"{built('webdataset')}/", f"{s3_bucket}/cache/", recursive=True)
+    cache = open_index(f"{s3_bucket}/cache")
+    assert verify_cache(cache) == []
+    shard = cache.shards[1]
+    name = max(shard.files, key=lambda name: shard.files[name][0])
+    content = bytearray(bytes(files.cat_file(f"{s3_bucket}/cache/{name}")))  # type: ignore[arg-type]
+    content[len(content) // 2] ^= 1
+    files.pipe_file(f"{s3_bucket}/cache/{name}", bytes(content))
+    (damage,) = verify_cache(cache)
+    assert (damage.shard, damage.file) == (shard.key, name)
+    assert damage.problem.startswith("content changed: ")
+    assert verify_cache(cache, quick=True) == []
+    assert discard(cache, [damage]) == 1
+    files.invalidate_cache()
+    assert not files.exists(f"{s3_bucket}/cache/index.json")
+    assert not files.exists(f"{s3_bucket}/cache/shards/{shard.key}.json")
+    assert files.exists(f"{s3_bucket}/cache/{name}")
 
 
 def test_a_missing_file_is_found_and_the_cache_not_opened(copy: Path) -> None:

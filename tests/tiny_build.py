@@ -83,7 +83,7 @@ def tiny_config(autoencoder: Path | str, **settings: Any) -> CacheConfig:
     return CacheConfig.model_validate({"autoencoder": str(autoencoder), **few, **settings})
 
 
-def build(source: Path, out: Path, autoencoder: Path | str, *, workers: int = 1, **settings: Any) -> BuildResult:
+def build(source: Path, out: Path | str, autoencoder: Path | str, *, workers: int = 1, **settings: Any) -> BuildResult:
     config = tiny_config(autoencoder, **settings)
     return build_cache(source, out, config, progress=lambda done, total: None, workers=workers)
 

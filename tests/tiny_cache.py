@@ -10,6 +10,7 @@ import numpy as np
 
 from reencoder_pipeline.cache import CachedTrack, Shard, shard_to_dict
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.record import block_checksums
 from reencoder_pipeline.zarr_shards import data_file, write_zarr_shard
 
 SPEC = LatentSpec("tiny", "0" * 64, sample_rate=44100, hop=1024, channels=8)
@@ -63,7 +64,8 @@ def write_cache(
             file.relative_to(path).as_posix(): (file.stat().st_size, "0" * 64)
             for file in (data_file(path / "shards" / split, name) for name in STREAMS)
         }
-        shards.append(Shard(split, len(places), tracks, files, blocks={}))
+        blocks = {name: block_checksums(frames) for name, frames in streams.items()}
+        shards.append(Shard(split, len(places), tracks, files, blocks))
         sums.setdefault("statistics", {name: _moments(frames) for name, frames in streams.items()})
     index = {
         "format": "reencoder-cache-1",

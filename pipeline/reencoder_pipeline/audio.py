@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.errors import AudioError, ConfigError
 
+if TYPE_CHECKING:
+    import soundfile
+
 Audio = NDArray[np.float32]
 
 MAX_CHANNELS = 2
+BLOCK_SAMPLES = 131_072  # 3 s
 LENGTH_TOLERANCE_SECONDS = 0.01  # a sound Opus file decoded to 10 samples less than its header says
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's answer for a FLAC file that was written to a pipe
 STREAMED_BYTES = 0x7FFFF000  # what programs write as the size of a WAV file whose end they do not know; or more
@@ -22,35 +29,65 @@ STREAMED_BYTES = 0x7FFFF000  # what programs write as the size of a WAV file who
 def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int | None = None) -> tuple[Audio, int]:
     """The whole file as float32 (channels, samples) and its rate, resampled to `sample_rate` if one is given.
 
-    `num_samples` is what a manifest promises (at the file's own rate). AudioError for anything that cannot be a track:
-    unreadable, empty, more than two channels, not finite, or decoded to another length than header or manifest say
-    (libsndfile returns a truncated MP3 or WAV without an error).
+    `num_samples` is what a manifest promises (at the file's own rate). AudioError as from `read_blocks`.
     """
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(_existing(path)) as file:  # type: ignore[arg-type], bytes are read
-            rate, expected = file.samplerate, file.frames
-            _require_track(path, channels=file.channels, rate=rate, num_samples=expected, log=file.extra_info)
-            # (samples, channels) -> (channels, samples)
-            audio: Audio = np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T, dtype=np.float32)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise _unreadable(path, error) from None
-    for promised, source in ((expected, "its header"), (num_samples, "its manifest")):
-        if promised is not None and abs(audio.shape[1] - promised) > LENGTH_TOLERANCE_SECONDS * rate:
-            raise AudioError(
-                f"decodes to another length than {source} says",
-                where=path,
-                value=f"{audio.shape[1]} samples instead of {promised}",
-                remedy=_REFETCH,
-            )
-    if not np.isfinite(audio).all():
-        bad = int(np.count_nonzero(~np.isfinite(audio)))
-        remedy = "make it anew from its source"
-        raise AudioError("holds values that are not numbers", where=path, value=f"{bad} of them", remedy=remedy)
+    blocks, rates = zip(*read_blocks(path, num_samples=num_samples), strict=True)
+    audio, rate = np.concatenate(blocks, axis=1), rates[0]
     if sample_rate is not None and rate != sample_rate:
         return resample(audio, rate, sample_rate), sample_rate
     return audio, rate
+
+
+def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple[Audio, int]]:
+    """The file as float32 (channels, at most BLOCK_SAMPLES), block by block, each with the file's rate.
+
+    AudioError for anything that cannot be a track: unreadable, empty, more than two channels, not finite, or decoded to
+    another length than header or manifest say (libsndfile returns a truncated MP3 or WAV without an error). The last
+    two are known at the end alone: whatever was made of the blocks before is then worth nothing.
+    """
+    import soundfile
+
+    decoded = bad = 0
+    try:
+        with open_sequential(_existing(path)) as file:
+            rate, expected = file.samplerate, file.frames
+            _require_track(path, channels=file.channels, rate=rate, num_samples=expected, log=file.extra_info)
+            length = BLOCK_SAMPLES
+            while length == BLOCK_SAMPLES:  # a shorter one is the end, or a gap after which Ogg would go on
+                samples = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
+                block: Audio = np.ascontiguousarray(
+                    samples.T, dtype=np.float32
+                )  # (samples, channels) -> (channels, samples)
+                length = block.shape[1]
+                decoded += length
+                bad += block.size - int(np.count_nonzero(np.isfinite(block)))
+                if not bad:
+                    yield block, rate
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise _unreadable(path, error) from None
+    for promised, source in ((expected, "its header"), (num_samples, "its manifest")):
+        if promised is not None and abs(decoded - promised) > LENGTH_TOLERANCE_SECONDS * rate:
+            raise AudioError(
+                f"decodes to another length than {source} says",
+                where=path,
+                value=f"{decoded} samples instead of {promised}",
+                remedy=_REFETCH,
+            )
+    if bad:
+        remedy = "make it anew from its source"
+        raise AudioError("holds values that are not numbers", where=path, value=f"{bad} of them", remedy=remedy)
+
+
+def open_sequential(path: bytes) -> soundfile.SoundFile:
+    """A file to be read from its beginning to its end, without the seek that soundfile makes after every read: it takes
+    time, and in Opus the sound after it is another one."""
+    import soundfile
+
+    class Sequential(soundfile.SoundFile):
+        def seekable(self) -> bool:
+            return False
+
+    return Sequential(path)  # type: ignore[arg-type], bytes are read
 
 
 def audio_header(path: Path) -> tuple[int, int]:
@@ -129,16 +166,15 @@ def resample(audio: Audio, rate: int, new_rate: int, *, resampler: str = "soxr_v
         functional = import_torchaudio().functional
         output = functional.resample(torch.from_numpy(np.ascontiguousarray(audio)), rate, new_rate, **settings).numpy()
     else:
-        known = ", ".join(("soxr_vhq", *_TORCHAUDIO_SETTINGS))
-        raise ConfigError("unknown resampler", where="resampler", value=resampler, remedy=f"one of: {known}")
+        raise _unknown(resampler)
     output = output[:, :length]
     if output.shape[1] < length:
         output = np.pad(output, ((0, 0), (0, length - output.shape[1])))
     return np.ascontiguousarray(output, dtype=np.float32)
 
 
-_TORCHAUDIO_SETTINGS: dict[str, dict[str, object]] = {
-    "torchaudio_default": {},
+_TORCHAUDIO_SETTINGS: dict[str, dict[str, Any]] = {
+    "torchaudio_default": {"lowpass_filter_width": 6, "rolloff": 0.99},  # torchaudio's own defaults
     "torchaudio_kaiser_best": {
         "lowpass_filter_width": 64,
         "rolloff": 0.9475937167399596,
@@ -146,6 +182,20 @@ _TORCHAUDIO_SETTINGS: dict[str, dict[str, object]] = {
         "beta": 14.769656459379492,
     },
 }
+
+
+def fir_reach(rate: int, new_rate: int, *, resampler: str) -> int:
+    """How many samples away a torchaudio resampler looks: zero crossings of its sinc, and its outputs' own places."""
+    if resampler not in _TORCHAUDIO_SETTINGS:
+        raise _unknown(resampler)
+    settings, divisor = _TORCHAUDIO_SETTINGS[resampler], math.gcd(rate, new_rate)
+    crossings = settings["lowpass_filter_width"] / settings["rolloff"]
+    return math.ceil(crossings * max(1.0, rate / new_rate)) + rate // divisor
+
+
+def _unknown(resampler: str) -> ConfigError:
+    known = ", ".join(("soxr_vhq", *_TORCHAUDIO_SETTINGS))
+    return ConfigError("unknown resampler", where="resampler", value=resampler, remedy=f"one of: {known}")
 
 
 def downmix(audio: Audio) -> Audio:

@@ -1,112 +1,111 @@
-"""Build a latent cache: plan shards, encode the missing ones, commit each, write the index last."""
+"""Build a latent cache: plan shards, make the missing ones, alone or with other builders, write the index last."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from reencoder_pipeline.cache import FORMAT, INDEX, Shard, canonical_digest, shard_to_dict
-from reencoder_pipeline.commit import build_lock, naming_a_full_disk, read_record, sweep
+from reencoder_pipeline.claims import Claim, Watch, read_holder, take
+from reencoder_pipeline.commit import (
+    BUILDER,
+    SHARDS,
+    claim_name,
+    naming_a_full_disk,
+    read_record,
+    read_records,
+    record_digest,
+    sweep,
+)
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import SPLITS, Track, assign_splits, file_digest, read_corpus, unit_hash
-from reencoder_pipeline.durable import write_text
-from reencoder_pipeline.errors import AudioError, CacheError, ConfigError
+from reencoder_pipeline.durable import FULL_DISK
+from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.owners import owner
+from reencoder_pipeline.plan import Plan, plan_build, remarks, settings
 from reencoder_pipeline.record import Record, statistics
-from reencoder_pipeline.shard import Job, failure_row
-from reencoder_pipeline.tasks import TASKS
+from reencoder_pipeline.reuse import places, sweep_temporary_folders
+from reencoder_pipeline.shard import Job, is_of
+from reencoder_pipeline.store import Store, is_url, open_store
 from reencoder_pipeline.workers import run_jobs
-
-if TYPE_CHECKING:
-    from reencoder_pipeline.autoencoder import Autoencoder
-
-
-@dataclass(frozen=True)
-class PlannedTrack:
-    """A track whose file could be opened: its digest and its length in the autoencoder's samples, by its header."""
-
-    track: Track
-    sha256: str
-    num_samples: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a build will do: shards in order, and the files that are already known to be unusable.
-
-    `num_unsuited` tracks are left out because their manifest says that they serve no task that these streams make.
-    `licence` is that of the autoencoder's weights; `notes` say what is particular about latents that are made this way.
-    """
-
-    spec: LatentSpec
-    licence: str
-    notes: tuple[str, ...]
-    jobs: tuple[Job, ...]
-    failures: tuple[dict[str, str], ...]
-    num_tracks: int
-    num_unsuited: int
-    num_frames: int
-
-    def num_bytes(self, config: CacheConfig) -> int:
-        return self.num_frames * self.spec.channels * np.dtype(config.precision).itemsize * len(config.streams)
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What was done: shards newly encoded and shards kept, tracks in the cache, and the quarantine."""
+    """What was done: shards made now, kept from before, and made meanwhile by other builders; of the tracks in the
+    shards made now, those that were encoded and those copied from shards made before; the quarantine."""
 
-    path: Path
+    path: Path | str
     built: int
     kept: int
     num_tracks: int
     num_frames: int
     failures: tuple[dict[str, str], ...]
+    by_others: int = 0
+    encoded: int = 0
+    reused: int = 0
 
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
 Say = Callable[[str], None]
+Run = Callable[[Sequence[Job]], Iterator[Record | None]]
 
 
 def build_cache(
     source: Path,
-    out: Path,
+    out: Path | str,
     config: CacheConfig,
     *,
     progress: Progress,
     workers: int,
     say: Say = lambda message: None,
+    ray: str | None = None,
 ) -> BuildResult:
-    """Encode a corpus into `out`. Running the same command again goes on where the last run stopped.
+    """Encode a corpus into `out`, a folder or a URL. The same command again goes on where the last run stopped; run
+    several times at once, on any machines that reach `out`, it shares the work. `ray`: the address of a cluster that
+    does it instead of local processes.
 
-    What a cache holds depends on the corpus, the configuration and the weights alone. Bad files are listed in
-    failures.jsonl and left out; nothing replaces them. `say` is told the licence of the weights, and every note that
-    goes into the index. CacheError: another build runs there, `out` was built with other
-    settings, or the disk is full.
+    What a cache holds depends on the corpus, the configuration and the weights alone. Tracks that `out` holds already
+    are copied, not encoded; what a cache held before can be read until the new index replaces the old one. Bad files
+    are listed in failures.jsonl and left out; nothing replaces them. `say` is told the licence of the weights, every
+    note that goes into the index, and who else is at work. CacheError: a build of another corpus runs there, `out` was
+    built with other settings, it cannot be written or reached, or the disk is full.
     """
-    with build_lock(out), naming_a_full_disk(out):
+    out = out if is_url(out) else Path(out)
+    store = open_store(out)
+    with naming_a_full_disk(out), _at_work(store, config) as me:
         plan = plan_build(source, config)
         for line in remarks(plan):
             say(line)
-        _require_settings(out, plan.spec, config)
-        sweep(out)
-        records = {job.key: record for job in plan.jobs if (record := read_record(out, job.key)) and not record.retry}
-        missing = [job for job in plan.jobs if job.key not in records]
-        done = plan.num_frames - sum(job.num_frames for job in missing)
+        _require_settings(store, plan.spec, config)
+        watch = Watch(store)
+        me.tell(canonical_digest([job.key for job in plan.jobs]))
+        sizes = sweep(store, watch=watch)
+        _meet(store, me, sizes, watch, say)
+        sweep_temporary_folders()
+
+        there = read_records(store, [job.key for job in plan.jobs], sizes)
+        records = {key: record for key, record in there.items() if not record.retry}
+        missing = _with_sources(plan, records, there, store, sizes)
+        frames = {job.key: job.num_frames for job in missing}
+        done, made, kept = plan.num_frames - sum(frames.values()), [], len(records)
         progress(done, plan.num_frames)
-        for record in run_jobs(missing, out, config, workers=workers):
+        for record in _make(missing, store, config, watch, _runner(out, config, workers=workers, ray=ray)):
             records[record.shard.key] = record
-            done += next(job.num_frames for job in missing if job.key == record.shard.key)
+            if record.reused is not None:
+                made.append(record)
+            done += frames[record.shard.key]
             progress(done, plan.num_frames)
 
         ordered = [records[job.key] for job in plan.jobs]
         failures = plan.failures + tuple(failure for record in ordered for failure in record.failures)
-        write_text(out / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures))
+        store.write("failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures).encode())
         shards = [record.shard for record in ordered if record.shard.tracks]
         if not shards:
             unsuited = f"{plan.num_unsuited} tracks that suit no task of these streams, by their manifest"
@@ -114,158 +113,141 @@ def build_cache(
             value = f"{unsuited}; {len(failures)} failures{first}"
             raise CacheError("not one track could be encoded", where=source, value=value)
         index = _index(plan, config, shards, ordered)
-        write_text(out / INDEX, json.dumps({**index, "digest": canonical_digest(index)}, indent=1))
-        sweep(out, keep={job.key for job in plan.jobs})
+        store.write(INDEX, json.dumps({**index, "digest": canonical_digest(index)}, indent=1).encode())
+        sweep(store, keep={job.key for job in plan.jobs}, watch=watch)
+    reused = sum(record.reused or 0 for record in made)
     return BuildResult(
         path=out,
-        built=len(missing),
-        kept=len(plan.jobs) - len(missing),
+        built=len(made),
+        kept=kept,
         num_tracks=sum(len(shard.tracks) for shard in shards),
         num_frames=sum(shard.num_frames for shard in shards),
         failures=failures,
+        by_others=len(plan.jobs) - kept - len(made),
+        encoded=sum(len(record.shard.tracks) for record in made) - reused,
+        reused=reused,
     )
 
 
-def plan_build(source: Path, config: CacheConfig) -> Plan:
-    """Read the corpus, open and digest every file, and pack whole tracks into shards in corpus order."""
-    from reencoder_pipeline.autoencoder import load_autoencoder
-
-    autoencoder = load_autoencoder(config.autoencoder)
-    spec = autoencoder.spec
-    _require_streams(spec, config)
-    corpus = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
-    tracks = [track for track in corpus if _is_suited(track, config)]
-    with ThreadPoolExecutor() as pool:
-        examined = list(pool.map(lambda track: _examine(track, spec.sample_rate), tracks))
-    planned = [item for item in examined if isinstance(item, PlannedTrack)]
-    if config.hours is not None:
-        planned = take_hours(planned, config.hours, sample_rate=spec.sample_rate)
-    jobs = tuple(_pack(planned, spec, config))
-    return Plan(
-        spec=spec,
-        licence=autoencoder.licence,
-        notes=_notes(autoencoder, config),
-        jobs=jobs,
-        failures=tuple(item for item in examined if isinstance(item, dict)),
-        num_tracks=len(planned),
-        num_unsuited=len(corpus) - len(tracks),
-        num_frames=sum(job.num_frames for job in jobs),
-    )
+@contextmanager
+def _at_work(store: Store, config: CacheConfig) -> Iterator[Claim]:
+    """Others can see that this build is there. It is also the first thing written: a wrong `out` is noticed at once."""
+    try:
+        me = take(store, secrets.token_hex(8) + BUILDER, lease=config.lease)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise CacheError("cannot write here", where=store.url, value=error.strerror) from None
+    assert me is not None, "nobody else has this name"
+    with me:
+        yield me
 
 
-def remarks(plan: Plan) -> tuple[str, ...]:
-    """What a person should know before encoding begins."""
-    return (f"weights of {plan.spec.autoencoder}: {plan.licence}", *plan.notes)
+def _meet(store: Store, me: Claim, sizes: Mapping[str, int], watch: Watch, say: Say) -> None:
+    """Who else is at work here. CacheError if a living builder makes something else: each would sweep away the other's.
 
-
-def _notes(autoencoder: Autoencoder, config: CacheConfig) -> tuple[str, ...]:
-    """What the index says of latents that are not those of the whole track."""
-    if autoencoder.local:
-        return ()
-    return (
-        f"{autoencoder.spec.autoencoder} sees all of the audio it is given at once: latents encoded in segments of "
-        f"{config.segment_seconds:g} s (edges of {autoencoder.context} frames discarded) are not those of the whole "
-        "track, and segment_seconds belongs to what they are made of",
-    )
-
-
-def _require_streams(spec: LatentSpec, config: CacheConfig) -> None:
-    if spec.stereo != "joint" and "stereo" in config.streams:
-        raise ConfigError(
-            "the stream `stereo` is for autoencoders that encode both channels together",
-            where="streams",
-            value=f"{spec.autoencoder}, {spec.stereo}",
-            remedy="take left and right instead, or the form `joint` where the autoencoder offers it",
-        )
-
-
-def take_hours(planned: Sequence[PlannedTrack], hours: float, *, sample_rate: int) -> list[PlannedTrack]:
-    """About `hours` of whole tracks, of every split its share and at least one track, in corpus order.
-
-    Tracks are taken by the hash of their id: the choice is the same wherever and in whatever order the corpus is read.
+    Of two that come at the same time at least one sees the other: each says what it is at work on, then lists `sizes`.
     """
-    wanted = min(1.0, hours * 3600 * sample_rate / max(1, sum(item.num_samples for item in planned)))
-    left = {split: wanted * sum(i.num_samples for i in planned if i.track.split == split) for split in SPLITS}
-    taken = set()
-    for item in sorted(planned, key=lambda item: unit_hash(item.track.id)):
-        if item.track.split and left[item.track.split] > 0:
-            left[item.track.split] -= item.num_samples
-            taken.add(item.track.id)
-    return [item for item in planned if item.track.id in taken]
+    for name in [name for name in sizes if name.endswith(BUILDER) and name != me.name]:
+        first = store.read(name) or b""
+        holder = read_holder(first)
+        if holder is None or watch.is_free(name):
+            continue
+        if holder.about in ("", me.about):
+            say(f"another build is at work here ({holder.name}): the shards are shared with it")
+            continue
+        say(f"a build of another corpus was begun here ({holder.name}): waiting to see whether it lives")
+        while not watch.is_free(name):
+            if store.read(name) not in (first, None):
+                raise CacheError(
+                    "another build, of another corpus, is running here",
+                    where=store.url,
+                    value=holder.name,
+                    remedy="wait for it, or use another --out",
+                )
+            time.sleep(_pause(holder.lease))
 
 
-def _is_suited(track: Track, config: CacheConfig) -> bool:
-    if config.tasks != "measured":
-        return True
-    served = {task.name for task in TASKS.values() if set(task.streams) <= set(config.streams)}
-    return track.tasks is None or not served or not served.isdisjoint(track.tasks)
+def _with_sources(
+    plan: Plan, records: dict[str, Record], there: dict[str, Record], store: Store, sizes: dict[str, int]
+) -> list[Job]:
+    """The shards that are missing, each told which of its tracks lie in which shard that was made before."""
+    missing = [job for job in plan.jobs if job.key not in records]
+    if not missing:
+        return []
+    names = [name.partition("/")[2] for name in sizes if name.startswith(f"{SHARDS}/") and name.endswith(".json")]
+    others = [name.removesuffix(".json") for name in names if "/" not in name]
+    stale = read_records(store, [key for key in others if key not in there], sizes)
+    known = places([*there.values(), *stale.values()])
+    return [
+        replace(
+            job,
+            sources={recipe: known[recipe] for recipe in job.recipes if recipe in known},
+            replaces=record_digest(there[job.key]) if job.key in there else None,
+        )
+        for job in missing
+    ]
 
 
-def _examine(track: Track, sample_rate: int) -> PlannedTrack | dict[str, str]:
-    from reencoder_pipeline.audio import audio_header
+def _runner(out: Path | str, config: CacheConfig, *, workers: int, ray: str | None) -> Run:
+    if ray is None:
+        return lambda jobs: run_jobs(jobs, out, config, workers=workers)
+    from reencoder_pipeline.ray_workers import run_on_ray
 
-    try:
-        rate, num_samples = audio_header(track.path)
-        digest = file_digest(track.path)
-        if track.sha256 is not None and digest != track.sha256:
-            raise AudioError(
-                "is not the file its manifest describes", where=track.path, value=f"sha256 {digest}, not {track.sha256}"
-            )
-        return PlannedTrack(track, digest, -(-num_samples * sample_rate // rate))
-    except (AudioError, OSError) as error:
-        return failure_row(track, error)
+    place = open_store(out) if isinstance(out, str) else out.absolute()
+    return lambda jobs: run_on_ray(jobs, place, config, address=ray)
 
 
-def _pack(planned: Sequence[PlannedTrack], spec: LatentSpec, config: CacheConfig) -> list[Job]:
-    jobs, members, frames = [], [], 0
-    for item in planned:
-        members.append(item)
-        frames += spec.num_frames(item.num_samples)
-        if frames >= config.shard_frames:
-            jobs.append(_job(members, frames, spec, config))
-            members, frames = [], 0
-    if members:
-        jobs.append(_job(members, frames, spec, config))
-    return jobs
+def _make(jobs: Sequence[Job], store: Store, config: CacheConfig, watch: Watch, run: Run) -> Iterator[Record]:
+    """The records of all jobs as they are committed, here or by another builder.
+
+    Every builder goes through all that is missing from a place of its own, so that many that begin together do not all
+    ask for the same claim, and leaves out what others hold. For that it waits at the end, and makes what they gave up.
+    """
+    first = int(canonical_digest(owner()), 16) % max(1, len(jobs))
+    free, waiting = [*jobs[first:], *jobs[:first]], {job.key: job for job in jobs}
+    while waiting:
+        for record in run(free) if free else ():
+            if record is not None:
+                del waiting[record.shard.key]
+                yield record
+        free = []
+        watch.look_again()
+        for key, job in list(waiting.items()):
+            record = read_record(store, key)
+            if record is not None and is_of(job, record):
+                del waiting[key]
+                yield record
+            elif watch.is_free(claim_name(key)):
+                free.append(job)
+        if waiting and not free:
+            time.sleep(_pause(config.lease))
 
 
-def _job(members: Sequence[PlannedTrack], frames: int, spec: LatentSpec, config: CacheConfig) -> Job:
-    """A shard is identified by what it is made of, never by its position in a list."""
-    tracks = tuple(replace(item.track, sha256=item.sha256) for item in members)
-    made_of = {
-        "format": FORMAT,
-        "spec": spec.to_dict(),
-        "settings": _settings(config),
-        "tracks": [
-            [t.id, t.sha256, t.num_samples, t.split, t.tasks if config.tasks == "measured" else None] for t in tracks
-        ],
-    }
-    return Job(key=canonical_digest(made_of)[:20], tracks=tracks, num_frames=frames)
+def _pause(lease: float) -> float:
+    """Seconds between looks at what others do."""
+    return min(4.0, lease / 30)
 
 
-def _settings(config: CacheConfig) -> dict[str, Any]:
-    """The part of the configuration that the bytes of a shard depend on."""
-    names = ("streams", "format", "precision", "segment_seconds", "low_band_rate", "resampler", "tasks")
-    return {name: getattr(config, name) for name in names}
-
-
-def _require_settings(out: Path, spec: LatentSpec, config: CacheConfig) -> None:
+def _require_settings(store: Store, spec: LatentSpec, config: CacheConfig) -> None:
     """A cache never mixes autoencoders or settings: what was begun in `out` must be what is asked for now."""
-    file = out / "settings.json"
-    now = json.loads(json.dumps({**_settings(config), "autoencoder": spec.autoencoder, "weights": spec.weights}))
-    if not file.exists():
-        write_text(file, json.dumps(now, indent=1))
-        return
+    now = json.loads(json.dumps({**settings(config), "autoencoder": spec.autoencoder, "weights": spec.weights}))
+    content = store.read("settings.json")
+    if content is None:
+        mine = json.dumps(now, indent=1).encode()
+        if store.create("settings.json", mine):
+            return
+        content = store.read("settings.json") or mine  # of a builder that began at the same moment
     try:
-        before = dict(json.loads(file.read_text(encoding="utf-8")))
+        before = dict(json.loads(content))
     except (ValueError, TypeError) as error:
         remedy = "delete it: shards that were made with other settings are never used"
-        raise CacheError("is damaged", where=file, value=str(error), remedy=remedy) from None
+        raise CacheError("is damaged", where=f"{store.url}/settings.json", value=str(error), remedy=remedy) from None
     changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
     if changed:
         raise CacheError(
             "was built with other settings",
-            where=out,
+            where=store.url,
             value="; ".join(changed),
             remedy="build into another --out folder",
         )

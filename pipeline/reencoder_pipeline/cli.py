@@ -6,16 +6,14 @@ import io
 import json
 import os
 import sys
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
-
-if TYPE_CHECKING:
-    from reencoder_pipeline.cache import LatentCache
 
 app = typer.Typer(
     help="Encode a corpus of audio once into a latent cache, and look after it.",
@@ -26,6 +24,7 @@ app = typer.Typer(
 
 Source = Annotated[Path, typer.Argument(help="A folder of audio, a .jsonl manifest, or a text list of files.")]
 Cache = Annotated[Path, typer.Argument(help="A finished latent cache.")]
+Place = Annotated[str, typer.Argument(help="A finished latent cache: a folder, or a URL such as s3://bucket/cache.")]
 Config = Annotated[Path | None, typer.Option(help="YAML with cache settings; the defaults if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable.")]
 Name = Annotated[
@@ -43,14 +42,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 @app.command()
 def build(  # noqa: PLR0917, typer reads the signature
     source: Source,
-    out: Annotated[Path, typer.Option(help="Folder of the cache.")],
+    out: Annotated[str, typer.Option(help="Where the cache goes: a folder, or a URL such as s3://bucket/cache.")],
     config: Config = None,
     set_: Set = None,
     format_: Annotated[str | None, typer.Option("--format", help="zarr or webdataset.")] = None,
     autoencoder: Name = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: local, auto, or host:port.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Encode SOURCE into a latent cache. The same command again goes on where the last one stopped."""
+    """Encode SOURCE into a latent cache. The same command again goes on where the last one stopped; run several times
+    at once, on any machines that reach --out, it shares the work. Of a corpus that changed, only that is encoded."""
     chosen = [*_option("format", format_), *_option("autoencoder", autoencoder)]
     from reencoder_pipeline.config import CacheConfig, load_config
 
@@ -60,7 +63,13 @@ def build(  # noqa: PLR0917, typer reads the signature
     try:
         with _progress("encoding") as report:
             result = build_cache(
-                source, out, settings, progress=report, workers=settings.workers or os.cpu_count() or 1, say=report.say
+                source,
+                out,
+                settings,
+                progress=report,
+                workers=settings.workers or os.cpu_count() or 1,
+                say=report.say,
+                ray=ray,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -72,102 +81,236 @@ def build(  # noqa: PLR0917, typer reads the signature
         "frames": result.num_frames,
         "shards_built": result.built,
         "shards_kept": result.kept,
+        "shards_by_others": result.by_others,
+        "tracks_encoded": result.encoded,
+        "tracks_reused": result.reused,
         "failures": len(result.failures),
     }
-    print(
-        json.dumps(summary) if as_json else "\n".join(f"{name.replace('_', ' ')}: {v}" for name, v in summary.items())
-    )
-    if result.failures:
-        _say(f"{len(result.failures)} file(s) could not be used and were left out, see {out / 'failures.jsonl'}:")
-        for failure in result.failures[:10]:
-            _say(failure["error"])
-        raise typer.Exit(SOME_FAILED)
+    _end(summary, result.failures, out, as_json)
 
 
 @app.command()
-def plan(
-    source: Source, config: Config = None, set_: Set = None, autoencoder: Name = None, as_json: Json = False
+def plan(  # noqa: PLR0917, typer reads the signature
+    source: Source,
+    config: Config = None,
+    set_: Set = None,
+    autoencoder: Name = None,
+    calibrate: Annotated[bool, typer.Option(help="Encode excerpts of SOURCE first, to tell the time.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to calibrate.")] = 30.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Hours of audio that one device encodes in an hour, instead of calibrating."),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Machines like this one, side by side.")] = 1,
+    hours_of_corpus: Annotated[
+        float | None, typer.Option(min=0.001, help="Also for a corpus like SOURCE of so many hours.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Replace a price or another assumption; repeatable.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what `build` would do: tracks, hours, shards, bytes, and files that cannot be used. Encodes nothing."""
+    """Say what `build` would do and take: tracks, hours, shards, bytes, requests, time, and files it cannot use."""
     from reencoder_pipeline.config import CacheConfig, load_config
+    from reencoder_pipeline.scale import Assumptions
 
     settings = load_config(config, CacheConfig, [*(set_ or []), *_option("autoencoder", autoencoder)])
+    assumptions = load_config(None, Assumptions, assume or [])
     from reencoder_pipeline.build import plan_build, remarks
+    from reencoder_pipeline.dry_run import dry_run, dry_run_table
 
     planned = plan_build(source, settings)
     for remark in remarks(planned):
         _say(remark)
-    hours = float(planned.num_frames / planned.spec.frame_rate / 3600)
-    summary = {
-        "autoencoder": planned.spec.to_dict(),
-        "tracks": planned.num_tracks,
-        "unsuited": planned.num_unsuited,
-        "hours": round(hours, 3),
-        "shards": len(planned.jobs),
-        "streams": settings.streams,
-        "bytes": planned.num_bytes(settings),
-        "unusable": list(planned.failures),
-    }
-    if as_json:
-        print(json.dumps(summary))
-        return
-    print(f"{planned.num_tracks} tracks, {hours:.2f} hours, {len(planned.jobs)} shards")
-    if planned.num_unsuited:
-        print(f"{planned.num_unsuited} tracks left out: their manifest says that they suit no task of these streams")
-    print(
-        f"{len(settings.streams)} streams, {planned.num_bytes(settings) / 1e6:.1f} MB of {settings.precision} latents"
+    if calibrate and rate is None:
+        _say(f"calibrating for about {seconds:g} s (--no-calibrate: not)")
+    summary = dry_run(
+        planned,
+        settings,
+        calibration_seconds=seconds if calibrate else None,
+        rate=rate,
+        devices=devices,
+        hours_of_corpus=hours_of_corpus,
+        assumptions=assumptions,
     )
-    for failure in planned.failures:
-        print(f"unusable: {failure['error']}")
+    print(json.dumps(summary) if as_json else dry_run_table(summary))
 
 
 @app.command()
-def inspect(
-    cache: Cache, tracks: Annotated[bool, typer.Option(help="List every track.")] = False, as_json: Json = False
+def inspect(  # noqa: PLR0917, typer reads the signature
+    cache: Place,
+    tracks: Annotated[bool, typer.Option(help="List every track.")] = False,
+    measure: Annotated[bool, typer.Option(help="Look at the latents too, in a sample of windows.")] = False,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of all this (PNG); implies --measure.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="How many windows the sample has.")] = 256,
+    seed: Annotated[int, typer.Option(help="What the sample depends on.")] = 0,
+    as_json: Json = False,
 ) -> None:
-    """Say what a cache holds: autoencoder, streams, splits, tasks, sizes."""
+    """Say what a cache holds: autoencoder, streams, splits, tasks, sizes, statistics, and what its latents are like."""
     from reencoder_pipeline.cache import open_cache
+    from reencoder_pipeline.inspection import inspect_cache, report
 
     opened = open_cache(cache)
-    summary = _summary(opened)
+    summary = inspect_cache(opened, windows=windows if measure or plots else None, seed=seed)
+    if plots:
+        from reencoder_pipeline.inspection_figures import draw
+
+        for path in draw(opened, summary["measured"], plots):
+            _say(f"written: {path}")
     if as_json:
-        if tracks:
-            summary["track_list"] = [vars(track) for track in opened.tracks]
-        print(json.dumps(summary))
+        print(json.dumps({**summary, **({"track_list": [vars(track) for track in opened.tracks]} if tracks else {})}))
         return
-    for name, value in summary.items():
-        print(f"{name.replace('_', ' ')}: {value}")
-    for track in opened.tracks if tracks else ():
-        seconds = float(track.num_frames / opened.spec.frame_rate)
-        print(
-            f"{track.split:5}  {seconds:7.1f} s  {track.bandwidth_hz:6.0f} Hz  "
-            f"side/mid {track.side_mid_db:6.1f} dB  {','.join(track.tasks) or '-':7}  {track.id}"
-        )
+    for line in report(summary, opened.tracks if tracks else (), frame_rate=float(opened.spec.frame_rate)):
+        print(line)
 
 
 @app.command()
-def verify(
+def verify(  # noqa: PLR0917, typer reads the signature
     cache: Cache,
+    quick: Annotated[bool, typer.Option(help="Only whether every file is there in full size.")] = False,
+    autoencoder: Annotated[
+        str | None, typer.Option("--autoencoder", metavar="NAME", help="Whether it is this one that made the latents.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="What the cache was made from: encode some of it again, and look for seams.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many windows of the source are encoded again.")] = 8,
+    seed: Annotated[int, typer.Option(help="What the choice of these windows depends on.")] = 0,
     discard: Annotated[bool, typer.Option(help="Forget damaged shards, so that `build` makes them again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check every byte against the index; exit 3 and name the damage when something is wrong."""
+    """Check every byte and value against the index; exit 3 and name the damage when something is wrong."""
     from reencoder_pipeline.cache import open_index
+    from reencoder_pipeline.verify import conclusion, verify_all
     from reencoder_pipeline.verify import discard as forget
-    from reencoder_pipeline.verify import verify_cache
 
     opened = open_index(cache)
-    damages = verify_cache(opened)
+    with _progress("verifying") as progress:
+        findings = verify_all(
+            opened,
+            quick=quick,
+            autoencoder=autoencoder,
+            source=source,
+            samples=samples,
+            seed=seed,
+            progress=progress,
+        )
+    damages = [finding for finding in findings if finding.severity == "damage"]
     if as_json:
-        print(json.dumps([vars(damage) for damage in damages]))
+        print(json.dumps([vars(finding) for finding in findings]))
     else:
-        for damage in damages:
-            print(f"damaged: {damage.file}: {damage.problem}")
-        print(f"{len(opened.shards)} shards checked, {len({damage.shard for damage in damages})} damaged")
+        print("\n".join(conclusion(opened, findings)))
     if damages and discard:
         _say(f"{forget(opened, damages)} shard(s) discarded: run the build again")
     if damages:
         raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def precision(  # noqa: PLR0917, typer reads the signature
+    cache: Place,
+    source: Annotated[
+        Path | None, typer.Option(help="What the cache was made from: encode excerpts anew, exactly.")
+    ] = None,
+    autoencoder: Name = None,
+    excerpts: Annotated[int, typer.Option(min=1, help="How many are encoded and decoded, of every stream.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long each is.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="What the choice of excerpts depends on.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what float32, float16, bfloat16 and int8 latents cost: bytes, errors of latents and of sound, and speed."""
+    from reencoder_pipeline.cache import open_cache
+    from reencoder_pipeline.precision_table import its_autoencoder, precision_table, report
+
+    opened = open_cache(cache)
+    with _progress("measuring") as progress:
+        table = precision_table(
+            opened,
+            its_autoencoder(opened, autoencoder),
+            source=source,
+            excerpts=excerpts,
+            seconds=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    print(json.dumps(table) if as_json else "\n".join(report(table)))
+
+
+@app.command()
+def convert(
+    cache: Place,
+    out: Annotated[str, typer.Option(help="Folder of the new cache.")],
+    format_: Annotated[str, typer.Option("--format", help="zarr or webdataset.")],
+    as_json: Json = False,
+) -> None:
+    """Write a cache in the other format: the same tracks, values and statistics. The old one stays as it is."""
+    from reencoder_pipeline.config import CacheConfig, load_config
+
+    settings = load_config(None, CacheConfig, _option("format", format_))
+    from reencoder_pipeline.convert import convert_cache
+    from reencoder_pipeline.existing_frames import local_folder
+
+    with _resuming(), _progress("converting") as report:
+        done = convert_cache(cache, local_folder(out), storage=settings.format, progress=report)
+    _print({"cache": out, **vars(done)}, as_json)
+
+
+@app.command()
+def export(  # noqa: PLR0917, typer reads the signature
+    cache: Place,
+    out: Annotated[str, typer.Option(help="Folder of the latents; a subfolder for every stream.")],
+    stream: Annotated[list[str] | None, typer.Option(help="Only this stream; repeatable.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Cut tracks into items of so many frames, the last one padded.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a cache as the pre-encoded latents of stable-audio-tools: a .npy (channels, frames) and a .json an item."""
+    from reencoder_pipeline.existing_frames import local_folder
+    from reencoder_pipeline.export_latents import export_cache
+
+    with _resuming(), _progress("exporting") as report:
+        done = export_cache(
+            cache, local_folder(out), streams=stream or (), splits=split or (), length=frames, progress=report
+        )
+    _print({"folder": out, **vars(done)}, as_json)
+
+
+@app.command(name="import")
+def import_(  # noqa: PLR0917, typer reads the signature
+    out: Annotated[str, typer.Option(help="Folder of the cache.")],
+    autoencoder: Annotated[
+        str, typer.Option("--autoencoder", metavar="NAME", help="The one that made them; as in `build`.")
+    ],
+    folder: Annotated[Path | None, typer.Argument(help="Latents of stable-audio-tools: .npy and .json files.")] = None,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=FOLDER]",
+            help="What FOLDER holds: mono, low_band, left, right or stereo. For several streams: NAME=FOLDER each.",
+        ),
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="zarr or webdataset.")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Make a cache of latents that are there already. Settings are those of `build`."""
+    from reencoder_pipeline.config import CacheConfig, load_config
+
+    settings = load_config(None, CacheConfig, [*(set_ or []), *_option("format", format_)])
+    from reencoder_pipeline.autoencoder import load_autoencoder
+    from reencoder_pipeline.existing_frames import local_folder
+    from reencoder_pipeline.import_latents import import_latents
+    from reencoder_pipeline.latent_items import folders_of
+
+    target, spec = local_folder(out), load_autoencoder(autoencoder).spec
+    folders = folders_of(folder, stream or (), spec)
+    with _resuming(), _progress("importing") as report:
+        done, failures = import_latents(folders, target, spec, settings, progress=report, say=report.say)
+    _end({"cache": out, **vars(done)}, failures, out, as_json)
 
 
 @app.command()
@@ -213,24 +356,30 @@ def main() -> None:
     run(app)
 
 
-def _summary(cache: LatentCache) -> dict[str, object]:
-    hours: Counter[str] = Counter()
-    for track in cache.tracks:
-        for task in track.tasks or ("no task",):
-            hours[f"{track.split}/{task}"] += track.num_frames
-    size = sum(size for shard in cache.shards for size, _ in shard.files.values())
-    return {
-        "autoencoder": f"{cache.spec.autoencoder} ({cache.spec.weights[:12]})",
-        "latents": f"{cache.spec.channels} channels at {float(cache.spec.frame_rate):.2f} Hz, {cache.precision}",
-        "stereo": cache.spec.stereo,
-        "streams": ", ".join(cache.streams),
-        "low_band": f"{cache.low_band['rate']} Hz by {cache.low_band['resampler']}",
-        "storage": f"{cache.storage}, {len(cache.shards)} shards, {size} bytes",
-        "tracks": dict(Counter(track.split for track in cache.tracks)),
-        "hours": {name: round(float(n / cache.spec.frame_rate) / 3600, 3) for name, n in sorted(hours.items())},
-        "digest": cache.digest,
-        **({"notes": "; ".join(cache.notes)} if cache.notes else {}),
-    }
+def _end(summary: dict[str, object], failures: Sequence[dict[str, str]], out: Path | str, as_json: bool) -> None:
+    """What was done, on stdout; the first files that failed, on stderr, and exit 3."""
+    _print(summary, as_json)
+    if failures:
+        _say(f"{len(failures)} file(s) could not be used and were left out, see {out}/failures.jsonl:")
+        for failure in failures[:10]:
+            _say(failure["error"])
+        raise typer.Exit(SOME_FAILED)
+
+
+def _print(summary: dict[str, object], as_json: bool) -> None:
+    print(
+        json.dumps(summary) if as_json else "\n".join(f"{name.replace('_', ' ')}: {v}" for name, v in summary.items())
+    )
+
+
+@contextmanager
+def _resuming() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; what is finished is kept, the same command goes on: {_command()}"
+        ) from None
 
 
 class _progress:  # noqa: N801, used as a function

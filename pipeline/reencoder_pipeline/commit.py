@@ -1,26 +1,31 @@
-"""Complete or absent: locks, commit records, and sweeping away what a killed build left behind."""
+"""Complete or absent: commit records, and sweeping away what a killed build left behind."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
-import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from reencoder_pipeline.cache import canonical_digest
-from reencoder_pipeline.durable import write_text
+from reencoder_pipeline.claims import LEASE, Watch, take
+from reencoder_pipeline.durable import FULL_DISK
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.record import Record, record_from_dict, record_to_dict
+from reencoder_pipeline.store import Store, open_store
 
 SHARDS = "shards"
+BUILDER = ".builder"  # the claim of a build as a whole: nobody is kept out by it, it says who is at work
+REQUESTS = 16  # records read at a time
 
 
 @contextmanager
 def build_lock(out: Path) -> Iterator[None]:
-    """One build in a folder at a time. The kernel drops the lock with the process, however that ends."""
+    """For writers that share their work with nobody: one in a folder at a time. The kernel drops the lock with the
+    process, however that ends."""
     try:
         (out / SHARDS).mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
@@ -37,53 +42,113 @@ def build_lock(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def naming_a_full_disk(where: Path) -> Iterator[None]:
+def naming_a_full_disk(where: object) -> Iterator[None]:
     """Around everything that writes: CacheError instead of a bare OSError when there is no room."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL_DISK:
             raise
         remedy = "make room and run the same command again: finished shards are kept"
-        raise CacheError("the disk is full", where=where, value=error.strerror, remedy=remedy) from None
+        raise CacheError(
+            "the disk is full", where=error.filename or where, value=error.strerror, remedy=remedy
+        ) from None
 
 
-def write_record(out: Path, record: Record) -> None:
-    """Commit a shard. The record holds its own digest: a flipped bit in its sums would spoil the cache's statistics."""
+def record_name(key: str) -> str:
+    return f"{SHARDS}/{key}.json"
+
+
+def claim_name(key: str) -> str:
+    return f"{SHARDS}/{key}.claim"
+
+
+def record_file(out: Path, key: str) -> Path:
+    return out / record_name(key)
+
+
+def record_bytes(record: Record) -> bytes:
+    """The record holds its own digest: a flipped bit in its sums would spoil the cache's statistics."""
     values = record_to_dict(record)
-    write_text(record_file(out, record.shard.key), json.dumps({**values, "digest": canonical_digest(values)}))
+    return json.dumps({**values, "digest": canonical_digest(values)}).encode()
 
 
-def read_record(out: Path, key: str) -> Record | None:
-    """The commit record of a finished shard whose files are all there in full size; None if it has to be built."""
-    record = parse_record(record_file(out, key))
-    whole = record is not None and all(
-        (out / name).is_file() and (out / name).stat().st_size == size for name, (size, _) in record.shard.files.items()
-    )
-    return record if whole else None
+def record_digest(record: Record) -> str:
+    return canonical_digest(record_to_dict(record))
+
+
+def write_record(out: Path | str | Store, record: Record) -> None:
+    """Commit a shard."""
+    open_store(out).write(record_name(record.shard.key), record_bytes(record))
+
+
+def read_record(out: Path | str | Store, key: str, sizes: Mapping[str, int] | None = None) -> Record | None:
+    """The commit record of a finished shard whose files are all there in full size; None if it has to be built.
+
+    `sizes` are those of the store, where they have been listed already.
+    """
+    store = open_store(out)
+    record = _parse(store.read(record_name(key)))
+    if record is None:
+        return None
+    found = {name: store.size(name) for name in record.shard.files} if sizes is None else sizes
+    return record if all(found.get(name) == size for name, (size, _) in record.shard.files.items()) else None
+
+
+def read_records(store: Store, keys: Iterable[str], sizes: Mapping[str, int]) -> dict[str, Record]:
+    """Those of `keys` that are finished, in their order."""
+    there = [key for key in keys if record_name(key) in sizes]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        records = pool.map(lambda key: read_record(store, key, sizes), there)
+        return {key: record for key, record in zip(there, records, strict=True) if record is not None}
 
 
 def parse_record(file: Path) -> Record | None:
     """None if the record is missing or damaged."""
+    return _parse(file.read_bytes() if file.is_file() else None)
+
+
+def _parse(content: bytes | None) -> Record | None:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(content or b"")
         digest = values.pop("digest")
         return record_from_dict(values) if digest == canonical_digest(values) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def record_file(out: Path, key: str) -> Path:
-    return out / SHARDS / f"{key}.json"
+def sweep(out: Path | str | Store, keep: set[str] | None = None, *, watch: Watch | None = None) -> dict[str, int]:
+    """Remove unfinished pieces; with `keep`, also finished shards of other keys (tracks that left the corpus).
+
+    What belongs to a shard is removed by the holder of its claim only, so nothing that another living build writes.
+    Returns the sizes of all that was there, from one listing.
+    """
+    store = open_store(out)
+    watch = watch or Watch(store)
+    sizes = store.sizes()
+    pieces: dict[str, set[str]] = defaultdict(set)
+    for name in sizes:
+        folder, _, rest = name.partition("/")
+        entry = rest.split("/")[0]
+        if folder == SHARDS and ".partial" not in entry:
+            pieces[entry.split(".")[0]].add(f"{SHARDS}/{entry}")
+        elif name.endswith(BUILDER):
+            watch.is_free(name)
+    for key, names in pieces.items():
+        free = claim_name(key) not in names or watch.is_free(claim_name(key))
+        if free and (record_name(key) not in names or (keep is not None and key not in keep)):
+            _remove_shard(store, key, names, finished=record_name(key) in names)
+    store.sweep(watch.has_ended)
+    return sizes
 
 
-def sweep(out: Path, keep: set[str] | None = None) -> None:
-    """Remove unfinished pieces; with `keep`, also finished shards of other keys (tracks that left the corpus)."""
-    for entry in [*out.glob("*.partial"), *(out / SHARDS).iterdir()]:
-        key = entry.name.split(".")[0]
-        abandoned = ".partial" in entry.name or not (out / SHARDS / f"{key}.json").exists()
-        if abandoned or (keep is not None and key not in keep):
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+def _remove_shard(store: Store, key: str, names: set[str], *, finished: bool) -> None:
+    claim = take(store, claim_name(key), lease=LEASE)
+    if claim is None:
+        return
+    with claim:
+        if not finished and store.size(record_name(key)) is not None:  # committed since it was listed
+            return
+        store.remove(record_name(key))  # first: a shard without its record is not there
+        for name in names - {claim_name(key), record_name(key)}:
+            store.remove(name)

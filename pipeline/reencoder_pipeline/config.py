@@ -32,9 +32,16 @@ class CacheConfig(Config):
     )
     streams: list[StreamName] = Field(["mono", "low_band", "left", "right"], min_length=1)
     format: Literal["zarr", "webdataset"] = "zarr"
-    precision: Literal["float16", "float32"] = "float16"
-    shard_frames: int = Field(65_536, ge=1_024, description="a shard closes at the track that reaches this many frames")
+    precision: Literal["float16", "float32", "int8"] = Field(
+        "float16", description="int8: a scale per track, stream and channel; half of float16's bytes"
+    )
+    shard_frames: int = Field(
+        65_536, ge=1_024, description="about so many a shard; it closes at a track between half and twice as many"
+    )
     segment_seconds: float = Field(12.0, gt=0, le=3600, description="audio encoded at once, context included")
+    batch_segments: int = Field(
+        1, ge=1, description="segments encoded at once, of any tracks; 1 is fastest on a CPU, a GPU wants more"
+    )
     low_band_rate: int = Field(22_050, ge=1_000, description="sample rate that the low_band stream is reduced to")
     resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
     tasks: Literal["measured"] | list[TaskName] = Field(
@@ -43,6 +50,9 @@ class CacheConfig(Config):
     )
     hours: float | None = Field(None, gt=0, description="take only so much of the corpus, of every split its share")
     workers: int | None = Field(None, ge=1, description="processes; default: one a core; contents do not depend on it")
+    lease: float = Field(
+        120.0, gt=0, description="seconds without a sign of life after which another builder takes over a shard"
+    )
     valid_share: float = Field(0.05, ge=0, lt=1, description="share of tracks for validation where no split is given")
     test_share: float = Field(0.10, ge=0, lt=1, description="share of tracks for testing where no split is given")
 

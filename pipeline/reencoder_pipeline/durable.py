@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.owners import owner
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def beside(path: Path) -> Path:
+    """Where this process writes what becomes `path`: no other process does, on any machine that shares the folder."""
+    return path.with_name(f"{path.name}.{owner()}.partial")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Whatever happens, `path` is afterwards the old file or the new one. OSError leaves nothing behind."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = beside(path)
     try:
-        beside.write_bytes(content)
-        sync(beside)
-        beside.replace(path)
+        partial.write_bytes(content)
+        sync(partial)
+        partial.replace(path)
         sync(path.parent)
     except OSError:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import Shard, shard_from_dict, shard_to_dict
+from reencoder_pipeline.zarr_shards import CHUNK_FRAMES
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,39 @@ class Sums:
 @dataclass(frozen=True)
 class Record:
     """`sums` is "train" or "all" -> stream -> Sums; `failures` are lines of failures.jsonl. `retry`: one of them was
-    not the file's own fault (a disk that went away, no memory), so the next build makes the shard again."""
+    not the file's own fault (a disk that went away, no memory), so the next build makes the shard again.
+    `recipes`: of each of the shard's tracks, a digest of all that its frames and measurements are made of; none where
+    that is not known. `reused`, which is not stored: how many tracks were copied from other shards by the process that
+    made this shard just now; None in a record that was read.
+    """
 
     shard: Shard
     sums: dict[str, dict[str, Sums]]
     failures: tuple[dict[str, str], ...]
     retry: bool
+    recipes: tuple[str, ...] = ()
+    reused: int | None = None
 
 
 def sum_frames(pieces: Iterable[NDArray[Any]], *, channels: int) -> Sums:
     """Sums over (frames, channels) arrays, in the order given."""
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
     for piece in pieces:
-        wide = piece.astype(np.float64)
+        wide = piece.astype(np.float64, order="C")  # numpy adds up in another order in another memory layout
         count += len(wide)
         total += wide.sum(axis=0)
         squares += np.square(wide).sum(axis=0)
     return Sums(count, total, squares)
+
+
+def block_checksums(frames: NDArray[Any]) -> tuple[int, ...]:
+    """crc32c of every 1,024 frames: an uncompressed Zarr shard notices no flipped bit by itself."""
+    import google_crc32c
+
+    return tuple(
+        google_crc32c.value(np.ascontiguousarray(frames[start : start + CHUNK_FRAMES]).tobytes())
+        for start in range(0, len(frames), CHUNK_FRAMES)
+    )
 
 
 def statistics(stream: str, records: Sequence[Record]) -> dict[str, list[float]]:
@@ -61,8 +78,13 @@ def record_to_dict(record: Record) -> dict[str, Any]:
         }
         for which, streams in record.sums.items()
     }
-    failures = list(record.failures)
-    return {"shard": shard_to_dict(record.shard), "sums": sums, "failures": failures, "retry": record.retry}
+    return {
+        "shard": shard_to_dict(record.shard),
+        "sums": sums,
+        "failures": list(record.failures),
+        "retry": record.retry,
+        "recipes": list(record.recipes),
+    }
 
 
 def record_from_dict(values: dict[str, Any]) -> Record:
@@ -70,4 +92,5 @@ def record_from_dict(values: dict[str, Any]) -> Record:
         which: {name: Sums(s["count"], np.array(s["total"]), np.array(s["squares"])) for name, s in streams.items()}
         for which, streams in values["sums"].items()
     }
-    return Record(shard_from_dict(values["shard"]), sums, tuple(values["failures"]), values["retry"])
+    shard, recipes = shard_from_dict(values["shard"]), tuple(values.get("recipes", ()))
+    return Record(shard, sums, tuple(values["failures"]), values["retry"], recipes)

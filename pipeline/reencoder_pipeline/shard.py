@@ -1,65 +1,148 @@
-"""Make one shard: encode its tracks, write it beside its place, digest, sync, rename, and commit it with a record."""
+"""Make one shard: claim, encode, write beside its place, digest, sync, rename, and commit it with a record."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import CachedTrack, Shard
-from reencoder_pipeline.commit import SHARDS, write_record
+from reencoder_pipeline.claims import Claim, take
+from reencoder_pipeline.commit import (
+    SHARDS,
+    claim_name,
+    read_record,
+    record_bytes,
+    record_digest,
+    record_name,
+    write_record,
+)
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
-from reencoder_pipeline.durable import sync
+from reencoder_pipeline.durable import beside, sync
 from reencoder_pipeline.errors import AudioError
-from reencoder_pipeline.record import Record, sum_frames
+from reencoder_pipeline.int8_frames import latents_of, stored_names
+from reencoder_pipeline.record import Record, Sums, block_checksums, sum_frames
+from reencoder_pipeline.reuse import copied_tracks, temporary_folder
+from reencoder_pipeline.store import FolderStore, Store, open_store
 from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
 from reencoder_pipeline.track import EncodedTrack, encode_tracks
-from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, write_zarr_shard
+from reencoder_pipeline.zarr_shards import write_zarr_shard
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
-Frames = NDArray[Any]
+UPLOADS = 8  # files of a shard sent at a time
 
 
 @dataclass(frozen=True)
 class Job:
-    """A shard to make. `num_frames` is an estimate from the headers of the files."""
+    """A shard to make. `num_frames` is an estimate from the headers of the files.
+
+    `recipes`: of each track, a digest of all that its frames and measurements are made of. `sources`: recipe -> key of
+    a committed shard to copy such a track from. `replaces`: digest of a record that is to be made anew.
+    """
 
     key: str
     tracks: tuple[Track, ...]
     num_frames: int
+    recipes: tuple[str, ...]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    replaces: str | None = None
 
 
-def build_shard(job: Job, autoencoder: Autoencoder, out: Path, config: CacheConfig) -> Record:
-    """Encode and commit. A file that fails is named in the record and nothing takes its place."""
-    encoded, failures, retry = [], [], False
-    for track, outcome in encode_tracks(autoencoder, job.tracks, config):
-        if isinstance(outcome, EncodedTrack):
-            encoded.append(outcome)
-        else:
-            failures.append(failure_row(track, outcome))
-            retry = retry or not isinstance(outcome, AudioError)
-    shard = _write_shard(job.key, encoded, out, config)
+def is_of(job: Job, record: Record) -> bool:
+    """Whether this record of the job's shard will do: not the one that is to be made anew."""
+    return job.replaces is None or record_digest(record) != job.replaces
+
+
+class AlreadyPlacedError(Exception):
+    """Another process put the same shard in place meanwhile."""
+
+
+def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, config: CacheConfig) -> Record | None:
+    """Claim, encode and commit; None if another builder holds the claim or took it over. A file that fails is named in
+    the record and nothing takes its place. Tracks that `job.sources` name are copied."""
+    store = open_store(out)
+    claim = take(store, claim_name(job.key), lease=config.lease)
+    if claim is None:
+        return None
+    with claim:
+        there = read_record(store, job.key)
+        if there is not None and is_of(job, there):
+            return there  # committed by another builder since this job was planned
+        copied = {item.track.id: item for item in copied_tracks(job.tracks, job.recipes, job.sources, store, config)}
+        rest = [track for track in job.tracks if track.id not in copied]
+        outcomes: dict[str, EncodedTrack | Exception] = {**copied}
+        outcomes |= {track.id: outcome for track, outcome in encode_tracks(autoencoder, rest, config)}
+
+        encoded, recipes, failures, retry = [], [], [], False
+        for track, recipe in zip(job.tracks, job.recipes, strict=True):
+            outcome = outcomes[track.id]
+            if isinstance(outcome, EncodedTrack):
+                encoded.append(outcome)
+                recipes.append(recipe)
+            else:
+                failures.append(failure_row(track, outcome))
+                retry = retry or not isinstance(outcome, AudioError)
+        sums = _sums(encoded, config, channels=autoencoder.spec.channels)
+        try:
+            shard = _deliver(job.key, encoded, store, config, claim)
+        except AlreadyPlacedError:
+            return None
+        except OSError:
+            if claim.is_held():
+                raise
+            return None  # whoever took over swept this one's pieces away
+        record = Record(shard, sums, tuple(failures), retry, tuple(recipes), reused=len(copied))
+        return _commit(record, store, claim)
+
+
+def _deliver(key: str, encoded: Sequence[EncodedTrack], store: Store, config: CacheConfig, claim: Claim) -> Shard:
+    """Written in place in a folder; for a URL in a temporary folder, then sent."""
+    if isinstance(store, FolderStore):
+        # The one way in which a shard may lie there: it was committed before and is damaged, or was never committed.
+        replace = any(path.exists() for path in _places(store.folder, key))
+        if not claim.is_held():
+            raise AlreadyPlacedError
+        return _write_shard(key, encoded, store.folder, config, replace=replace)
+    with temporary_folder() as folder:
+        shard = _write_shard(key, encoded, folder, config)
+        if not claim.is_held():
+            raise AlreadyPlacedError
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            list(pool.map(lambda name: store.upload(folder / name, name), shard.files))
+    return shard
+
+
+def _commit(record: Record, store: Store, claim: Claim) -> Record | None:
+    """The record makes the shard. Whoever took over commits for himself."""
+    name = record_name(record.shard.key)
+    if not claim.is_held():
+        return None
+    if store.size(name) is not None:  # damaged, or to be made anew
+        write_record(store, record)
+    elif not store.create(name, record_bytes(record)):
+        return read_record(store, record.shard.key)
+    return record
+
+
+def _sums(encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int) -> dict[str, dict[str, Sums]]:
     trained = [item for item in encoded if item.track.split == "train"]
-    sums = {
+    return {
         which: {
-            name: sum_frames([item.streams[name] for item in chosen], channels=autoencoder.spec.channels)
+            name: sum_frames([latents_of(item.streams, name) for item in chosen], channels=channels)
             for name in config.streams
         }
         for which, chosen in (("train", trained), ("all", encoded))
     }
-    record = Record(shard, sums, tuple(failures), retry)
-    write_record(out, record)
-    return record
 
 
 def failure_row(track: Track, error: Exception) -> dict[str, str]:
@@ -67,36 +150,34 @@ def failure_row(track: Track, error: Exception) -> dict[str, str]:
     return {"id": track.id, "path": str(track.path), "error": str(error) or repr(error)}
 
 
-def block_checksums(frames: Frames) -> tuple[int, ...]:
-    """crc32c of every 1,024 frames: an uncompressed Zarr shard notices no flipped bit by itself."""
-    import google_crc32c
-
-    return tuple(
-        google_crc32c.value(np.ascontiguousarray(frames[start : start + CHUNK_FRAMES]).tobytes())
-        for start in range(0, len(frames), CHUNK_FRAMES)
-    )
+def _places(out: Path, key: str) -> tuple[Path, Path]:
+    return out / SHARDS / key, out / SHARDS / f"{key}.tar"
 
 
-def _write_shard(key: str, encoded: Sequence[EncodedTrack], out: Path, config: CacheConfig) -> Shard:
+def _write_shard(
+    key: str, encoded: Sequence[EncodedTrack], out: Path, config: CacheConfig, *, replace: bool = True
+) -> Shard:
+    """Write beside its place, digest, sync, rename. AlreadyPlacedError if something lies there that is not to be
+    replaced."""
     if not encoded:  # every file failed; the record alone remembers it
         return Shard(key, 0, (), {}, {})
-    joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in config.streams}
-    partial = out / SHARDS / f"{key}.{os.getpid()}.partial"
+    names = stored_names(config.streams, config.precision)
+    joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in names}
+    folder, tar = _places(out, key)
+    final = folder if config.format == "zarr" else tar
+    partial = beside(out / SHARDS / key)
+    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         if config.format == "zarr":
-            final = out / SHARDS / key
             write_zarr_shard(partial, joined)
         else:
-            final = out / SHARDS / f"{key}.tar"
             keys = [sample_key(position, item.track.id) for position, item in enumerate(encoded)]
             write_tar_shard(partial, keys, [item.streams for item in encoded])
         files = _digests(partial, final.relative_to(out).as_posix())
+        _place(partial, final, replace=replace)
     except BaseException:
         _remove(partial)
         raise
-    _remove(final)  # a shard whose record was lost or damaged
-    partial.rename(final)
-    sync(out / SHARDS)
     return Shard(
         key=key,
         num_frames=sum(item.num_frames for item in encoded),
@@ -104,6 +185,20 @@ def _write_shard(key: str, encoded: Sequence[EncodedTrack], out: Path, config: C
         files=files,
         blocks={name: block_checksums(frames) for name, frames in joined.items()},
     )
+
+
+def _place(partial: Path, final: Path, *, replace: bool) -> None:
+    if replace:
+        _remove(final)
+    elif final.exists():
+        raise AlreadyPlacedError
+    try:
+        partial.rename(final)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise AlreadyPlacedError from None
+        raise
+    sync(final.parent)
 
 
 def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:

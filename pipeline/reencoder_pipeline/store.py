@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from reencoder_pipeline.durable import sync, write_whole
+from reencoder_pipeline.durable import beside, sync, write_whole
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.owners import is_of_this_machine
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+ABANDONED = 3600.0  # seconds: a file of another machine, half-written for so long, is never finished
 
 
 class Store(Protocol):
@@ -29,11 +30,16 @@ class Store(Protocol):
         ...
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write only if there is nothing of this name; False if somebody else was first."""
+        """Write only if there is nothing of this name; False if somebody else was first. Content that is the same as
+        somebody else's counts as one's own: the answer to an earlier attempt may have been lost."""
         ...
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if there is none."""
+        ...
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of all objects below a folder, at any depth, in order of their names."""
         ...
 
     def names(self, folder: str = "") -> Iterator[str]:
@@ -42,6 +48,10 @@ class Store(Protocol):
 
     def remove(self, name: str) -> None:
         """An object, or a folder with all that is in it; nothing happens where there is none."""
+        ...
+
+    def sweep(self, has_ended: Callable[[str], bool]) -> None:
+        """Remove what is half-written and never will be whole: its writer, an `owners.owner()`, has ended."""
         ...
 
     def upload(self, local: Path, name: str) -> None:
@@ -57,50 +67,65 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def open_store(path: str | Path) -> Store:
-    """A folder for a path, an object store for a URL. Nothing is touched yet.
+def open_store(path: str | Path | Store) -> Store:
+    """A folder for a path, an object store for a URL, a store itself as it is. Nothing is touched yet.
 
     Credentials and endpoints are those of the environment (AWS_ENDPOINT_URL, AWS_PROFILE, ...), as of every fsspec
-    program. CacheError if the URL's protocol needs a package that is not installed.
+    program. CacheError, at the first use, if the URL's protocol needs a package that is not installed.
     """
-    return ObjectStore(str(path)) if is_url(path) else FolderStore(Path(path))
+    if not isinstance(path, str | Path):
+        return path
+    if str(path).startswith("file://"):
+        return FolderStore(Path(str(path).removeprefix("file://")))
+    if not is_url(path):
+        return FolderStore(Path(path))
+    from reencoder_pipeline.object_store import ObjectStore
+
+    return ObjectStore(str(path))
 
 
 class FolderStore:
-    """A Store in a local folder."""
+    """A Store in a folder of this machine, or of a network file system that several machines share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, str(folder)
 
     def read(self, name: str) -> bytes | None:
-        try:
-            return (self.folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        while True:
+            try:
+                return (self.folder / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # NFS: replaced between opening and reading it
+                    raise
 
     def write(self, name: str, content: bytes) -> None:
         write_whole(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
         path = self._place(name)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        beside.write_bytes(content)
+        unfinished = beside(path)
+        unfinished.write_bytes(content)
+        sync(unfinished)
         try:
-            os.link(beside, path)  # fails where there is one already, also on NFS
+            _link(unfinished, path, content)
         except FileExistsError:
-            return False
+            return self.read(name) == content
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
+        sync(path.parent)
         return True
 
     def size(self, name: str) -> int | None:
         path = self.folder / name
         return path.stat().st_size if path.is_file() else None
 
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        return dict(sorted(_files(self.folder / folder, f"{folder}/" if folder else "")))
+
     def names(self, folder: str = "") -> Iterator[str]:
-        for path in sorted((self.folder / folder).rglob("*")):
-            if path.is_file():
-                yield path.relative_to(self.folder).as_posix()
+        yield from self.sizes(folder)
 
     def remove(self, name: str) -> None:
         path = self.folder / name
@@ -109,12 +134,20 @@ class FolderStore:
         else:
             path.unlink(missing_ok=True)
 
+    def sweep(self, has_ended: Callable[[str], bool]) -> None:
+        for path in [*self.folder.glob("*.partial*"), *self.folder.glob("*/*.partial*")]:
+            parts = path.name.split(".partial")[0].rsplit(".", 1)
+            writer = parts[-1] if parts[-1].count("-") == 2 else ""
+            if not writer or has_ended(writer) or (not is_of_this_machine(writer) and _is_old(path)):
+                # What goes away meanwhile is removed by another sweep, or still being written: the next build's turn.
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
     def upload(self, local: Path, name: str) -> None:
         path = self._place(name)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        shutil.copyfile(local, beside)
-        sync(beside)
-        beside.replace(path)
+        unfinished = beside(path)
+        shutil.copyfile(local, unfinished)
+        sync(unfinished)
+        unfinished.replace(path)
         sync(path.parent)
 
     def download(self, name: str, local: Path) -> None:
@@ -128,70 +161,38 @@ class FolderStore:
         return path
 
 
-class ObjectStore:
-    """A Store behind an fsspec URL. The connection is made at the first use, in each process anew."""
+def _link(unfinished: Path, path: Path, content: bytes) -> None:
+    """A second name for a whole file, FileExistsError where there is one already; NFS keeps this promise too."""
+    try:
+        os.link(unfinished, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        with path.open("xb") as file:  # file systems without links: exclusive all the same, whole only after a moment
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
 
-    def _open(self) -> tuple[AbstractFileSystem, str]:
-        import fsspec
+def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    """Other processes write and remove at the same time: what goes away meanwhile is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from _files(folder / entry.name, f"{prefix}{entry.name}/")
+                elif entry.is_file():
+                    try:
+                        yield f"{prefix}{entry.name}", entry.stat().st_size
+                    except FileNotFoundError:
+                        continue
+    except (FileNotFoundError, NotADirectoryError):
+        return
 
-        try:
-            return fsspec.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            remedy = "pip install 'reencoder[s3]' for s3://, or the fsspec package of that protocol"
-            raise CacheError("cannot be reached", where=self.url, value=error, remedy=remedy) from None
 
-    def read(self, name: str) -> bytes | None:
-        files, root = self._open()
-        try:
-            return bytes(files.cat_file(f"{root}/{name}"))  # type: ignore[arg-type], text only if asked for
-        except FileNotFoundError:
-            return None
-
-    def write(self, name: str, content: bytes) -> None:
-        files, root = self._open()
-        files.pipe_file(f"{root}/{name}", content)
-
-    def create(self, name: str, content: bytes) -> bool:
-        files, root = self._open()
-        try:
-            files.pipe_file(f"{root}/{name}", content, mode="create")  # a conditional put (If-None-Match)
-        except FileExistsError:
-            return False
-        return True
-
-    def size(self, name: str) -> int | None:
-        files, root = self._open()
-        try:
-            files.invalidate_cache()
-            return int(files.info(f"{root}/{name}")["size"])
-        except FileNotFoundError:
-            return None
-
-    def names(self, folder: str = "") -> Iterator[str]:
-        files, root = self._open()
-        files.invalidate_cache()
-        for path in sorted(files.find(f"{root}/{folder}".rstrip("/"))):
-            yield str(path).removeprefix(f"{root}/")
-
-    def remove(self, name: str) -> None:
-        files, root = self._open()
-        if files.exists(f"{root}/{name}"):
-            files.rm(f"{root}/{name}", recursive=True)
-
-    def upload(self, local: Path, name: str) -> None:
-        files, root = self._open()
-        files.put_file(str(local), f"{root}/{name}")
-
-    def download(self, name: str, local: Path) -> None:
-        files, root = self._open()
-        local.parent.mkdir(parents=True, exist_ok=True)
-        beside = local.with_name(f"{local.name}.{os.getpid()}.partial")
-        try:
-            files.get_file(f"{root}/{name}", str(beside))
-        except FileNotFoundError:
-            raise CacheError("is missing", where=f"{self.url}/{name}") from None
-        sync(beside)
-        beside.replace(local)
+def _is_old(path: Path) -> bool:
+    """By the clock of the file system alone: its folder changed last when somebody wrote there, a build at work."""
+    try:
+        return path.parent.stat().st_mtime - path.stat().st_mtime > ABANDONED
+    except FileNotFoundError:
+        return False

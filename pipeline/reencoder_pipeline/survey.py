@@ -172,7 +172,7 @@ class _LongTermSpectrum:
 
         # (C, samples) -> (C, T, FRAME)
         frames = np.lib.stride_tricks.sliding_window_view(audio, FRAME, axis=1)[:, ::HOP]
-        spectra = rfft(frames * self._window)
+        spectra: NDArray[np.complex64] = np.asarray(rfft(frames * self._window))
         power = np.square(spectra.real) + np.square(spectra.imag)
         self._sum += power.sum(axis=(0, 1), dtype=np.float64) / len(audio)
         self._num_frames += frames.shape[1]

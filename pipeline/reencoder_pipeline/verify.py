@@ -1,64 +1,174 @@
-"""Check every byte of a cache against its index, and say exactly which frames of which shard are damaged."""
+"""Whether a cache is what its index promises: every byte, every value, its autoencoder, and no seams in its tracks."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from numpy.typing import NDArray
 
-from reencoder_pipeline.cache import LatentCache, Shard
-from reencoder_pipeline.commit import SHARDS, parse_record, record_file
-from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.shard import block_checksums
+from reencoder_pipeline.cache import INDEX, LatentCache, Shard
+from reencoder_pipeline.commit import SHARDS, parse_record, record_file, record_name
+from reencoder_pipeline.corpus import file_digest
+from reencoder_pipeline.errors import CacheError, ConfigError
+from reencoder_pipeline.findings import Finding
+from reencoder_pipeline.int8_frames import latents_of, stored_names
+from reencoder_pipeline.latent_values import ValueCheck
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.record import block_checksums
+from reencoder_pipeline.store import is_url, open_store
 from reencoder_pipeline.tar_shards import read_tar_stream, sample_key
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, data_file, read_zarr_stream
 
-
-@dataclass(frozen=True)
-class Damage:
-    """One thing that is wrong with one shard."""
-
-    shard: str
-    file: str
-    problem: str
+Progress = Callable[[int, int], None]  # frames checked, frames in all
 
 
-def verify_cache(cache: LatentCache) -> list[Damage]:
-    """Digest every file (sha256); where one differs, find the blocks of frames that changed (crc32c). [] when sound.
+def verify_all(
+    cache: LatentCache,
+    *,
+    quick: bool,
+    autoencoder: str | None,
+    source: Path | None,
+    samples: int,
+    seed: int,
+    progress: Progress,
+) -> list[Finding]:
+    """All that was asked for: the cache in itself, then beside the autoencoder of this name, then beside its source.
 
-    The index itself was checked when it was opened; commit records hold their own digest.
+    Without a name, a cache of the house autoencoder is compared with that; a name that a cache gives is not trusted.
     """
-    return [damage for shard in cache.shards for damage in verify_shard(cache, shard)]
+    findings = verify_cache(cache, quick=quick, progress=progress)
+    if autoencoder is None and source is None:
+        return findings
+    from reencoder_pipeline.autoencoder import HOUSE, load_autoencoder
+    from reencoder_pipeline.edge_effects import check_edges
+
+    if autoencoder is None and cache.spec.autoencoder != HOUSE:
+        remedy = "give it with --autoencoder NAME"
+        raise ConfigError("which autoencoder made it?", where=cache.path, value=cache.spec.autoencoder, remedy=remedy)
+    loaded = load_autoencoder(autoencoder or HOUSE)
+    findings += verify_autoencoder(cache, loaded.spec)
+    if source is not None and not any(finding.severity == "damage" for finding in findings):
+        frames = sum(shard.num_frames for shard in cache.shards)
+        findings += check_edges(
+            cache,
+            loaded,
+            source,
+            samples=samples,
+            seed=seed,
+            progress=lambda done, total: progress(frames + done, frames + total),
+        )
+    return findings
 
 
-def verify_shard(cache: LatentCache, shard: Shard) -> list[Damage]:
+def verify_cache(
+    cache: LatentCache, *, quick: bool = False, progress: Progress = lambda done, total: None
+) -> list[Finding]:
+    """Check every file (sha256; where one differs, which blocks of frames changed, by crc32c) and every value in it.
+
+    `quick`: only that the files are there in full size. [] when all is well. The index itself was checked when it was
+    opened; commit records hold their own digest.
+    """
+    findings: list[Finding] = []
+    values, done, total = ValueCheck(cache), 0, sum(shard.num_frames for shard in cache.shards)
+    for shard in cache.shards:
+        if quick:
+            findings += _sizes(cache, shard)
+        else:
+            with _on_disk(cache, shard) as folder:
+                damages = _verify_files(cache, shard, folder)
+                findings += damages
+                if not damages:
+                    arrays, lengths = dict(_streams(cache, shard, folder)), [t.num_frames for t in shard.tracks]
+                    findings += values.add(
+                        shard, {name: latents_of(arrays, name, lengths=lengths) for name in cache.streams}
+                    )
+        done += shard.num_frames
+        progress(done, total)
+    if not quick and not any(finding.severity == "damage" for finding in findings):
+        findings += values.whole()
+    return findings
+
+
+def verify_shard(cache: LatentCache, shard: Shard) -> list[Finding]:
+    """The files of one shard, and its commit record if there is one."""
+    with _on_disk(cache, shard) as folder:
+        return _verify_files(cache, shard, folder)
+
+
+@contextmanager
+def _on_disk(cache: LatentCache, shard: Shard) -> Iterator[Path]:
+    """The folder below which a shard's files lie; behind a URL, a copy of one shard for as long as it is looked at."""
+    if not is_url(cache.origin):
+        yield cache.path
+        return
+    store = open_store(cache.origin)
+    with TemporaryDirectory(prefix="reencoder-verify-") as name:
+        for file in (*shard.files, record_name(shard.key)):
+            if store.size(file) is not None:
+                store.download(file, Path(name) / file)
+        yield Path(name)
+
+
+def _sizes(cache: LatentCache, shard: Shard) -> Iterator[Finding]:
+    store = open_store(cache.origin)
+    for name, (size, _) in shard.files.items():
+        found = store.size(name)
+        if found != size:
+            yield _damage(shard, name, "missing" if found is None else f"{found} bytes instead of {size}")
+
+
+def _verify_files(cache: LatentCache, shard: Shard, folder: Path) -> list[Finding]:
     damages = []
     for name, (size, digest) in shard.files.items():
-        path = cache.path / name
+        path = folder / name
         if not path.is_file():
-            damages.append(Damage(shard.key, name, "missing"))
+            damages.append(_damage(shard, name, "missing"))
         elif path.stat().st_size != size:
-            damages.append(Damage(shard.key, name, f"{path.stat().st_size} bytes instead of {size}"))
-        else:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    damages.append(Damage(shard.key, name, f"content changed: {_changed_blocks(cache, shard, path)}"))
-    record = record_file(cache.path, shard.key)
+            damages.append(_damage(shard, name, f"{path.stat().st_size} bytes instead of {size}"))
+        elif file_digest(path) != digest:
+            damages.append(_damage(shard, name, f"content changed: {_changed_blocks(cache, shard, folder, path)}"))
+    record = record_file(folder, shard.key)
     if record.exists() and parse_record(record) is None:
-        damages.append(Damage(shard.key, record.relative_to(cache.path).as_posix(), "commit record damaged"))
+        damages.append(_damage(shard, record.relative_to(folder).as_posix(), "commit record damaged"))
     return damages
 
 
-def _changed_blocks(cache: LatentCache, shard: Shard, path: Path) -> str:
+def _damage(shard: Shard, file: str, problem: str) -> Finding:
+    return Finding("damage", "files", problem, shard=shard.key, file=file)
+
+
+def verify_autoencoder(cache: LatentCache, spec: LatentSpec) -> list[Finding]:
+    """Whether these are latents of this autoencoder: its weights, sample rate, hop, channels and stereo mode."""
+    mine, theirs = cache.spec.to_dict(), spec.to_dict()
+    # A file of weights may have been renamed: its digest says what it is.
+    differing = [name for name in mine if mine[name] != theirs[name] and name != "autoencoder"]
+    return [
+        Finding("damage", "autoencoder", f"{name}: {mine[name]!r} in the cache, {theirs[name]!r} in {spec.autoencoder}")
+        for name in differing
+    ]
+
+
+def discard(cache: LatentCache, findings: list[Finding]) -> int:
+    """Forget the commit records of damaged shards and the index, so that the next build makes them again."""
+    keys = {finding.shard for finding in findings if finding.severity == "damage" and finding.shard is not None}
+    store = open_store(cache.origin)
+    for key in keys:
+        store.remove(record_name(key))
+    if keys:
+        store.remove(INDEX)
+    return len(keys)
+
+
+def _changed_blocks(cache: LatentCache, shard: Shard, folder: Path, path: Path) -> str:
     try:
         spans = [
             f"{stream}, frames {block * CHUNK_FRAMES} to {min((block + 1) * CHUNK_FRAMES, shard.num_frames)}"
-            for stream, frames in _streams_in(cache, shard, path)
+            for stream, frames in _streams(cache, shard, folder, path)
             for block, (found, promised) in enumerate(
                 zip_longest(block_checksums(frames), shard.blocks[stream])  # a damaged header may tell another length
             )
@@ -69,22 +179,26 @@ def _changed_blocks(cache: LatentCache, shard: Shard, path: Path) -> str:
     return "; ".join(spans[:5]) or "outside the frames"
 
 
-def _streams_in(cache: LatentCache, shard: Shard, path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The streams whose frames lie in this file of a shard."""
-    folder = cache.path / SHARDS / shard.key
-    for stream in cache.streams:
+def _streams(
+    cache: LatentCache, shard: Shard, folder: Path, path: Path | None = None
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The streams of a shard, (frames, channels); with `path`, only those whose frames lie in this file of it."""
+    group = folder / SHARDS / shard.key
+    for stream in stored_names(cache.streams, cache.precision):
         if cache.storage == "webdataset":
             keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
-            yield stream, read_tar_stream(path, keys, stream)
-        elif path == data_file(folder, stream):
-            yield stream, read_zarr_stream(folder, stream)
+            yield stream, read_tar_stream(group.with_name(f"{shard.key}.tar"), keys, stream)
+        elif path is None or path == data_file(group, stream):
+            yield stream, read_zarr_stream(group, stream)
 
 
-def discard(cache: LatentCache, damages: list[Damage]) -> int:
-    """Forget the commit records of damaged shards and the index, so that the next build makes them again."""
-    keys = {damage.shard for damage in damages}
-    for key in keys:
-        (cache.path / SHARDS / f"{key}.json").unlink(missing_ok=True)
-    if keys:
-        (cache.path / "index.json").unlink(missing_ok=True)
-    return len(keys)
+def conclusion(cache: LatentCache, findings: list[Finding]) -> Iterator[str]:
+    """Lines for a person."""
+    words = {"damage": "damaged", "warning": "warning", "note": "measured"}
+    for finding in findings:
+        where = "" if finding.check == "edges" else f"{finding.file}: "
+        yield f"{words[finding.severity]}: {where}{finding.problem}"
+    damaged = {finding.shard for finding in findings if finding.severity == "damage"}
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    lost = f"{len(damaged - {None})} damaged" + (", and the cache as a whole" if None in damaged else "")
+    yield f"{len(cache.shards)} shards checked, {lost}" + (f"; {warnings} warnings" if warnings else "")

@@ -17,13 +17,17 @@ from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.record import Record
 from reencoder_pipeline.shard import Job, build_shard
+from reencoder_pipeline.store import Store, open_store
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
 
-def run_jobs(jobs: Sequence[Job], out: Path, config: CacheConfig, *, workers: int) -> Iterator[Record]:
-    """CacheError when the disk is full or a worker is killed; what was committed until then is kept."""
+def run_jobs(
+    jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, *, workers: int
+) -> Iterator[Record | None]:
+    """None for a shard that another builder is making. CacheError when the disk is full, the store does not answer, or
+    a worker is killed; what was committed until then is kept."""
     if not jobs:
         return
     others = set(active_children())
@@ -40,7 +44,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, config: CacheConfig, *, workers: in
     except BrokenProcessPool:
         raise CacheError(
             "a worker process was killed, perhaps for want of memory",
-            where=out,
+            where=open_store(out).url,
             remedy="run the same command again, with fewer `workers` if memory was short; finished shards are kept",
         ) from None
     finally:
@@ -71,6 +75,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run(job: Job, out: Path, config: CacheConfig) -> Record:
-    with naming_a_full_disk(out / SHARDS / job.key):
+def _run(job: Job, out: Path | str | Store, config: CacheConfig) -> Record | None:
+    with naming_a_full_disk(f"{open_store(out).url}/{SHARDS}/{job.key}"):
         return build_shard(job, _autoencoder, out, config)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.int8_frames import is_scale
 
 CHUNK_FRAMES = 1024
 FOOTER_CRC_BYTES = 4
@@ -25,16 +26,17 @@ def write_zarr_shard(folder: Path, streams: Mapping[str, NDArray[Any]]) -> None:
 
     group = zarr.create_group(folder, zarr_format=3)
     for name, frames in streams.items():
-        padded = -(-len(frames) // CHUNK_FRAMES) * CHUNK_FRAMES
+        chunk = len(frames) if is_scale(name) else CHUNK_FRAMES
+        padded = -(-len(frames) // chunk) * chunk
         array = group.create_array(
             name,
             shape=frames.shape,
-            chunks=(CHUNK_FRAMES, frames.shape[1]),
+            chunks=(chunk, frames.shape[1]),
             shards=(padded, frames.shape[1]),
             dtype=frames.dtype,
             compressors=None,
             filters=None,
-            fill_value=float("nan"),
+            fill_value=0 if frames.dtype == np.int8 else float("nan"),
             config={"write_empty_chunks": True},
         )
         array[:] = frames
@@ -47,14 +49,37 @@ def data_file(folder: Path, stream: str) -> Path:
 def is_linear(path: Path, *, num_frames: int, frame_bytes: int) -> bool:
     """Whether the file really is the frames in order. Zarr does not promise it, so the chunk index at its end is read:
     offset and length (uint64) of every inner chunk, then a crc32c."""
-    chunks = -(-num_frames // CHUNK_FRAMES)
-    footer_bytes = 16 * chunks + FOOTER_CRC_BYTES
-    chunk_bytes = CHUNK_FRAMES * frame_bytes
-    if path.stat().st_size != chunks * chunk_bytes + footer_bytes:
-        return False
+    footer_bytes = _footer_bytes(num_frames)
     with path.open("rb") as file:
-        file.seek(-footer_bytes, 2)
-        index = np.frombuffer(file.read(footer_bytes - FOOTER_CRC_BYTES), dtype="<u8").reshape(-1, 2)
+        size = file.seek(0, 2)
+        file.seek(-min(size, footer_bytes), 2)
+        return _tells_linear(file.read(), size=size, num_frames=num_frames, frame_bytes=frame_bytes)
+
+
+def linear_frames(content: bytes, *, num_frames: int, dtype: np.dtype[Any], channels: int) -> NDArray[Any] | None:
+    """The frames, (num_frames, channels) and read-only, in a file that is in memory; None if it is not linear."""
+    frame_bytes, footer = channels * dtype.itemsize, content[-_footer_bytes(num_frames) :]
+    if not _tells_linear(footer, size=len(content), num_frames=num_frames, frame_bytes=frame_bytes):
+        return None
+    return np.frombuffer(content, dtype, count=num_frames * channels).reshape(num_frames, channels)
+
+
+def scales_in(content: bytes, *, num_tracks: int, channels: int) -> NDArray[np.float32]:
+    """(num_tracks, channels) of a file that `write_zarr_shard` made of scales: they stand before its chunk index."""
+    if len(content) < 4 * num_tracks * channels:
+        raise CacheError("scales are cut", value=f"{len(content)} bytes")
+    return np.frombuffer(content, np.float32, count=num_tracks * channels).reshape(num_tracks, channels)
+
+
+def _footer_bytes(num_frames: int) -> int:
+    return 16 * -(-num_frames // CHUNK_FRAMES) + FOOTER_CRC_BYTES
+
+
+def _tells_linear(footer: bytes, *, size: int, num_frames: int, frame_bytes: int) -> bool:
+    chunks, chunk_bytes = -(-num_frames // CHUNK_FRAMES), CHUNK_FRAMES * frame_bytes
+    if size != chunks * chunk_bytes + _footer_bytes(num_frames):
+        return False
+    index = np.frombuffer(footer[:-FOOTER_CRC_BYTES], dtype="<u8").reshape(-1, 2)
     expected = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
     return bool((index[:, 0] == expected).all() and (index[:, 1] == chunk_bytes).all())
 

@@ -1,0 +1,111 @@
+"""Tracks that committed shards hold already: found by what they are made of, read back, and checked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache import Shard
+from reencoder_pipeline.commit import SHARDS, read_record
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpus import Track
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.int8_frames import is_scale, stored_names
+from reencoder_pipeline.owners import has_ended, owner
+from reencoder_pipeline.record import Record, block_checksums
+from reencoder_pipeline.store import FolderStore, Store
+from reencoder_pipeline.tar_shards import read_tar_stream, sample_key
+from reencoder_pipeline.track import EncodedTrack
+from reencoder_pipeline.zarr_shards import data_file, read_zarr_stream
+
+TEMPORARY = "reencoder-build."  # folders for shards on their way to or from a URL
+
+
+def places(records: Iterable[Record]) -> dict[str, str]:
+    """recipe -> key of a shard that holds what is made by it."""
+    return {recipe: record.shard.key for record in records for recipe in record.recipes}
+
+
+def copied_tracks(
+    tracks: Sequence[Track], recipes: Sequence[str], sources: Mapping[str, str], store: Store, config: CacheConfig
+) -> Iterator[EncodedTrack]:
+    """The tracks whose recipe is among `sources` (recipe -> key of a shard), as if they had been encoded just now.
+
+    Every block of frames is checked. What cannot be read, or is not what its record says, is left out: it is encoded.
+    """
+    wanted: dict[str, list[Track]] = defaultdict(list)
+    for track, recipe in zip(tracks, recipes, strict=True):
+        if recipe in sources:
+            wanted[recipe].append(track)
+    for key in sorted({sources[recipe] for recipe in wanted}):
+        record = read_record(store, key)
+        if record is None:
+            continue
+        try:
+            streams = read_shard(store, record.shard, config)
+        except (CacheError, FileNotFoundError):  # damaged, or swept by another build that ended meanwhile
+            continue
+        for position, (cached, recipe) in enumerate(zip(record.shard.tracks, record.recipes, strict=True)):
+            for track in wanted.pop(recipe, ()):
+                frames = slice(cached.first_frame, cached.first_frame + cached.num_frames)
+                yield EncodedTrack(
+                    track=track,
+                    num_samples=cached.num_samples,
+                    num_frames=cached.num_frames,
+                    tasks=cached.tasks,
+                    bandwidth_hz=cached.bandwidth_hz,
+                    side_mid_db=cached.side_mid_db,
+                    streams={
+                        name: joined[position : position + 1] if is_scale(name) else joined[frames]
+                        for name, joined in streams.items()
+                    },
+                )
+
+
+def read_shard(store: Store, shard: Shard, config: CacheConfig) -> dict[str, NDArray[Any]]:
+    """stream -> (frames, channels), every block checked against its crc32c. CacheError if anything is wrong."""
+    if isinstance(store, FolderStore):
+        return _read(store.folder, shard, config)
+    with temporary_folder() as folder:
+        for name in shard.files:
+            store.download(name, folder / name)
+        return _read(folder, shard, config)
+
+
+def _read(folder: Path, shard: Shard, config: CacheConfig) -> dict[str, NDArray[Any]]:
+    streams = {}
+    for name in stored_names(config.streams, config.precision):
+        if config.format == "zarr":
+            file = data_file(folder / SHARDS / shard.key, name)
+            streams[name] = read_zarr_stream(folder / SHARDS / shard.key, name)
+        else:
+            file = folder / SHARDS / f"{shard.key}.tar"
+            keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
+            streams[name] = read_tar_stream(file, keys, name)
+        length = len(shard.tracks) if is_scale(name) else shard.num_frames
+        if len(streams[name]) != length or block_checksums(streams[name]) != shard.blocks[name]:
+            raise CacheError("a shard is damaged", where=file, value=f"the frames of {name} have changed")
+    return streams
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """On this machine, named so that `sweep_temporary_folders` knows whether its process still lives."""
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{owner()}.") as folder:
+        yield Path(folder)
+
+
+def sweep_temporary_folders() -> None:
+    """Those that killed builds of this user left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        mine = not folder.is_symlink() and folder.is_dir() and folder.stat().st_uid == os.getuid()
+        if mine and has_ended(folder.name.split(".")[1]):
+            shutil.rmtree(folder, ignore_errors=True)  # another build may be sweeping too

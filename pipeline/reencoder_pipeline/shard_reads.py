@@ -1,0 +1,77 @@
+"""One shard of a cache into memory, from wherever the cache lies; checked against the index on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache import LatentCache, Shard
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.int8_frames import is_scale, stored_names
+from reencoder_pipeline.object_reads import DamagedContentError, ObjectReader
+from reencoder_pipeline.tar_shards import sample_key, stream_members
+from reencoder_pipeline.zarr_shards import linear_frames, scales_in
+
+Frames = NDArray[Any]
+
+
+def read_shard(
+    reader: ObjectReader, cache: LatentCache, shard: Shard, streams: Sequence[str]
+) -> dict[str, list[Frames]]:
+    """Per stream the frames of every track of the shard, (frames, channels), in the order of `shard.tracks`; of int8,
+    per `scale_name` of a stream its scales too, (1, channels).
+
+    Of a Zarr shard the files of these streams travel and no others; a tar travels whole. CacheError if they cannot be
+    read or are not what the index says.
+    """
+    streams = stored_names(streams, cache.precision)
+    if cache.storage == "webdataset":
+        return _from_tar(reader, cache, shard, streams)
+    return {stream: _from_zarr(reader, cache, shard, stream) for stream in streams}
+
+
+def _from_zarr(reader: ObjectReader, cache: LatentCache, shard: Shard, stream: str) -> list[Frames]:
+    name = cache.data_name(shard, stream)
+    size, sha256 = shard.files[name]
+    content = reader.read_checked(name, size=size, sha256=sha256, take=b"".join)
+    dtype, channels = np.dtype(cache.precision), cache.spec.channels
+    if is_scale(stream):
+        return np.split(scales_in(content, num_tracks=len(shard.tracks), channels=channels), len(shard.tracks))
+    frames = linear_frames(content, num_frames=shard.num_frames, dtype=dtype, channels=channels)
+    if frames is None:
+        remedy = "train without `stream_shards`: a local copy is read through Zarr where it has to be"
+        raise CacheError("is not laid out as frames in order", where=f"{cache.origin}/{name}", remedy=remedy)
+    return [frames[track.first_frame :][: track.num_frames] for track in shard.tracks]
+
+
+def _from_tar(
+    reader: ObjectReader, cache: LatentCache, shard: Shard, streams: Sequence[str]
+) -> dict[str, list[Frames]]:
+    name = cache.data_name(shard, streams[0])
+    size, sha256 = shard.files[name]
+    members = {
+        f"{sample_key(position, track.id)}.{stream}.npy": ((1, cache.spec.channels), np.dtype(np.float32))
+        if is_scale(stream)
+        else ((track.num_frames, cache.spec.channels), np.dtype(cache.precision))
+        for position, track in enumerate(shard.tracks)
+        for stream in streams
+    }
+
+    def take(pieces: Iterator[bytes]) -> dict[str, Frames]:
+        arrays = dict(stream_members(pieces, members.keys()))
+        for member, promised in members.items():
+            found = arrays.get(member)
+            if found is None or (found.shape, found.dtype) != promised:
+                raise DamagedContentError(f"{member} is not what the index says")
+        return arrays
+
+    arrays = reader.read_checked(name, size=size, sha256=sha256, take=take)
+    return {
+        stream: [
+            arrays[f"{sample_key(position, track.id)}.{stream}.npy"] for position, track in enumerate(shard.tracks)
+        ]
+        for stream in streams
+    }

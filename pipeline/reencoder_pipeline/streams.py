@@ -1,0 +1,99 @@
+"""A track's file, block by block -> the segments of its streams, at the autoencoder's rate, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from reencoder_pipeline.audio import Audio, downmix, read_blocks
+from reencoder_pipeline.block_resampling import BlockLowBand, BlockResampler
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpus import Track
+from reencoder_pipeline.encode import Cutter, Segment, plain_stream
+from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.survey import Survey, Surveyor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A segment of a stream and its audio, (channels, samples)."""
+
+    stream: str
+    segment: Segment
+    audio: Audio
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a whole track, which has been read without an error. `num_samples` is at the autoencoder's rate.
+
+    `encoded_as`: stream -> the stream whose pieces it shares."""
+
+    num_samples: int
+    survey: Survey
+    encoded_as: dict[str, str]
+
+
+def read_pieces(track: Track, spec: LatentSpec, *, context: int, config: CacheConfig) -> Iterator[Piece | Measured]:
+    """The pieces of every stream in order, and at last what was measured. AudioError where the track cannot be used.
+
+    In memory are a block, and of every stream less than two segments and a block.
+    """
+    streams, surveyor = None, None
+    for block, rate in read_blocks(track.path, num_samples=track.num_samples):
+        if streams is None or surveyor is None:
+            surveyor = Surveyor(rate, len(block))
+            streams = _Streams(rate, len(block), spec, context=context, config=config)
+        surveyor.add(block)
+        yield from streams.add(block)
+    assert streams is not None, "there is a block, or an AudioError"
+    assert surveyor is not None
+    for piece in streams.finish():
+        if streams.num_samples < spec.hop:
+            raise AudioError("shorter than one latent frame", where=track.path, value=f"{streams.num_samples} samples")
+        yield piece
+    yield Measured(streams.num_samples, surveyor.result(), streams.encoded_as)
+
+
+class _Streams:
+    """What `make_stream` makes of a whole track, block by block and cut into segments."""
+
+    def __init__(self, rate: int, channels: int, spec: LatentSpec, *, context: int, config: CacheConfig) -> None:
+        self.num_samples = 0
+        self.encoded_as = encoded_as(config.streams, channels)
+        same_rate = rate == spec.sample_rate
+        self._to_rate = None if same_rate else BlockResampler(rate, spec.sample_rate, channels=channels)
+        self._low_band = BlockLowBand(
+            channels=1, sample_rate=spec.sample_rate, low_rate=config.low_band_rate, resampler=config.resampler
+        )
+        segment_frames = spec.frames_in(config.segment_seconds)
+        self._cutters = {
+            name: Cutter(hop=spec.hop, segment_frames=segment_frames, context=context)
+            for name in dict.fromkeys(self.encoded_as.values())
+        }
+
+    def add(self, audio: Audio) -> Iterator[Piece]:
+        """(channels, samples) at the file's rate."""
+        yield from self._add(audio if self._to_rate is None else self._to_rate.add(audio))
+
+    def finish(self) -> Iterator[Piece]:
+        if self._to_rate is not None:
+            yield from self._add(self._to_rate.finish())
+        for name, cutter in self._cutters.items():
+            if name == "low_band":
+                yield from (Piece(name, *cut) for cut in cutter.add(self._low_band.finish()))
+            yield from (Piece(name, *cut) for cut in cutter.finish())
+
+    def _add(self, audio: Audio) -> Iterator[Piece]:
+        self.num_samples += audio.shape[1]
+        for name, cutter in self._cutters.items():
+            is_low_band = name == "low_band"
+            stream = self._low_band.add(downmix(audio)) if is_low_band else plain_stream(name, audio)
+            yield from (Piece(name, *cut) for cut in cutter.add(stream))
+
+
+def encoded_as(names: Sequence[str], channels: int) -> dict[str, str]:
+    """Stream -> the one that is encoded for it: of a mono file, mono, left and right are the same audio."""
+    alike = [name for name in names if channels == 1 and name in ("mono", "left", "right")]
+    return {name: alike[0] if name in alike else name for name in names}
