@@ -199,9 +199,8 @@ def timed_build(
             progress=lambda done, total: planned.append(time.perf_counter() - began),
             workers=workers,
         )
-        ended = time.perf_counter()
-    planning.append(planned[0])
-    return ended - began
+        planning.append(planned[0])
+        return time.perf_counter() - began
 
 
 # Where the time goes
@@ -210,7 +209,7 @@ def timed_build(
 def print_shares(tracks: Sequence[Track], config: CacheConfig) -> None:
     """The processor's time, of one thread, on the first track."""
     torch.set_num_threads(1)
-    autoencoder, track = load_autoencoder(config.autoencoder), tracks[0]
+    track, autoencoder = tracks[0], load_autoencoder(config.autoencoder)
     spec, context = autoencoder.spec, autoencoder.context
     blocks = list(read_blocks(track.path))
     without = config.model_copy(update={"streams": [name for name in config.streams if name != "low_band"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import threading
 import tokenize
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from reencoder_pipeline.object_reads import DamagedContentError
 
 # numpy parses a header as Python text, with Python's own errors for a damaged one.
 UNREADABLE = (tarfile.TarError, ValueError, OSError, SyntaxError, tokenize.TokenError)
+_PARSING = (
+    threading.Lock()
+)  # by several threads at once Python 3.11 can fail: "AST constructor recursion depth mismatch"
 
 
 def write_tar_shard(path: Path, keys: Sequence[str], tracks: Sequence[Mapping[str, NDArray[Any]]]) -> None:
@@ -95,7 +99,8 @@ def _read_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     """Shape, whether in Fortran order, and type of a .npy; what follows in `file` are the values."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
+    with _PARSING:
+        return read(file)
 
 
 def _read_array(content: bytes) -> NDArray[Any]:
