@@ -99,7 +99,15 @@ def test_only_changes_count_and_clocks_of_other_machines_do_not(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"host": 1}', b'{"host":"a","owner":"b","lease":1,"about":""}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"host": 1}',
+        b'{"host":"a","owner":"b","lease":1,"about":""}',
+        b'{"host":"a","owner":"b-1-1","lease":NaN,"about":""}',
+    ],
 )
 def test_a_damaged_claim_runs_out_too(tmp_path: Path, clock: list[float], content: bytes) -> None:
     store, watch = open_store(tmp_path), Watch(open_store(tmp_path))

@@ -105,7 +105,7 @@ def read_holder(content: bytes) -> Holder | None:
         host, its_owner, about = (str(values[name]) for name in ("host", "owner", "about"))
     except (ValueError, KeyError, TypeError):
         return None
-    return Holder(host, its_owner, lease, about) if its_owner.count("-") == 2 else None
+    return Holder(host, its_owner, lease, about) if its_owner.count("-") == 2 and lease > 0 else None
 
 
 class Watch:
@@ -128,10 +128,10 @@ class Watch:
         ran_out = now - self._seen[name][1] >= (holder.lease if holder else LEASE)
         if not ran_out and not (holder and self.has_ended(holder.owner)):
             return False
-        if holder:
-            self._gone.add(holder.owner)
         if self._store.read(name) != content:  # renewed, or taken over by another who waited
             return False
+        if holder:
+            self._gone.add(holder.owner)
         self._store.remove(name)
         return True
 

@@ -106,9 +106,9 @@ class FolderStore:
     def create(self, name: str, content: bytes) -> bool:
         path = self._place(name)
         unfinished = beside(path)
-        unfinished.write_bytes(content)
-        sync(unfinished)
         try:
+            unfinished.write_bytes(content)
+            sync(unfinished)
             _link(unfinished, path, content)
         except FileExistsError:
             return self.read(name) == content
