@@ -154,7 +154,8 @@ def load_on_a_full_disk(device: str) -> Autoencoder:
         whole(folder, dict(list(streams.items())[:2]))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    shard.write_zarr_shard = write  # type: ignore[assignment], in the worker process alone
+    if parent_process() is not None:  # planning loads an autoencoder too, in the process of the tests
+        shard.write_zarr_shard = write  # type: ignore[assignment]
     return load_autoencoder(os.environ["TINY_AUTOENCODER"], device=device)
 
 
