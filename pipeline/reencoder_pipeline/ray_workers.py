@@ -59,13 +59,18 @@ def run_on_ray(jobs: Sequence[Job], out: Path | Store, config: CacheConfig, *, a
     with _connected(address):
         import ray
 
+        mark = _mark(open_store(out))
         unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
         encoder = ray.remote(num_cpus=1, num_gpus=int(unit == "GPU"), max_restarts=0, max_task_retries=0)(Encoder)
 
         def hire() -> _Member:
             actor = encoder.remote(out, config)
             begun = actor.begin.remote(
-                spec, Path.cwd(), jobs[0].tracks[0].path, owner() + BUILDER, device="cuda" if unit == "GPU" else "cpu"
+                spec,
+                Path.cwd(),
+                jobs[0].tracks[0].path,
+                _mark(open_store(out)),
+                device="cuda" if unit == "GPU" else "cpu",
             )
             return _Member(actor, deque([(begun, None)]))
 
@@ -266,6 +271,14 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _mark(store: Store) -> str:
+    """The name of this very build's own claim in `out`, by which a node sees that its `out` is the same place."""
+    for name in store.names():
+        if name.endswith(BUILDER) and (holder := read_holder(store.read(name) or b"")) and holder.owner == owner():
+            return name
+    raise AssertionError("a build marks its place before it makes shards")
 
 
 def _require_sight(music: Path, store: Store, mark: str) -> None:
