@@ -61,17 +61,12 @@ def run_on_ray(jobs: Sequence[Job], out: Path | Store, config: CacheConfig, *, a
 
         mark = _mark(open_store(out))
         unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
+        device = "cuda" if unit == "GPU" else "cpu"
         encoder = ray.remote(num_cpus=1, num_gpus=int(unit == "GPU"), max_restarts=0, max_task_retries=0)(Encoder)
 
         def hire() -> _Member:
             actor = encoder.remote(out, config)
-            begun = actor.begin.remote(
-                spec,
-                Path.cwd(),
-                jobs[0].tracks[0].path,
-                _mark(open_store(out)),
-                device="cuda" if unit == "GPU" else "cpu",
-            )
+            begun = actor.begin.remote(spec, Path.cwd(), jobs[0].tracks[0].path, mark, device=device)
             return _Member(actor, deque([(begun, None)]))
 
         def num_places() -> int:
