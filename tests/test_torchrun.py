@@ -62,7 +62,7 @@ def assert_same_rows(a: Path, b: Path) -> None:
         assert here.keys() == there.keys()
         for name, value in there.items():
             said = isinstance(value, str)
-            expected = value if said else pytest.approx(value, rel=1e-5, abs=1e-7)
+            expected = value if said else pytest.approx(value, rel=1e-5, abs=1e-8)
             assert here[name] == expected, f"step {there['step']}: {name}"
 
 

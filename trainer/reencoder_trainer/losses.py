@@ -51,4 +51,5 @@ def discriminator_loss(reference_scores: Tensor, estimate_scores: Tensor) -> Ten
 def kl_divergence(posterior: Posterior) -> Tensor:
     """KL of the posterior of equation 5 to the standard normal: nats summed over H, averaged over the batch."""
     mean, log_variance = posterior.mean.float(), posterior.log_variance.float()
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1).mean()
+    # expm1: near the prior, exp - 1 would leave the rounding of numbers around 1.
+    return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1).mean()
