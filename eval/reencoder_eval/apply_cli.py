@@ -7,9 +7,10 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -19,6 +20,8 @@ from reencoder_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from reencoder_eval.apply.inputs import Job
+    from reencoder_eval.apply.run import Outcome
+    from reencoder_eval.apply.writing import Form
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
@@ -78,11 +81,14 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     if then is None and (seed is not None or variants > 1 or width != 1 or like is not None or share is not None):
         remedy = "add --then upmix, or leave out --seed, --variants, --width, --like and --lambda"
         raise ConfigError("these options are of the upmix", remedy=remedy)
-    settings = {"upsample_module": module, "upmix_module": upmix_module, "band_hz": band, "crossover": crossover}
-    condition = {"seed": seed, "variants": variants, "width": width, "like": like, "share": share}
-    output = {"format": format_, "depth": depth, "peaks": peaks}
-    where = {"autoencoder": autoencoder, "device": device, "overwrite": overwrite, "dry_run": dry_run}
-    _apply(inputs, out, output, latents=latents, as_json=as_json, settings={**settings, **condition, **where})
+    from reencoder_eval.apply.run import apply_to
+
+    work = partial(
+        apply_to, out=out, upsample_module=module, upmix_module=upmix_module, autoencoder=autoencoder, band_hz=band,
+        crossover=crossover, width=width, seed=seed, variants=variants, like=like, share=share, latents=latents,
+        form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    _apply(work, inputs, out, latents=latents, overwrite=overwrite, as_json=as_json)
 
 
 @app.command()
@@ -110,11 +116,14 @@ def upmix(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Make mono stereo. Files that are stereo already are copied."""
-    settings = {"upsample_module": None, "upmix_module": module, "mono_compatible": mono_compatible, "force": force}
-    condition = {"seed": seed, "variants": variants, "width": width, "like": like, "share": share}
-    output = {"format": format_, "depth": depth, "peaks": peaks}
-    where = {"autoencoder": autoencoder, "device": device, "overwrite": overwrite, "dry_run": dry_run}
-    _apply(inputs, out, output, latents=latents, as_json=as_json, settings={**settings, **condition, **where})
+    from reencoder_eval.apply.run import apply_to
+
+    work = partial(
+        apply_to, out=out, upsample_module=None, upmix_module=module, autoencoder=autoencoder, force=force,
+        mono_compatible=mono_compatible, width=width, seed=seed, variants=variants, like=like, share=share,
+        latents=latents, form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    _apply(work, inputs, out, latents=latents, overwrite=overwrite, as_json=as_json)
 
 
 @app.command()
@@ -139,27 +148,31 @@ def export(
         raise typer.Exit(SOME_FAILED)
 
 
+def _form(format_: str | None, depth: str | None, peaks: str) -> Form:
+    from reencoder_eval.apply.writing import Form
+
+    return Form(format=format_, depth=depth, peaks=peaks)
+
+
 def _apply(
+    work: Callable[..., Iterator[Outcome]],
     inputs: list[str],
     out: Path,
-    output: dict[str, Any],
     *,
     latents: str | None,
+    overwrite: bool,
     as_json: bool,
-    settings: dict[str, Any],
 ) -> None:
+    """Do the work, `apply_to` with all of its settings, on what the inputs name, and say what came of each file."""
     if latents not in (None, "npy", "safetensors"):
         raise ConfigError("unknown value", where="--latents", value=latents, remedy="npy or safetensors")
     from reencoder_eval.apply.inputs import find_jobs
-    from reencoder_eval.apply.run import apply_to
-    from reencoder_eval.apply.writing import Form
 
-    form = Form(**output)
     jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer)
     failed = done = 0
     try:
         with _Progress(jobs) as progress:
-            for outcome in apply_to(jobs, out=out, form=form, latents=latents, progress=progress, **settings):
+            for outcome in work(jobs, progress=progress):
                 done += 1
                 failed += outcome.status == "failed"
                 if outcome.error:
@@ -167,7 +180,7 @@ def _apply(
                 progress.say(json.dumps(outcome.to_dict()) if as_json else outcome.text(), file=sys.stdout)
     except KeyboardInterrupt:
         command = shlex.join(["reencoder-apply", *sys.argv[1:]])
-        goes_on = "starts again (leave out --overwrite to go on)" if settings["overwrite"] else "skips them and goes on"
+        goes_on = "starts again (leave out --overwrite to go on)" if overwrite else "skips them and goes on"
         raise KeyboardInterrupt(
             f"interrupted; {done} of {len(jobs)} files are finished, the same command {goes_on}: {command}"
         ) from None

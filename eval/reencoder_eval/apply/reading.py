@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from reencoder_eval.apply.scratch import BLOCK, Block, Scratch
-from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, audio_header
+from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, audio_header, open_sequential
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.survey import Survey, survey_blocks
 
@@ -52,7 +52,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
     with _readable(path, folder) as (readable, native):
         try:
             rate, promised = audio_header(readable)
-            with soundfile.SoundFile(os.fsencode(readable)) as file:  # type: ignore[arg-type], bytes are read
+            with open_sequential(os.fsencode(readable)) as file:
                 sound_format, subtype = file.format, file.subtype
                 audio = Scratch(file.channels, folder=folder)
                 survey = survey_blocks(_kept(_blocks(file, path), audio), rate, file.channels)
