@@ -243,7 +243,7 @@ def test_the_command_line_from_plan_to_verify(
     config = tmp_path / "cache.yaml"
     config.write_text(json.dumps(tiny_config(tiny_autoencoder).model_dump()))  # JSON is YAML
 
-    planned = command("plan", music, "--config", config, "--json")
+    planned = command("plan", music, "--config", config, "--no-calibrate", "--json")
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout)
     assert (plan["tracks"], plan["shards"], plan["unusable"]) == (len(MUSIC), NUM_SHARDS, [])

@@ -23,7 +23,6 @@ app = typer.Typer(
 )
 
 Source = Annotated[Path, typer.Argument(help="A folder of audio, a .jsonl manifest, or a text list of files.")]
-Cache = Annotated[Path, typer.Argument(help="A finished latent cache.")]
 Place = Annotated[str, typer.Argument(help="A finished latent cache: a folder, or a URL such as s3://bucket/cache.")]
 Config = Annotated[Path | None, typer.Option(help="YAML with cache settings; the defaults if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable.")]
@@ -168,7 +167,7 @@ def inspect(  # noqa: PLR0917, typer reads the signature
 
 @app.command()
 def verify(  # noqa: PLR0917, typer reads the signature
-    cache: Cache,
+    cache: Place,
     quick: Annotated[bool, typer.Option(help="Only whether every file is there in full size.")] = False,
     autoencoder: Annotated[
         str | None, typer.Option("--autoencoder", metavar="NAME", help="Whether it is this one that made the latents.")

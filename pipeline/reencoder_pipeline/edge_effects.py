@@ -47,7 +47,7 @@ def check_edges(
     boundaries and away from them. More than rounding is damage for a local autoencoder; the others are only warned of
     at a seam.
     """
-    findings, paths = _sources(cache, source)
+    findings, paths = tracks_with_sources(cache, source)
     segment_frames, remarks = _segment_frames(cache)
     findings += remarks
     margin = 2 * _reach(autoencoder.context)
@@ -62,7 +62,7 @@ def check_edges(
     done, total = 0, sum(stop - start for _, spans in windows for start, stop in spans)
     for track, spans in windows:
         try:
-            audio = _audio(paths[track.id], track, cache)
+            audio = track_audio(paths[track.id], track, cache)
         except (AudioError, OSError) as error:
             findings.append(Finding("warning", "edges", f"{track.id}: not compared: {error}", shard=track.shard))
             continue
@@ -146,7 +146,7 @@ def _reach(context: int) -> int:
     return max(NEAREST, context)
 
 
-def _sources(cache: LatentCache, source: Path) -> tuple[list[Finding], dict[str, Path]]:
+def tracks_with_sources(cache: LatentCache, source: Path) -> tuple[list[Finding], dict[str, Path]]:
     """The files of the cache's tracks, as far as they are the ones it was made from."""
     of_corpus = {track.id: track.path for track in read_corpus(source)}
     paths = {track.id: of_corpus[track.id] for track in cache.tracks if track.id in of_corpus}
@@ -160,7 +160,8 @@ def _sources(cache: LatentCache, source: Path) -> tuple[list[Finding], dict[str,
     return findings, paths
 
 
-def _audio(path: Path, track: CachedTrack, cache: LatentCache) -> NDArray[np.float32]:
+def track_audio(path: Path, track: CachedTrack, cache: LatentCache) -> NDArray[np.float32]:
+    """(channels, samples) at the cache's rate; AudioError unless it is the very file that was encoded."""
     if file_digest(path) != track.sha256:
         raise AudioError("is another file than the cache was made from", where=path)
     audio, rate = read_audio(path)

@@ -16,7 +16,7 @@ from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.int8_frames import latents_of
 from reencoder_pipeline.record import Record
-from reencoder_pipeline.shard import _sums, _write_shard
+from reencoder_pipeline.shard import sums_of, write_shard
 from reencoder_pipeline.store import is_url
 from reencoder_pipeline.track import EncodedTrack
 
@@ -52,8 +52,8 @@ def commit_frames(
     failures: Sequence[dict[str, str]] = (),
 ) -> Record:
     """Write a shard, whole or not there, and its commit record. As a build does, without encoding."""
-    sums = _sums(tracks, config, channels=channels)
-    record = Record(_write_shard(key, tracks, out, config), sums, tuple(failures), retry=False)
+    sums = sums_of(tracks, config, channels=channels)
+    record = Record(write_shard(key, tracks, out, config), sums, tuple(failures), retry=False)
     write_record(out, record)
     return record
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.edge_effects import _audio, _sources, draw_windows
+from reencoder_pipeline.edge_effects import draw_windows, track_audio, tracks_with_sources
 from reencoder_pipeline.encode import encode_stream, make_stream
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.int8_frames import dequantised, quantised, scale_of
@@ -160,7 +160,7 @@ def distances(estimate: Waveform, reference: Waveform, *, filterbanks: dict[int,
     Those of the evaluation, which is upstairs; a test compares the two."""
     import torch
 
-    from reencoder_pipeline.autoencoders.vocos.losses import LOG_FLOOR, RESOLUTIONS, _distance
+    from reencoder_pipeline.autoencoders.vocos.losses import LOG_FLOOR, RESOLUTIONS, spectral_distance
 
     def magnitudes(audio: Tensor, n_fft: int, hop: int, length: int) -> Tensor:
         spectrum = torch.stft(audio, n_fft, hop, length, window=torch.hann_window(length), return_complex=True)
@@ -170,8 +170,8 @@ def distances(estimate: Waveform, reference: Waveform, *, filterbanks: dict[int,
     for pair in zip(torch.from_numpy(estimate), torch.from_numpy(reference), strict=True):
         if pair[1].double().square().mean() < 10 ** (SILENCE_DBFS / 10):
             continue
-        spectral = [_distance(*(magnitudes(audio, *size) for audio in pair)) for size in RESOLUTIONS[:3]]
-        mel = _distance(*(filterbanks[1024] @ magnitudes(audio, 1024, 256, 1024) for audio in pair))
+        spectral = [spectral_distance(*(magnitudes(audio, *size) for audio in pair)) for size in RESOLUTIONS[:3]]
+        mel = spectral_distance(*(filterbanks[1024] @ magnitudes(audio, 1024, 256, 1024) for audio in pair))
         found.append((float(sum(spectral)) / len(spectral), float(mel)))
     return found
 
@@ -234,7 +234,7 @@ def _excerpts(  # noqa: PLR0917, the table's own arguments
     progress: Callable[[int, int], None],
 ) -> Iterator[Excerpt]:
     context, spec = autoencoder.context, cache.spec
-    paths = None if source is None else _sources(cache, source)[1]
+    paths = None if source is None else tracks_with_sources(cache, source)[1]
     windows = draw_windows(
         [track for track in cache.tracks if paths is None or track.id in paths],
         length=spec.frames_in(seconds) + 2 * context,
@@ -243,7 +243,7 @@ def _excerpts(  # noqa: PLR0917, the table's own arguments
     )
     done, total = 0, sum(stop - start for _, spans in windows for start, stop in spans)
     for track, spans in windows:
-        audio = None if paths is None else _audio(paths[track.id], track, cache)
+        audio = None if paths is None else track_audio(paths[track.id], track, cache)
         for stream in cache.streams:
             cached, waveform = cache.read(track, stream), None
             scale, deviation = scale_of(cached), cache.statistics[stream].std

@@ -92,7 +92,7 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
             else:
                 failures.append(failure_row(track, outcome))
                 retry = retry or not isinstance(outcome, AudioError)
-        sums = _sums(encoded, config, channels=autoencoder.spec.channels)
+        sums = sums_of(encoded, config, channels=autoencoder.spec.channels)
         try:
             shard = _deliver(job.key, encoded, store, config, claim)
         except AlreadyPlacedError:
@@ -112,9 +112,9 @@ def _deliver(key: str, encoded: Sequence[EncodedTrack], store: Store, config: Ca
         replace = any(path.exists() for path in _places(store.folder, key))
         if not claim.is_held():
             raise AlreadyPlacedError
-        return _write_shard(key, encoded, store.folder, config, replace=replace)
+        return write_shard(key, encoded, store.folder, config, replace=replace)
     with temporary_folder() as folder:
-        shard = _write_shard(key, encoded, folder, config)
+        shard = write_shard(key, encoded, folder, config)
         if not claim.is_held():
             raise AlreadyPlacedError
         with ThreadPoolExecutor(UPLOADS) as pool:
@@ -134,7 +134,7 @@ def _commit(record: Record, store: Store, claim: Claim) -> Record | None:
     return record
 
 
-def _sums(encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int) -> dict[str, dict[str, Sums]]:
+def sums_of(encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int) -> dict[str, dict[str, Sums]]:
     trained = [item for item in encoded if item.track.split == "train"]
     return {
         which: {
@@ -154,7 +154,7 @@ def _places(out: Path, key: str) -> tuple[Path, Path]:
     return out / SHARDS / key, out / SHARDS / f"{key}.tar"
 
 
-def _write_shard(
+def write_shard(
     key: str, encoded: Sequence[EncodedTrack], out: Path, config: CacheConfig, *, replace: bool = True
 ) -> Shard:
     """Write beside its place, digest, sync, rename. AlreadyPlacedError if something lies there that is not to be

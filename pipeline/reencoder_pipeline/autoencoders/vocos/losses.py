@@ -41,8 +41,8 @@ def reconstruction_losses(
             _spectrum(audio, n_fft, hop, window) for audio in (estimate, reference)
         )
         bank = filterbanks[n_fft]
-        sums["spectral"].append(_distance(magnitude, true_magnitude))
-        sums["mel"].append(_distance(bank @ magnitude, bank @ true_magnitude))
+        sums["spectral"].append(spectral_distance(magnitude, true_magnitude))
+        sums["mel"].append(spectral_distance(bank @ magnitude, bank @ true_magnitude))
         sums["complex"].append((compressed - true_compressed).abs().mean())
     return {name: torch.stack(values).mean() for name, values in sums.items()}
 
@@ -56,7 +56,7 @@ def mel_loss(estimate: Tensor, reference: Tensor, *, filterbanks: dict[int, Tens
     for n_fft, bank in filterbanks.items():
         window = torch.hann_window(n_fft, device=estimate.device)
         magnitude, true_magnitude = (_spectrum(audio, n_fft, n_fft // 4, window)[0] for audio in (estimate, reference))
-        distances.append(_distance(bank @ magnitude, bank @ true_magnitude))
+        distances.append(spectral_distance(bank @ magnitude, bank @ true_magnitude))
     return torch.stack(distances).mean()
 
 
@@ -101,7 +101,7 @@ def mel_filterbanks(sample_rate: int, *, device: torch.device | str = "cpu") -> 
     return banks
 
 
-def _distance(estimate: Tensor, reference: Tensor) -> Tensor:
+def spectral_distance(estimate: Tensor, reference: Tensor) -> Tensor:
     # The root has no gradient at zero, where two spectra are equal.
     difference = (estimate - reference).square().sum(dim=(1, 2)).clamp(min=1e-20).sqrt()
     convergence = difference / reference.square().sum(dim=(1, 2)).sqrt()
