@@ -32,8 +32,8 @@ class Form:
     """What the user wants: `format` a key of SUFFIXES or None for that of the input, `depth` None likewise."""
 
     format: str | None = None
-    depth: Depth | None = None
-    peaks: Peaks = "scale"
+    depth: str | None = None
+    peaks: str = "scale"
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -84,7 +84,7 @@ def container_of(sound: Sound, form: Form) -> Container:
     return Container(suffix, name, SUBTYPES[depth])
 
 
-def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, peaks: Peaks) -> tuple[Path, list[str]]:
+def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, peaks: str) -> tuple[Path, list[str]]:
     """Write (channels, samples). The path, whose suffix changes where float is chosen for peaks; and what to say.
 
     Integer samples above full scale would be clipped: all of the file is turned down, or written as float.
