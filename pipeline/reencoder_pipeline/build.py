@@ -52,6 +52,7 @@ class BuildResult:
     reused: int = 0
 
 
+FEW = 256  # shards
 Progress = Callable[[int, int], None]  # frames done, frames in all
 Say = Callable[[str], None]
 Run = Callable[[Sequence[Job]], Iterator[Record | None]]
@@ -203,9 +204,12 @@ def _make(jobs: Sequence[Job], store: Store, config: CacheConfig, watch: Watch, 
 
     Every builder goes through all that is missing from a place of its own, so that many that begin together do not all
     ask for the same claim, and leaves out what others hold. For that it waits at the end, and makes what they gave up.
+    Few shards go by their size, largest first: a large one that begins last leaves all cores but one idle.
     """
     first = int(canonical_digest(owner()), 16) % max(1, len(jobs))
     free, waiting = [*jobs[first:], *jobs[:first]], {job.key: job for job in jobs}
+    if len(jobs) <= FEW:
+        free.sort(key=lambda job: -job.num_frames)
     while waiting:
         for record in run(free) if free else ():
             if record is not None:

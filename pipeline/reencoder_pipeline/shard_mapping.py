@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reencoder_pipeline.block_checks import BlockChecks
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.int8_frames import is_scale, scale_name, stored_names
-from reencoder_pipeline.mapping import AddressRange, gather
+from reencoder_pipeline.mapping import AddressRange, Buffers, gather
 from reencoder_pipeline.tar_shards import read_members, read_tar_stream, sample_key
 from reencoder_pipeline.zarr_shards import is_linear, read_zarr_stream, scales_in
 
@@ -64,6 +64,7 @@ class MappedShards:
         self._addresses: dict[tuple[str, str, str], int] = {}  # shard, track, stream -> where the track begins
         self._scales: dict[tuple[str, str], dict[str, NDArray[np.float32]]] = {}  # shard, array -> track -> (channels,)
         self._checks = BlockChecks(self._range.values, channels=channels) if checked else None
+        self._buffers = Buffers()
         self._cold, self._warned = 0, False
 
     def prepare(self, tracks: Iterable[CachedTrack], streams: Sequence[str]) -> None:
@@ -112,7 +113,9 @@ class MappedShards:
             self._cold -= 1
             self.will_need(addresses, num_frames=num_frames)
         before = _faults()
-        windows = gather(self._range.values, addresses, num_frames=num_frames, channels=self._channels)
+        windows = gather(
+            self._range.values, addresses, num_frames=num_frames, channels=self._channels, buffers=self._buffers
+        )
         if _faults() > before:
             self._cold = COLD_GATHERS
         return windows

@@ -13,7 +13,7 @@ from torch import Tensor
 from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.int8_frames import INT8, scale_name
-from reencoder_pipeline.mapping import gather
+from reencoder_pipeline.mapping import Buffers, gather
 from reencoder_pipeline.object_reads import ObjectReader
 from reencoder_pipeline.shard_reads import read_shard
 from reencoder_pipeline.tasks import Task
@@ -59,7 +59,7 @@ class StreamingLoader:
         self.split, self.num_tracks = split, len(usable)
         self.num_windows = sum(track.num_frames - num_frames + 1 for track in usable)
         self._cache, self._task, self._num_frames, self._seed = cache, task, num_frames, seed
-        self._reader = ObjectReader(cache.origin)
+        self._reader, self._buffers = ObjectReader(cache.origin), Buffers()
         keys, chosen = {track.shard for track in usable}, set(usable)
         self._shards = [shard for shard in cache.shards if shard.key in keys]
         self._chosen = [[n for n, track in enumerate(shard.tracks) if track in chosen] for shard in self._shards]
@@ -101,7 +101,11 @@ class StreamingLoader:
         places = addresses[tracks[mine]] + starts[mine] * channels
         streams = np.arange(len(self._task.streams))[:, None] * self._stream_values
         windows = gather(
-            self._slots.view(-1), (streams + places).reshape(-1), num_frames=self._num_frames, channels=channels
+            self._slots.view(-1),
+            (streams + places).reshape(-1),
+            num_frames=self._num_frames,
+            channels=channels,
+            buffers=self._buffers,
         )
         if self._scales:
             scales = torch.cat([self._scales[self._held[number][0]] for number in pool], dim=1)[:, tracks[mine]]
