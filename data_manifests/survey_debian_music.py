@@ -1,6 +1,7 @@
 """Regenerates debian_music.jsonl from unpacked Debian packages: survey, near-duplicates, groups, splits, licences.
 
-    python data_manifests/survey_debian_music.py UNPACKED        # UNPACKED/<package>/usr/share/...  (dpkg-deb -x)
+    python data_manifests/survey_debian_music.py UNPACKED            # UNPACKED/<package>/usr/share/...  (dpkg-deb -x)
+    python data_manifests/survey_debian_music.py UNPACKED --unseen   # debian_unseen.jsonl, all of it test
 
 Takes about 10 minutes on one core. The splits are a promise to everyone who has trained on them: where a track that is
 already in the manifest would change its split, nothing is written unless --new-splits is given.
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +31,7 @@ from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.survey import Survey, suited_tasks, survey
 
 MANIFEST = Path(__file__).with_name("debian_music.jsonl")
+UNSEEN = MANIFEST.with_name("debian_unseen.jsonl")
 MUSIC_FOLDERS = {
     "drascula-music": "usr/share/scummvm/drascula/audio",
     "hyperrogue-music": "usr/share/hyperrogue/music",
@@ -39,6 +41,15 @@ MUSIC_FOLDERS = {
     "ufoai-music": "usr/share/games/ufoai/base",
     "warzone2100-music": "usr/share/games/warzone2100/music",
     "wesnoth-1.16-music": "usr/share/games/wesnoth/1.16/data/core/music",
+}
+UNSEEN_FOLDERS = {
+    "ardentryst": "usr/share/games/ardentryst/Music",
+    "colobot-common-sounds": "usr/share/games/colobot/music",
+    "extremetuxracer-data": "usr/share/games/etr/music",
+    "fillets-ng-data": "usr/share/games/fillets-ng/music",
+    "lincity-ng-data": "usr/share/games/lincity-ng/music",
+    "lordsawar-data": "usr/share/games/lordsawar/music",
+    "xmoto-data": "usr/share/games/xmoto/Textures/Musics",
 }
 SHORTEST_SECONDS = 10.0
 LOWEST_LEVEL_DB = -60.0
@@ -94,13 +105,16 @@ class Recording:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("unpacked", type=Path, help="folder that holds one folder per unpacked package")
-    parser.add_argument("--out", type=Path, default=MANIFEST)
+    parser.add_argument("--unseen", action="store_true", help="the packages that are for tests alone")
+    parser.add_argument("--out", type=Path, help="default: the manifest that is there")
     parser.add_argument("--new-splits", action="store_true", help="write even if known tracks change their split")
     arguments = parser.parse_args()
+    folders, manifest = (UNSEEN_FOLDERS, UNSEEN) if arguments.unseen else (MUSIC_FOLDERS, MANIFEST)
+    manifest = arguments.out or manifest
 
     rows: list[dict[str, Any]] = []
     fingerprints: list[Fingerprint] = []
-    for recording in recordings(arguments.unpacked):
+    for recording in recordings(arguments.unpacked, folders):
         try:
             measured = survey_of(recording)
         except AudioError as error:
@@ -123,29 +137,33 @@ def main() -> None:
         first, second = rows[pair.first]["id"], rows[pair.second]["id"]
         report(f"{verdict}: {first}, {second} (chroma {pair.chroma:.3f}, peaks {pair.peaks})")
     set_groups(rows, [(pair.first, pair.second) for pair in pairs if pair.linked])
-    set_splits(rows)
+    if arguments.unseen:
+        for row in rows:
+            row["split"] = "test"
+    else:
+        set_splits(rows)
     rows.sort(key=lambda row: row["id"])
     report_shares(rows)
-    if not arguments.new_splits and (changed := changed_splits(rows, arguments.out)):
+    if not arguments.new_splits and (changed := changed_splits(rows, manifest)):
         raise SystemExit(f"nothing written, splits would change (--new-splits allows it): {', '.join(changed)}")
-    beside = arguments.out.with_name(f"{arguments.out.name}.tmp")
+    beside = manifest.with_name(f"{manifest.name}.tmp")
     beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    beside.replace(arguments.out)
+    beside.replace(manifest)
 
 
 def report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def recordings(unpacked: Path) -> Iterator[Recording]:
+def recordings(unpacked: Path, folders: Mapping[str, str]) -> Iterator[Recording]:
     """Every audio file of the music folders, in a fixed order. Symbolic links only repeat files met elsewhere."""
-    for package, folder in MUSIC_FOLDERS.items():
+    for package, folder in folders.items():
         root = unpacked / package
         for file in sorted((root / folder).rglob("*")):
             path = file.relative_to(root).as_posix()
             if file.is_symlink() or not file.is_file():
                 continue
-            if file.suffix in {".ogg", ".opus"}:
+            if file.suffix in {".ogg", ".opus", ".mp3"}:
                 yield Recording(package, path, file.read_bytes())
             elif file.suffix == ".pk3":
                 with zipfile.ZipFile(file) as archive:

@@ -29,6 +29,7 @@ from reencoder_eval.apply.writing import Form
 from reencoder_eval.apply_cli import app
 from reencoder_pipeline.audio import low_band, resample
 from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_pipeline.autoencoders.vocos.adapter import VocosAutoencoder
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError, ReencoderError
 from reencoder_trainer.condition import ConditionEncoder
 from reencoder_trainer.latent_module import LatentModule
@@ -118,6 +119,16 @@ def test_upsampling_is_the_module_between_encoder_and_decoder(place: Place) -> N
     inner = slice(2 * coder.context * coder.spec.hop, -2 * coder.context * coder.spec.hop)
     assert expected[:, inner].shape[1] > 10_000, "there is something to compare"
     np.testing.assert_allclose(output[:, inner], expected[:, : output.shape[1]][:, inner], atol=1e-4)
+
+
+def test_an_autoencoder_that_looks_at_whole_pieces_is_said_to(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place.write("a.wav", low_music(channels=1), 22_050)
+    monkeypatch.setattr(run, "SEGMENT_SECONDS", 1.0)
+    [quiet] = place.apply(path, upsample_module=place.bwe)
+    monkeypatch.setattr(VocosAutoencoder, "local", False)
+    [said] = place.apply(path, upsample_module=place.bwe, overwrite=True)
+    text = "the autoencoder looks at whole pieces: segments of 1 s are close to them, not equal"
+    assert (text in quiet.notices, text in said.notices) == (False, True)
 
 
 def test_a_cut_off_input_is_low_passed_first_and_keeps_its_own_band(place: Place) -> None:

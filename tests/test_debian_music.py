@@ -119,7 +119,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     (tmp_path / "bin" / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("ARCHIVE", str(made.folder))
-    monkeypatch.setattr(debian_music, "manifest_path", lambda: made.manifest)
+    monkeypatch.setattr(debian_music, "manifest_path", lambda *_: made.manifest)
     return made
 
 
@@ -353,7 +353,7 @@ def halfway(archive: Archive, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
         # A suite that runs in the background of a shell inherits an ignored SIGINT.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from pathlib import Path; from reencoder_pipeline import debian_music;"
-        f"debian_music.manifest_path = lambda: Path({str(archive.manifest)!r});"
+        f"debian_music.manifest_path = lambda *_: Path({str(archive.manifest)!r});"
         f"debian_music.fetch_debian_music(Path({str(tmp_path / 'out')!r}), packages=None, progress=print)"
     )
     running = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -429,7 +429,7 @@ def test_the_real_apt_get_understands_us(tmp_path: Path, monkeypatch: pytest.Mon
     )
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(debian_music, "manifest_path", lambda: archive.manifest)
+    monkeypatch.setattr(debian_music, "manifest_path", lambda *_: archive.manifest)
     out = tmp_path / "my music"
     fetch(out)
     assert files_in(out) == {name for name in EVERYTHING if not name.startswith("game")} | {"failures.jsonl"}

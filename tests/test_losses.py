@@ -1,4 +1,4 @@
-"""Equations 1 to 5 of the paper, with answers worked out by hand, and the KL of the condition's posterior."""
+"""Equations 1 to 5 of the paper, with answers worked out by hand; the condition's KL; the level loss."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from reencoder_trainer.losses import (
     discriminator_loss,
     feature_matching_loss,
     kl_divergence,
+    level_loss,
     reconstruction_loss,
 )
 
@@ -140,11 +141,38 @@ def test_kl_of_gaussians_is_that_of_torch() -> None:
     torch.testing.assert_close(kl_divergence(Posterior(mean, log_variance)), known)
 
 
+def test_a_level_loss_counts_nepers_and_no_signs() -> None:
+    reference = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(0)) + 3
+    assert level_loss(reference, -reference, streams=1).item() == 0
+    assert level_loss(math.e * reference, reference, streams=1).item() == pytest.approx(1, abs=1e-3)
+    assert level_loss(reference[..., :2], reference[..., :2], streams=1).item() == 0  # shorter than any of its lengths
+
+
+@pytest.mark.parametrize(("gain", "is_as_wide"), [(0.5, True), (-0.5, True), (0.0, False), (2.0, False)])
+def test_a_level_loss_of_two_streams_asks_for_their_width(gain: float, is_as_wide: bool) -> None:
+    """Mid and side without correlation: either sign of the side is as good, none and too much are not."""
+    mid, side = torch.ones(1, 1, 64), torch.tensor([1.0, -1.0]).repeat(32)[None, None]
+    stereo = [torch.cat([mid + g * side, mid - g * side], dim=1) for g in (0.5, gain)]
+    loss = level_loss(stereo[1], stereo[0], streams=2).item()
+    assert (loss < 1e-6) == is_as_wide
+
+
+def test_a_level_loss_teaches_a_side_that_is_almost_not_there_to_grow() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mid, side, small = (torch.randn(1, 4, 64, generator=generator) for _ in range(3))
+    small = (1e-3 * small).requires_grad_()
+    target = torch.cat([mid + 0.3 * side, mid - 0.3 * side], dim=1)
+    level_loss(torch.cat([mid + small, mid - small], dim=1), target, streams=2).backward()
+    assert small.grad is not None
+    assert (small.grad * small.detach()).sum().item() < 0  # a step against the gradient makes it larger
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "equation 1": reconstruction_loss,
     "equation 2": lambda estimate, _: adversarial_loss(estimate),
     "equation 3": matching,
     "equation 4": discriminator_loss,
+    "level": lambda estimate, reference: level_loss(estimate[:, None], reference[:, None], streams=1),
     "kl": lambda mean, log_variance: kl_divergence(Posterior(mean, log_variance)),
 }
 

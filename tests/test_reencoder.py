@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from torch import nn
 
 from reencoder_pipeline.errors import CacheError, CheckpointError
+from reencoder_trainer import module_source
 from reencoder_trainer.reencoder import ReEncoder
 from reencoder_trainer.trained_module import save_module
 from test_trained_module import SPEC, latents, make_trained
@@ -42,6 +43,20 @@ def test_the_type_is_the_input_s_and_the_work_is_in_float32(dtype: torch.dtype, 
     output = reencoder(x)
     assert output.dtype == dtype
     assert torch.equal(output, reencoder(x.float()).to(dtype)), "rounded once, at the end"
+
+
+def test_a_released_module_goes_by_its_name(
+    reencoder: ReEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_source, "RELEASED", tmp_path / "released")
+    (tmp_path / "released").mkdir()
+    save_module(reencoder.trained, tmp_path / "released" / "bwe_s.safetensors")
+    assert torch.equal(ReEncoder.load("bwe_s")(latents()), reencoder(latents()))
+    with pytest.raises(CheckpointError, match=r"no such module[\s\S]*did you mean bwe_s\?"):
+        ReEncoder.load("bwe-s")
+    save_module(make_trained(4), tmp_path / "bwe_s")
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(ReEncoder.load("bwe_s")(latents()), make_trained(4)(latents())), "what is on disk comes first"
 
 
 def test_bfloat16_products_when_told(reencoder: ReEncoder) -> None:

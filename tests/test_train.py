@@ -47,8 +47,8 @@ def test_a_run_leaves_what_it_promises(recipe: str, cache: Path, tmp_path: Path)
         ("valid", 15), ("train", 16), ("train", 20), ("valid", 20),
     ]  # fmt: skip
     assert all(row.keys() == {"kind", "step", *TERMS[recipe]} for row in metrics if row["kind"] == "train")
-    condition = {"kl", "l1_random"} if recipe == "variational" else set()
-    references = {"l1", "l1_no_module", "l1_channel_means", *condition}
+    condition = {"kl", "l1_random", "level_random"} if recipe == "variational" else set()
+    references = {"l1", "l1_no_module", "l1_channel_means", "level", "level_no_module", *condition}
     assert all(row.keys() == {"kind", "step", *references} for row in metrics if row["kind"] == "valid")
     config = load_config(tmp_path / "config.yaml", TrainConfig)
     precision = resolved("auto", torch.device("cpu"))  # what this processor multiplies
@@ -62,7 +62,14 @@ def test_a_run_leaves_what_it_promises(recipe: str, cache: Path, tmp_path: Path)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(cache: Path, tmp_path: Path) -> None:
-    weights = {"reconstruction": 3.0, "adversarial": 0.5, "feature_matching": 2.0, "mel": 0.25, "kl": 0.125}
+    weights = {
+        "reconstruction": 3.0,
+        "adversarial": 0.5,
+        "feature_matching": 2.0,
+        "mel": 0.25,
+        "kl": 0.125,
+        "level": 0.5,
+    }
     recipe: dict[str, Any] = {name: value for one in RECIPES.values() for name, value in one.items()}
     run(cache, tmp_path, **{**recipe, "losses": weights, "log_every": 1, "steps": 8})
     named = {("l1" if name == "reconstruction" else name): weight for name, weight in weights.items()}

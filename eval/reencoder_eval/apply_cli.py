@@ -29,7 +29,8 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="IN...", help="files, folders, quoted patterns; - reads a list of paths")
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="folder of the outputs; the tree below a folder is kept")]
-Module = Annotated[Path, typer.Option(metavar="FILE", help="module.safetensors of reencoder-train")]
+MODULE_HELP = "module.safetensors, the folder of a run, a released module by its name, or a hub id"
+Module = Annotated[str, typer.Option(metavar="MODULE", help=MODULE_HELP)]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="default: the one that the module was trained on")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Format = Annotated[str | None, typer.Option("--format", help="wav, flac, aiff, caf, w64, mp3, ogg; default: as it was")]
@@ -55,7 +56,7 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     out: Out,
     module: Module,
     then: Annotated[str | None, typer.Option(help="upmix: make the result stereo, with --upmix-module")] = None,
-    upmix_module: Annotated[Path | None, typer.Option(metavar="FILE", help="the module of --then upmix")] = None,
+    upmix_module: Annotated[str | None, typer.Option(metavar="MODULE", help="the module of --then upmix")] = None,
     crossover: Annotated[bool, typer.Option(help="keep the original below the end of its band")] = True,
     band: Annotated[float | None, typer.Option(min=1000, help="Hz: where the input's band ends; else measured")] = None,
     autoencoder: Name = None,
@@ -77,7 +78,7 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     if then not in (None, "upmix"):
         raise ConfigError("unknown second step", where="--then", value=then, remedy="--then upmix")
     if (then is None) != (upmix_module is None):
-        raise ConfigError("--then upmix and --upmix-module FILE go together")
+        raise ConfigError("--then upmix and --upmix-module MODULE go together")
     if then is None and (seed is not None or variants > 1 or width != 1 or like is not None or share is not None):
         remedy = "add --then upmix, or leave out --seed, --variants, --width, --like and --lambda"
         raise ConfigError("these options are of the upmix", remedy=remedy)
@@ -128,7 +129,7 @@ def upmix(  # noqa: PLR0917, typer reads the signature
 
 @app.command()
 def export(
-    module: Annotated[Path, typer.Argument(metavar="MODULE", help="module.safetensors, or a folder that has it")],
+    module: Annotated[str, typer.Argument(metavar="MODULE", help=MODULE_HELP)],
     out: Out,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="onnx or pt2; may be repeated; default: both")

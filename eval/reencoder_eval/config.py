@@ -14,7 +14,7 @@ class ModuleEntry(Config):
     """A trained module and what its row is called."""
 
     label: str = Field(min_length=1)
-    path: Path
+    path: Path = Field(description="a module file, the folder of a run, or the name of a released module")
 
 
 class BaselineEntry(Config):

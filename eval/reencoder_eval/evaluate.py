@@ -47,6 +47,7 @@ from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
 from reencoder_pipeline.tasks import Task, get_task
+from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import load_module
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def evaluate(
 ) -> Evaluation:
     """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
 
-    `modules` are pairs of a label and a module file, `baselines` of a name, a weights file (None: it has none, or it is
-    only counted) and a label (None: its own). Running it again resumes: a score is kept when it belongs to the same
-    audio, the same system and the same metrics.
+    `modules` are pairs of a label and what `find_module` finds, `baselines` of a name, a weights file (None: it has
+    none, or it is only counted) and a label (None: its own). Running it again resumes: a score is kept when it belongs
+    to the same audio, the same system and the same metrics.
     """
     require_available(quality)
     if device == "cuda" and not torch.cuda.is_available():
@@ -98,6 +99,7 @@ def evaluate(
     tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
     choice = choose_clips(tracks, task=task, num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
     coder = load_autoencoder(autoencoder, device=device)
+    found = [(label, find_module(name)) for label, name in modules]
     raw_audio = [
         load_baseline(name, weights=weights, task=task, device=device, label=label)
         for name, weights, label in baselines
@@ -106,7 +108,7 @@ def evaluate(
     systems = systems_of(
         get_task(task),
         coder,
-        modules=[(label, path, load_module(path).to(device)) for label, path in modules],
+        modules=[(label, path, load_module(path).to(device)) for label, path in found],
         baselines=raw_audio,
         resampler=resampler,
         seed=seed,

@@ -314,17 +314,17 @@ def import_(  # noqa: PLR0917, typer reads the signature
 
 @app.command()
 def fetch(
-    collection: Annotated[str, typer.Argument(help="debian-music")],
+    collection: Annotated[str, typer.Argument(help="debian-music, or debian-unseen: packages we never train on")],
     out: Annotated[Path, typer.Option(help="Folder to lay the music out in.")],
     packages: Annotated[str | None, typer.Option(help="Comma-separated; default: all of the manifest.")] = None,
 ) -> None:
     """Fetch free music, checked against its manifest. Needs no root."""
-    if collection != "debian-music":
-        raise typer.BadParameter(f"{collection!r} is not known; the one collection is debian-music")
-    from reencoder_pipeline.debian_music import fetch_debian_music
+    from reencoder_pipeline.debian_music import COLLECTIONS, fetch_debian_music
 
+    if collection not in COLLECTIONS:
+        raise typer.BadParameter(f"{collection!r} is not known; there are {', '.join(COLLECTIONS)}")
     chosen = None if packages is None else [name.strip() for name in packages.split(",") if name.strip()]
-    print(fetch_debian_music(out, packages=chosen, progress=_say))
+    print(fetch_debian_music(out, packages=chosen, progress=_say, collection=collection))
     if (out / "failures.jsonl").exists():
         _say(f"some tracks are not what the manifest promises and were left out, see {out / 'failures.jsonl'}")
         raise typer.Exit(SOME_FAILED)

@@ -20,6 +20,7 @@ from typing import IO, Any
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.errors import FetchError
 
+COLLECTIONS = ("debian-music", "debian-unseen")  # the second: packages that nothing of ours is trained on
 Row = dict[str, Any]
 Progress = Callable[[str], None]
 
@@ -28,15 +29,17 @@ NETWORK = f"check the network and the apt sources of this machine and run the sa
 PROGRESS_SECONDS = 5.0
 
 
-def fetch_debian_music(out: Path, *, packages: Sequence[str] | None, progress: Progress) -> Path:
-    """Put the tracks of `packages` (None: all) into `out` and return the manifest, `out`/manifest.jsonl, written last.
+def fetch_debian_music(
+    out: Path, *, packages: Sequence[str] | None, progress: Progress, collection: str = "debian-music"
+) -> Path:
+    """Put the tracks of a collection's `packages` (None: all) into `out`; return `out`/manifest.jsonl, written last.
 
     A track lies at <package>/<its path inside>, a member of an archive at <package>/<archive>/<member>. Tracks already
     there with the right sha256 stay; with all of them there, nothing is downloaded. The manifest holds the tracks of
-    `packages` that are as data_manifests/debian_music.jsonl says; others (the package was updated, or is not in this
-    release) are left out and named in `out`/failures.jsonl. FetchError when there is nothing left to use.
+    `packages` that are as the collection's list in data_manifests/ says; others (the package was updated, or is not in
+    this release) are left out and named in `out`/failures.jsonl. FetchError when there is nothing left to use.
     """
-    rows = _rows_of(packages)
+    rows = _rows_of(packages, manifest_path(collection))
     try:
         with _one_at_a_time(out):
             present = {row["id"] for row in rows if _is_there(row, out)}
@@ -52,11 +55,11 @@ def fetch_debian_music(out: Path, *, packages: Sequence[str] | None, progress: P
         raise FetchError("cannot be read or written", where=where, value=error.strerror, remedy=remedy) from error
 
 
-def manifest_path() -> Path:
-    """data_manifests/debian_music.jsonl, of an installed wheel or of a checkout."""
+def manifest_path(collection: str = "debian-music") -> Path:
+    """data_manifests/debian_music.jsonl and its like, of an installed wheel or of a checkout."""
     here = Path(__file__).resolve()
     for folder in (here.parent, here.parents[2]):
-        path = folder / "data_manifests" / "debian_music.jsonl"
+        path = folder / "data_manifests" / f"{collection.replace('-', '_')}.jsonl"
         if path.is_file():
             return path
     raise FetchError("the list of Debian music is missing from this installation", where=here, remedy=OWN_MUSIC)
@@ -70,8 +73,8 @@ def track_path(row: Row) -> PurePosixPath:
     return package / path
 
 
-def _rows_of(packages: Sequence[str] | None) -> list[Row]:
-    rows = [json.loads(line) for line in manifest_path().read_text(encoding="utf-8").splitlines()]
+def _rows_of(packages: Sequence[str] | None, manifest: Path) -> list[Row]:
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     known = sorted({row["package"] for row in rows})
     wanted = known if packages is None else packages
     unknown = [package for package in wanted if package not in known]

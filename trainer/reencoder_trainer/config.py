@@ -21,6 +21,9 @@ class Losses(Config):
     adversarial: float = Field(default=0.0, ge=0, description="equation 2; the paper's is 0.5")
     feature_matching: float = Field(default=0.0, ge=0, description="equation 3; the paper's is 1")
     mel: float = Field(default=0.0, ge=0, description="mel distance through the frozen decoder (table 1, row 7)")
+    level: float = Field(
+        default=0.0, ge=0, description="distance of the levels of latents, and of their side where there are two; ours"
+    )
     kl: float = Field(
         default=5e-4, ge=0, description="of the condition's posterior, where there is a condition; logged at any weight"
     )

@@ -1,4 +1,4 @@
-"""The paper's losses, equations 1 to 5, on normalised latents, in float32."""
+"""The paper's losses, equations 1 to 5, and one of ours, on normalised latents, in float32."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from reencoder_trainer.condition import Posterior
+
+LEVEL_FRAMES = (4, 16, 64)  # at 43 latents a second: 0.1, 0.4 and 1.5 s
+LEVEL_FLOOR = 1e-4  # of a mean square; below -40 dB of a channel's deviation nothing counts
 
 
 def reconstruction_loss(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -53,3 +57,31 @@ def kl_divergence(posterior: Posterior) -> Tensor:
     mean, log_variance = posterior.mean.float(), posterior.log_variance.float()
     # expm1: near the prior, exp - 1 would leave the rounding of numbers around 1.
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1).mean()
+
+
+def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
+    """Not in the paper: how far the levels of two latents (B, streams * C, T) are apart, in nepers, as a scalar.
+
+    A level is the root mean square of one channel over a few frames (LEVEL_FRAMES, halves of them overlap, and shorter
+    pieces as a whole). An L1 alone answers a sign that nobody can know with zero; this loss asks for as much as there
+    should be, of either sign. Of two streams half their difference counts as a third: the levels of left, right and
+    side together say how alike left and right are.
+    """
+    estimates, references = (_with_side(latents.float(), streams) for latents in (estimate, reference))
+    frames = estimates.shape[-1]
+    distances = []
+    for length in sorted({min(length, frames) for length in LEVEL_FRAMES}):
+        levels = [
+            0.5 * (avg_pool1d(latents.square(), length, stride=max(1, length // 2)) + LEVEL_FLOOR).log()
+            for latents in (estimates, references)
+        ]
+        distances.append((levels[0] - levels[1]).abs().mean())
+    return torch.stack(distances).mean()
+
+
+def _with_side(latents: Tensor, streams: int) -> Tensor:
+    """(B, streams * C, T) -> (B, streams * C, T), or (B, 3 * C, T) of left, right and half of left minus right."""
+    if streams != 2:
+        return latents
+    left, right = latents.chunk(2, dim=1)
+    return torch.cat([latents, 0.5 * (left - right)], dim=1)

@@ -8,18 +8,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from torch import Tensor
 
-from reencoder_pipeline.autoencoders.source import looks_like_hub_id
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.precision import Precision, autocast
 from reencoder_trainer.module_card import module_config, render_card
+from reencoder_trainer.module_source import HUB_NAME, find_module, module_file
 from reencoder_trainer.streaming import ModuleStream, latency_frames
 from reencoder_trainer.trained_module import TrainedModule, load_module, save_module
-
-RUN_NAME, HUB_NAME = "module.safetensors", constants.SAFETENSORS_SINGLE_FILE  # the hub counts parameters by the name
 
 
 class HasSpec(Protocol):
@@ -54,26 +52,12 @@ class ReEncoder(ModelHubMixin):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
     ) -> ReEncoder:
-        """`name`: a module file, a run folder or one of save_pretrained, or a hub id. CheckpointError for all else."""
-        path = Path(name).expanduser()
-        if path.exists():
-            if revision is not None:
-                raise CheckpointError("a revision is of a hub id, and this is on disk", where=path, value=revision)
-            return cls(load_module(module_file(path)), precision=precision)
-        if not looks_like_hub_id(str(name)):
-            remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, or a hub id (owner/name)"
-            raise CheckpointError("no such module", where=name, remedy=remedy)
-        try:
-            found = hf_hub_download(
-                str(name), HUB_NAME, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
-            )
-        except Exception as error:  # offline, a typing mistake, no access: the hub raises some dozen classes
-            value = f"{type(error).__name__}: {str(error).strip()[:200]}"
-            remedy = "correct the path or the id; offline, only what has been downloaded before can be loaded"
-            raise CheckpointError(
-                "neither on disk nor to be had from the hub", where=name, value=value, remedy=remedy
-            ) from error
-        return cls(load_module(Path(found)), precision=precision)
+        """`name`: a module file, a run folder or one of save_pretrained, a released module, or a hub id.
+
+        CheckpointError for all else.
+        """
+        path = find_module(name, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir)
+        return cls(load_module(path), precision=precision)
 
     @property
     def spec(self) -> LatentSpec:
@@ -265,14 +249,3 @@ class LatentStream:
         with autocast(batch.device, self._reencoder.precision):
             output = self._stream(batch, last=last)
         return output.to(self._like.dtype).reshape(*self._like.shape[:-2], *output.shape[1:])
-
-
-def module_file(path: Path) -> Path:
-    """The module in a run folder or in one of save_pretrained; a file is itself."""
-    if not path.is_dir():
-        return path
-    for name in (RUN_NAME, HUB_NAME):
-        if (path / name).is_file():
-            return path / name
-    found = ", ".join(sorted(child.name for child in path.iterdir())[:12]) or "nothing"
-    raise CheckpointError(f"a folder without {RUN_NAME} or {HUB_NAME}", where=path, value=found)

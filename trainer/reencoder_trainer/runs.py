@@ -56,7 +56,7 @@ def list_runs(folder: Path) -> tuple[list[RunSummary], list[str]]:
 def recipe(config: TrainConfig) -> str:
     """What sets a run apart, in a few words: "bwe S, L1 + discriminator, residual"."""
     losses, parts = config.losses, ["L1"]
-    parts += ["mel"] * (losses.mel > 0) + ["discriminator"] * config.adversarial
+    parts += ["level"] * (losses.level > 0) + ["mel"] * (losses.mel > 0) + ["discriminator"] * config.adversarial
     parts += ["condition"] * (config.condition.channels > 0)
     size = config.size if config.blocks is None and config.width is None else f"{config.blocks} x {config.width}"
     switches = [config.output] * (config.output != "direct") + ["ema"] * (config.ema > 0)

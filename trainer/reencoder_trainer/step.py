@@ -24,6 +24,7 @@ from reencoder_trainer.losses import (
     discriminator_loss,
     feature_matching_loss,
     kl_divergence,
+    level_loss,
     reconstruction_loss,
 )
 from reencoder_trainer.normalisation import Normalisation
@@ -132,6 +133,8 @@ class Learner:
         terms = {"l1": reconstruction_loss(estimate, targets)}
         if posterior is not None:
             terms["kl"] = kl_divergence(posterior)
+        if self.config.losses.level:
+            terms["level"] = level_loss(estimate, targets, streams=len(self.task.targets))
         if self.mel is not None:
             terms["mel"] = self.mel(estimate.float(), targets)
         if self.discriminator is not None:

@@ -7,7 +7,7 @@ import torch
 from reencoder_pipeline.precision import Precision, autocast
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.condition import standard_normal
-from reencoder_trainer.losses import kl_divergence, reconstruction_loss
+from reencoder_trainer.losses import kl_divergence, level_loss, reconstruction_loss
 from reencoder_trainer.normalisation import Normalisation
 from reencoder_trainer.step import Estimator, stacked
 from reencoder_trainer.windows import Windows
@@ -31,8 +31,9 @@ def validate(
     `l1` is the module's. `l1_no_module` takes the raw input for the prediction, for each target stream alike.
     `l1_channel_means` predicts every channel's mean, which is zero in this space. A module below neither has learnt
     nothing. With a condition, `l1` is that of the oracle's (the posterior's mean), `l1_random` that of one from the
-    prior, and `kl` what the posterior knows in nats. No layer behaves differently in training, so the module's mode is
-    left alone.
+    prior, and `kl` what the posterior knows in nats. `level` goes with every `l1` but that of the means: how far
+    levels are apart, which an L1 does not say (`level_loss`). No layer behaves differently in training, so the
+    module's mode is left alone.
     """
     sums: dict[str, float] = {}
     num_batches = -(-num_windows // batch_size)
@@ -54,6 +55,8 @@ def validate(
                 }
                 losses = {"kl": kl_divergence(posterior)}
         estimates["l1_no_module"] = normalisation.targets.apply(raw.repeat(1, copies, 1))
+        for name, latents in estimates.items():
+            losses[name.replace("l1", "level")] = level_loss(latents, targets, streams=len(task.targets))
         estimates["l1_channel_means"] = torch.zeros_like(targets)
         losses |= {name: reconstruction_loss(latents, targets) for name, latents in estimates.items()}
         for name, loss in losses.items():

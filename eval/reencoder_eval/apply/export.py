@@ -10,15 +10,15 @@ import torch
 
 from reencoder_eval.apply.latents_io import read_latents
 from reencoder_trainer.export import FORMATS, Exported, export_module
-from reencoder_trainer.reencoder import module_file
+from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import load_module
 
 
 def export_and_compare(
-    module: Path, out: Path, *, formats: Sequence[str] | None, latents: Sequence[Path]
+    module: str | Path, out: Path, *, formats: Sequence[str] | None, latents: Sequence[Path]
 ) -> tuple[Exported, ...]:
     """`latents` are files (C, T) of the module's autoencoder: CacheError where they say that they are of another."""
-    path = module_file(module)
+    path = find_module(module)
     spec = load_module(path).spec
     examples = []
     for file in latents:

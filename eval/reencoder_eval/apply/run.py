@@ -17,10 +17,11 @@ from reencoder_eval.apply.inputs import Job
 from reencoder_eval.apply.latents_io import is_latents, read_latents, write_latents
 from reencoder_eval.apply.make import Chain, make_latents, make_latents_of_sound, make_sound
 from reencoder_eval.apply.reading import Sound, opened
-from reencoder_eval.apply.segments import Progress
+from reencoder_eval.apply.segments import SEGMENT_SECONDS, Progress
 from reencoder_eval.apply.writing import LOSSLESS, Form, container_of, copy_file, write_sound
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.errors import AutoencoderError, CheckpointError, ConfigError, ReencoderError
+from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import TrainedModule, load_module
 
 
@@ -49,8 +50,8 @@ def apply_to(
     jobs: Sequence[Job],
     *,
     out: Path,
-    upsample_module: Path | None,
-    upmix_module: Path | None,
+    upsample_module: str | Path | None,
+    upmix_module: str | Path | None,
     autoencoder: str | None = None,
     band_hz: float | None = None,
     force: bool = False,
@@ -149,6 +150,10 @@ def _apply_to_sound(
     if copied:
         copy_file(job.path, paths[""])
         return Outcome(str(job.path), "copied", [str(paths[""])], notices)
+    if not autoencoder.local and len(sound.audio) > SEGMENT_SECONDS * sound.rate:
+        notices.append(
+            f"the autoencoder looks at whole pieces: segments of {SEGMENT_SECONDS:g} s are close to them, not equal"
+        )
     outputs = []
     if latents:
         for variant, made in make_latents_of_sound(sound, decision, chain, autoencoder, progress=progress):
@@ -214,10 +219,10 @@ def device_of(name: str) -> str:
     return name
 
 
-def _load(path: Path | None, task: str, device: str) -> TrainedModule | None:
-    if path is None:
+def _load(name: str | Path | None, task: str, device: str) -> TrainedModule | None:
+    if name is None:
         return None
-    trained = load_module(path)
+    trained = load_module(path := find_module(name))
     if trained.task.name != task:
         command = {"bwe": "upsample", "m2s": "upmix"}
         remedy = f"{command[trained.task.name]} is its command" if trained.task.name in command else None
@@ -227,7 +232,7 @@ def _load(path: Path | None, task: str, device: str) -> TrainedModule | None:
     return trained.to(device)
 
 
-def _autoencoder(name: str | None, module: tuple[Path | None, TrainedModule], device: str) -> Autoencoder:
+def _autoencoder(name: str | None, module: tuple[str | Path | None, TrainedModule], device: str) -> Autoencoder:
     """The one that is named, or that of the module; an error unless it is the module's."""
     path, trained = module
     try:
