@@ -1,6 +1,6 @@
 """Windows per second of the cache's loader beside memcpy and beside what people use today, in one run on one data set.
 
-    python benchmarks/loader.py [--gigabytes 2] [--folder DIR] [--markdown benchmarks/RESULTS.md]
+    python benchmarks/loader.py [--gigabytes 2] [--no-cold] [--folder DIR] [--markdown benchmarks/RESULTS.md]
 
 With all peers: half an hour on a quiet machine, 12 GB of disk (17 with --folder), and as much memory free, since the
 warm part wants the files in it. The data set is noise in tracks of 2 to 6 minutes: low_band, mono, left and right,
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of all four streams")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--frames", nargs="+", type=int, default=list(SHARE_GOALS))
+    parser.add_argument("--no-cold", action="store_true", help="the first part alone")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a block, at least")
     parser.add_argument("--rounds", type=int, default=3, help="in each, every row has one block")
@@ -111,6 +112,8 @@ def measure(folder: Path, arguments: argparse.Namespace, report: Report) -> None
             found = reached(rows, warm, frames=frames)
             report.say([goal.text() for goal in found])
             goals += found
+            if arguments.no_cold:
+                continue
             limits = [raw_row(caches["zarr"], threads=threads) for threads in (1, 16)]
             cold = {row.name: cold_timing(row, wanted, plan) for row in [*limits, *rows]}
             report.show(cold_table(cold, warm, wanted, title=f"Cold: {title}"))

@@ -46,7 +46,6 @@ UNSEEN_FOLDERS = {
     "ardentryst": "usr/share/games/ardentryst/Music",
     "colobot-common-sounds": "usr/share/games/colobot/music",
     "extremetuxracer-data": "usr/share/games/etr/music",
-    "fillets-ng-data": "usr/share/games/fillets-ng/music",
     "lincity-ng-data": "usr/share/games/lincity-ng/music",
     "lordsawar-data": "usr/share/games/lordsawar/music",
     "xmoto-data": "usr/share/games/xmoto/Textures/Musics",

@@ -20,7 +20,7 @@ import pytest
 
 from reencoder_pipeline import debian_music
 from reencoder_pipeline.corpus import read_corpus
-from reencoder_pipeline.debian_music import fetch_debian_music, manifest_path, track_path
+from reencoder_pipeline.debian_music import COLLECTIONS, fetch_debian_music, manifest_path, track_path
 from reencoder_pipeline.errors import FetchError
 from reencoder_pipeline.survey import Survey, suited_tasks
 
@@ -453,7 +453,7 @@ def test_the_manifest_is_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, monk
         manifest_path()
 
 
-ROWS = lines(manifest_path())
+ROWS, UNSEEN = (lines(manifest_path(collection)) for collection in COLLECTIONS)
 SPLITS = ("train", "valid", "test")
 
 
@@ -488,8 +488,19 @@ def test_every_split_has_its_share_of_both_tasks(task: str, tolerance: float) ->
     assert seconds["test"] > 3600
 
 
-def test_rows_agree_with_themselves() -> None:
-    for row in ROWS:
+def test_music_that_nothing_is_trained_on_shares_neither_packages_nor_recordings_with_what_is() -> None:
+    assert {row["split"] for row in UNSEEN} == {"test"}
+    for key in ("package", "sha256", "id"):
+        assert not {row[key] for row in UNSEEN} & {row[key] for row in ROWS}
+    for task in ("bwe", "m2s"):
+        chosen = [row for row in UNSEEN if task in row["tasks"]]
+        assert len(chosen) >= 40
+        assert len({row["package"] for row in chosen}) >= 5
+
+
+@pytest.mark.parametrize("rows", [ROWS, UNSEEN], ids=["debian-music", "debian-unseen"])
+def test_rows_agree_with_themselves(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         assert row["seconds"] == pytest.approx(row["num_samples"] / row["sample_rate"], abs=1e-3)
         assert row["licence"]
         assert row["id"].startswith(f"{row['package']}/")
