@@ -72,7 +72,7 @@ def test_a_condition_holds_what_the_input_does_not(output: str, panned_cache: Pa
         assert valid["l1"] < 0.5 * without["l1"], "the oracle knows more than the input"
 
 
-@pytest.mark.parametrize(("term", "steps"), [("feature_matching", 80), ("adversarial", 80), ("mel", 40)])
+@pytest.mark.parametrize(("term", "steps"), [("feature_matching", 80), ("adversarial", 80), ("mel", 40), ("level", 80)])
 def test_every_term_alone_teaches_the_module(term: str, steps: int, cache: Path, tmp_path: Path) -> None:
     """Beside a reconstruction loss that weighs nothing; D moves too, so the measure is a module that stands still."""
     recipe = {**RECIPES["mel" if term == "mel" else "adversarial"], "ema": 0.0, "steps": steps}

@@ -29,7 +29,8 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="IN...", help="files, folders, quoted patterns; - reads a list of paths")
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="folder of the outputs; the tree below a folder is kept")]
-MODULE_HELP = "module.safetensors, the folder of a run, a released module by its name, or a hub id"
+MODULE_HELP = "a released module by its name, module.safetensors, the folder of a run, or a hub id"
+UPSAMPLES, UPMIXES = "bwe_s", "m2s_s"  # released with the package
 Module = Annotated[str, typer.Option(metavar="MODULE", help=MODULE_HELP)]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="default: the one that the module was trained on")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -54,9 +55,9 @@ Force = Annotated[bool, typer.Option("--force", help="true stereo: mix down firs
 def upsample(  # noqa: PLR0917, typer reads the signature
     inputs: Inputs,
     out: Out,
-    module: Module,
+    module: Module = UPSAMPLES,
     then: Annotated[str | None, typer.Option(help="upmix: make the result stereo, with --upmix-module")] = None,
-    upmix_module: Annotated[str | None, typer.Option(metavar="MODULE", help="the module of --then upmix")] = None,
+    upmix_module: Annotated[str | None, typer.Option(metavar="MODULE", help="of --then upmix; default: m2s_s")] = None,
     crossover: Annotated[bool, typer.Option(help="keep the original below the end of its band")] = True,
     band: Annotated[float | None, typer.Option(min=1000, help="Hz: where the input's band ends; else measured")] = None,
     autoencoder: Name = None,
@@ -77,15 +78,15 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     """Restore the band above the input's own. Full-band files are copied."""
     if then not in (None, "upmix"):
         raise ConfigError("unknown second step", where="--then", value=then, remedy="--then upmix")
-    if (then is None) != (upmix_module is None):
-        raise ConfigError("--then upmix and --upmix-module MODULE go together")
-    if then is None and (seed is not None or variants > 1 or width != 1 or like is not None or share is not None):
-        remedy = "add --then upmix, or leave out --seed, --variants, --width, --like and --lambda"
+    of_upmix = (upmix_module, seed, like, share) != (None,) * 4 or variants > 1 or width != 1
+    if then is None and of_upmix:
+        remedy = "add --then upmix, or leave out --upmix-module, --seed, --variants, --width, --like and --lambda"
         raise ConfigError("these options are of the upmix", remedy=remedy)
+    second = (upmix_module or UPMIXES) if then else None
     from reencoder_eval.apply.run import apply_to
 
     work = partial(
-        apply_to, out=out, upsample_module=module, upmix_module=upmix_module, autoencoder=autoencoder, band_hz=band,
+        apply_to, out=out, upsample_module=module, upmix_module=second, autoencoder=autoencoder, band_hz=band,
         crossover=crossover, width=width, seed=seed, variants=variants, like=like, share=share, latents=latents,
         form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
@@ -96,7 +97,7 @@ def upsample(  # noqa: PLR0917, typer reads the signature
 def upmix(  # noqa: PLR0917, typer reads the signature
     inputs: Inputs,
     out: Out,
-    module: Module,
+    module: Module = UPMIXES,
     seed: Seed = None,
     variants: Variants = 1,
     width: Width = 1.0,

@@ -119,6 +119,28 @@ def report(run: Annotated[Path, typer.Argument(help="the folder of a finished ru
     typer.echo(write_report(run))
 
 
+@app.command()
+def card(  # noqa: PLR0917, typer reads the signature
+    module: Annotated[str, typer.Argument(help="a module file, the folder of a run, or a released module's name")],
+    row: Annotated[str, typer.Option(help="the label of the module in the runs' tables")],
+    runs: Annotated[list[Path], typer.Option("--from", metavar="RUN", help="a finished evaluation; repeatable")],
+    name: Annotated[str | None, typer.Option(help="what the module is loaded by: a released name or a hub id")] = None,
+    licence: Annotated[str | None, typer.Option(help="of the weights")] = None,
+    out: Annotated[Path | None, typer.Option(help="a file; default: standard output")] = None,
+) -> None:
+    """Write the card of a module, with what evaluations found of it."""
+    from reencoder_eval.module_results import card_with_results
+
+    text = card_with_results(module, row=row, runs=runs, name=name, licence=licence)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        from reencoder_pipeline.durable import write_text
+
+        write_text(out, text)
+        typer.echo(out)
+
+
 def print_tables(run: Path, *, as_json: bool, markdown: bool) -> None:
     from reencoder_eval import tables, text_table
     from reencoder_eval.run_folder import COSTS, LATENT_SCORES, SCORES, read_json, read_rows

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool1d
 
 from reencoder_trainer.condition import Posterior
 
-LEVEL_FRAMES = (4, 16, 64)  # at 43 latents a second: 0.1, 0.4 and 1.5 s
+LEVEL_FRAMES = (16, 64)  # at 43 latents a second: 0.4 and 1.5 s; levels of few frames are mostly chance
 LEVEL_FLOOR = 1e-4  # of a mean square; below -40 dB of a channel's deviation nothing counts
 
 

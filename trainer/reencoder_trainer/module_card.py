@@ -47,7 +47,7 @@ latents = reencoder(autoencoder.encode(audio){seed})
 {decode}
 ```
 
-## Training
+{results}## Training
 
 ```json
 {training}
@@ -58,8 +58,9 @@ latents = reencoder(autoencoder.encode(audio){seed})
 """
 
 
-def render_card(trained: TrainedModule, *, name: str | None, licence: str | None) -> str:
-    """Markdown with front matter as the hub reads it. `name` is a hub id; what nobody said is "not stated"."""
+def render_card(trained: TrainedModule, *, name: str | None, licence: str | None, results: str = "") -> str:
+    """Markdown with front matter as the hub reads it. `name` is what `ReEncoder.load` finds it by; what nobody said is
+    "not stated". `results`: Markdown of what was measured with it, on audio."""
     module, spec, task = trained.module, trained.spec, trained.task
     channels = module.condition_channels
     exact = module.response_frames is not None
@@ -94,6 +95,7 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
         "decode": "audio = autoencoder.decode(latents)"
         if len(task.targets) == 1
         else "audio = {name: autoencoder.decode(part) for name, part in reencoder.split(latents).items()}",
+        "results": f"## Results\n\n{results.strip()}\n\n" if results else "",
         "training": json.dumps(dict(trained.training), indent=2, sort_keys=True, default=str),
     }
     return CARD.format(**values)

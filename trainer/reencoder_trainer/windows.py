@@ -7,6 +7,7 @@ would only add a copy. Corpora that fit no local disk: streaming_windows.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -20,20 +21,39 @@ from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.tasks import Task
 
 
-def draw_windows(positions: np.ndarray, *, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Window k of step `step`: (track index, start frame), each int64 (batch_size,), drawn with replacement.
+class Draws:
+    """Positions of a corpus for every step, drawn with replacement.
 
     `positions` (tracks,) counts each track's window starts, at least 1. Every position of the corpus is equally likely:
     a track is picked in proportion to its positions and the start in it uniformly.
 
     Philox is a keyed counter: (seed, step) is the key, so nothing is drawn in order. Its raw words are part of numpy's
-    stability promise, the Generator methods built on them are not; the modulo's bias is below positions / 2^64.
+    stability promise, the Generator methods built on them are not; the modulo's bias is below positions / 2^64. One
+    generator is told key after key: making one takes ten times as long, a tenth of a batch.
     """
-    ends = np.cumsum(positions)
-    words = np.random.Philox(key=np.array([seed, step], dtype=np.uint64)).random_raw(batch_size)
-    drawn = (words % np.uint64(ends[-1])).astype(np.int64)
-    tracks = np.searchsorted(ends, drawn, side="right")
-    return tracks, drawn - (ends[tracks] - positions[tracks])
+
+    def __init__(self, positions: np.ndarray, *, seed: int) -> None:
+        ends = np.cumsum(positions, dtype=np.int64)
+        self.firsts = ends - positions  # (tracks,): how many positions lie before a track's
+        self._ends, self._total, self._seed = ends, np.uint64(ends[-1]), seed
+        self._generator = np.random.Philox(key=0)
+        self._state, self._drawing = self._generator.state, threading.Lock()
+
+    def positions(self, step: int, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(track index, position in the whole corpus) of each window, each int64 (batch_size,)."""
+        key = np.array([self._seed, step], dtype=np.uint64)
+        with self._drawing:
+            self._generator.state = {**self._state, "state": {**self._state["state"], "key": key}}
+            words = self._generator.random_raw(batch_size)
+        drawn = (words % self._total).view(np.int64)
+        return np.searchsorted(self._ends, drawn, side="right"), drawn
+
+
+def draw_windows(positions: np.ndarray, *, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Window k of step `step`: (track index, start frame), each int64 (batch_size,), drawn as `Draws` says."""
+    draws = Draws(positions, seed=seed)
+    tracks, drawn = draws.positions(step, batch_size=batch_size)
+    return tracks, drawn - draws.firsts[tracks]
 
 
 class Windows(Protocol):
@@ -78,12 +98,14 @@ class WindowLoader:
     def __init__(self, cache: LatentCache, task: Task, *, split: str, num_frames: int, seed: int) -> None:
         usable, self.too_short = usable_tracks(cache, task, split=split, num_frames=num_frames)
         self.split, self.num_tracks = split, len(usable)
-        self._cache, self._task, self._num_frames, self._seed = cache, task, num_frames, seed
-        self._positions = np.array([track.num_frames - num_frames + 1 for track in usable], dtype=np.int64)
-        self.num_windows = int(self._positions.sum())
+        self._cache, self._task, self._num_frames = cache, task, num_frames
+        positions = np.array([track.num_frames - num_frames + 1 for track in usable], dtype=np.int64)
+        self.num_windows = int(positions.sum())
+        self._draws = Draws(positions, seed=seed)
         cache.prepare(usable, task.streams)
-        # (streams, tracks): where frame 0 of each track lies
-        self._addresses = np.stack([cache.addresses(usable, stream) for stream in task.streams])
+        # (streams, tracks): what a position in the corpus is to be added to, in frames, for its place in memory
+        addresses = np.stack([cache.addresses(usable, stream) for stream in task.streams])
+        self._bases = addresses - self._draws.firsts * cache.spec.channels
         scales = [scale for stream in task.streams if (scale := cache.scales(usable, stream)) is not None]
         self._scales = torch.from_numpy(np.stack(scales)) if scales else None  # (streams, tracks, C)
 
@@ -105,9 +127,8 @@ class WindowLoader:
 
     def _places(self, step: int, batch_size: int, mine: slice) -> tuple[np.ndarray, np.ndarray]:
         """Where this slice of a global batch's windows begin, (streams * B,), and the tracks they lie in, (B,)."""
-        tracks, starts = draw_windows(self._positions, seed=self._seed, step=step, batch_size=batch_size)
-        addresses = self._addresses[:, tracks] + starts * self._cache.spec.channels
-        return addresses[:, mine].reshape(-1), tracks[mine]
+        tracks, positions = (each[mine] for each in self._draws.positions(step, batch_size=batch_size))
+        return (self._bases[:, tracks] + positions * self._cache.spec.channels).reshape(-1), tracks
 
 
 def share_of(batch_size: int, world_size: int) -> int:

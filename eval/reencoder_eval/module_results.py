@@ -1,0 +1,51 @@
+"""The card of a trained module with what evaluations found of it, beside the rows that need no module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from reencoder_eval.run_folder import COSTS, RUN, SCORES, read_json, read_rows
+from reencoder_eval.system_names import CEILING_ROW, INPUT_ROWS, MODULES, START_ROWS
+from reencoder_eval.tables import Summary, summarise, text_tables
+from reencoder_eval.text_table import markdown
+from reencoder_pipeline.errors import EvaluationError
+from reencoder_trainer.module_card import render_card
+from reencoder_trainer.module_source import find_module
+from reencoder_trainer.trained_module import load_module
+
+
+def card_with_results(
+    module: str | Path, *, row: str, runs: Sequence[Path], name: str | None, licence: str | None
+) -> str:
+    """`row`: the label that the module has in these evaluations' tables. EvaluationError where one has no such row."""
+    results = "\n".join(results_of(run, row=row) for run in runs)
+    return render_card(load_module(find_module(module)), name=name, licence=licence, results=results)
+
+
+def results_of(run: Path, *, row: str) -> str:
+    """Markdown: the distances of the module, of the input, of the bare autoencoder and of its reconstruction."""
+    summary = summarise(read_rows(run / SCORES))
+    about = json.loads((run / RUN).read_text(encoding="utf-8"))
+    chosen = only(summary, row=row, where=run)
+    tables = [table for table in text_tables(chosen, read_json(run / COSTS)) if len(table.rows) > 1]
+    heading = f"### {about['title']}: {run.resolve().name}, split {about['split'] or 'none'}"
+    return "\n".join([heading, "", *(markdown(table) for table in tables[:2])])
+
+
+def only(summary: Summary, *, row: str, where: Path) -> Summary:
+    """The rows that need no module, and those of one module (of m2s there are several)."""
+    ours = {name for name in summary.labels if name.partition(":")[0] + ":" == MODULES and name.split(":")[1] == row}
+    if not ours:
+        there = ", ".join(name.split(":")[1] for name in summary.labels if name.startswith(MODULES)) or "none"
+        raise EvaluationError("no module of this label was evaluated", where=where, value=f"{row}; there are: {there}")
+    plain = {CEILING_ROW, INPUT_ROWS[summary.task], START_ROWS[summary.task]}
+    kept = [name for name in summary.labels if name in plain | ours]
+    return replace(
+        summary,
+        labels={name: summary.labels[name] for name in kept},
+        cells={name: summary.cells[name] for name in kept},
+        comparisons={name: summary.comparisons[name] for name in kept if name in summary.comparisons},
+    )
