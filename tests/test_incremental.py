@@ -49,6 +49,17 @@ def change(songs: Path) -> None:
     (songs / "c.wav").rename(songs / "z.wav")
 
 
+def test_the_largest_shards_are_made_first(
+    songs: Path, tiny_autoencoder: Path, tmp_path: Path, encodes_here: list[str]
+) -> None:
+    """A large one that begins last leaves all cores but one idle."""
+    build(songs, tmp_path / "cache", tiny_autoencoder, **ONE)
+    sizes = {track.id: shard.num_frames for shard in open_cache(tmp_path / "cache").shards for track in shard.tracks}
+    made = [sizes[name] for name in encodes_here]
+    assert len(set(made)) > 2
+    assert made == sorted(made, reverse=True)
+
+
 @pytest.mark.parametrize("storage", ["zarr", "webdataset"])
 def test_only_what_changed_is_encoded_and_the_cache_is_that_of_a_fresh_build(
     songs: Path,
