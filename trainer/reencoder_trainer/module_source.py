@@ -28,12 +28,12 @@ def find_module(
 ) -> Path:
     """What is on disk comes before a released module, and that before a hub id. CheckpointError for all else."""
     path = Path(name).expanduser()
+    if not path.exists() and str(name) in released_modules():
+        path = RELEASED / f"{name}.safetensors"
     if path.exists():
         if revision is not None:
             raise CheckpointError("a revision is of a hub id, and this is on disk", where=path, value=revision)
         return module_file(path)
-    if str(name) in released_modules():
-        return RELEASED / f"{name}.safetensors"
     if not looks_like_hub_id(str(name)):
         like = difflib.get_close_matches(str(name), released_modules(), n=1)
         remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or a released one"
