@@ -60,7 +60,7 @@ def test_upsample_restores_the_highs_of_music(excerpt: np.ndarray, tmp_path: Pat
     )
     assert (done["status"], copied["status"]) == ("done", "copied")
     restored = soundfile.read(done["outputs"][0], dtype="float32")[0].T[:, : excerpt.shape[1]]
-    assert abs(band(restored, 12_000, 16_000) - band(excerpt, 12_000, 16_000)) < 6
+    assert abs(band(restored, 12_000, 16_000) - band(excerpt, 12_000, 16_000)) < 10
     # The own band is the input's, sample for sample but for the crossover's rounding.
     own = resample(restored, RATE, 22_050)[:, : low.shape[1]]
     assert 20 * np.log10(np.abs(own - low[:, : own.shape[1]]).std() / low.std()) < -25
