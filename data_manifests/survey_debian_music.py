@@ -162,7 +162,7 @@ def recordings(unpacked: Path, folders: Mapping[str, str]) -> Iterator[Recording
             path = file.relative_to(root).as_posix()
             if file.is_symlink() or not file.is_file():
                 continue
-            if file.suffix in {".ogg", ".opus", ".mp3"}:
+            if file.suffix in {".ogg", ".opus"}:
                 yield Recording(package, path, file.read_bytes())
             elif file.suffix == ".pk3":
                 with zipfile.ZipFile(file) as archive:

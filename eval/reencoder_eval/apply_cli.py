@@ -56,7 +56,7 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     inputs: Inputs,
     out: Out,
     module: Module = UPSAMPLES,
-    then: Annotated[str | None, typer.Option(help="upmix: make the result stereo, with --upmix-module")] = None,
+    then: Annotated[str | None, typer.Option(help="upmix: make the result stereo as well")] = None,
     upmix_module: Annotated[str | None, typer.Option(metavar="MODULE", help="of --then upmix; default: m2s_s")] = None,
     crossover: Annotated[bool, typer.Option(help="keep the original below the end of its band")] = True,
     band: Annotated[float | None, typer.Option(min=1000, help="Hz: where the input's band ends; else measured")] = None,

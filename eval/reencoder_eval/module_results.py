@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reencoder_eval.run_folder import COSTS, RUN, SCORES, read_json, read_rows
-from reencoder_eval.system_names import CEILING_ROW, INPUT_ROWS, MODULES, START_ROWS
+from reencoder_eval.system_names import CEILING_ROW, INPUT_ROWS, LAMBDA, MODULES, START_ROWS
 from reencoder_eval.tables import Summary, summarise, text_tables
 from reencoder_eval.text_table import markdown
 from reencoder_pipeline.errors import EvaluationError
@@ -37,9 +37,12 @@ def results_of(run: Path, *, row: str) -> str:
 
 def only(summary: Summary, *, row: str, where: Path) -> Summary:
     """The rows that need no module, and those of one module (of m2s there are several)."""
-    ours = {name for name in summary.labels if name.partition(":")[0] + ":" == MODULES and name.split(":")[1] == row}
+    modules = {
+        name: name.removeprefix(MODULES).partition(LAMBDA)[0] for name in summary.labels if name.startswith(MODULES)
+    }
+    ours = {name for name, label in modules.items() if label == row}
     if not ours:
-        there = ", ".join(name.split(":")[1] for name in summary.labels if name.startswith(MODULES)) or "none"
+        there = ", ".join(dict.fromkeys(modules.values())) or "none"
         raise EvaluationError("no module of this label was evaluated", where=where, value=f"{row}; there are: {there}")
     plain = {CEILING_ROW, INPUT_ROWS[summary.task], START_ROWS[summary.task]}
     kept = [name for name in summary.labels if name in plain | ours]
