@@ -17,6 +17,7 @@ from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build import plan_build
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.corpus import assign_splits, read_corpus
+from reencoder_pipeline.edge_effects import check_edges
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.owners import owner
 from reencoder_pipeline.shard import build_shard
@@ -231,6 +232,19 @@ def test_tasks_of_the_configuration_are_for_every_track(music: Path, tiny_autoen
         tracks = [track for job in planned.jobs for track in job.tracks]
         assert [encode_track(autoencoder, track, config).tasks for track in tracks] == expected
         assert planned.num_unsuited == len(names) - len(expected)
+
+
+def test_the_middles_of_tracks_are_planned_encoded_and_verified(
+    music: Path, tiny_autoencoder: Path, tmp_path: Path
+) -> None:
+    planned = plan_build(music, tiny_config(tiny_autoencoder, track_seconds=2.0))
+    assert set(keys(music, tiny_autoencoder)).isdisjoint(job.key for job in planned.jobs)
+    build(music, tmp_path / "cache", tiny_autoencoder, track_seconds=2.0)
+    cache = open_cache(tmp_path / "cache")
+    assert sum(shard.num_frames for shard in cache.shards) == planned.num_frames
+    assert {track.num_samples for track in cache.tracks} == {2 * 44_100, 2_205}
+    tiny = load_autoencoder(str(tiny_autoencoder))
+    assert {finding.severity for finding in check_edges(cache, tiny, music, samples=9, seed=0)} == {"note"}
 
 
 # The command line

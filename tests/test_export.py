@@ -23,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 MODULES: Mapping[str, Mapping[str, Any]] = {
-    "conditioned": {"condition": 3, "output": "difference"},
+    "conditioned": {"condition": 3, "output": "panning"},
     "streamable": {"task": "bwe", "output": "residual", "response_frames": 5},
 }
 

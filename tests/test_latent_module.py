@@ -53,8 +53,9 @@ def test_residual_starts_at_the_input_and_still_learns() -> None:
     assert module.conv_out.weight.grad.abs().sum() > 0
 
 
-def test_difference_starts_at_the_input_and_still_learns() -> None:
-    module = LatentModule(4, 8, blocks=1, width=16, output="difference")
+@pytest.mark.parametrize("output", ["difference", "panning"])
+def test_a_difference_starts_at_the_input_and_still_learns(output: Output) -> None:
+    module = LatentModule(4, 8, blocks=1, width=16, output=output)
     x = torch.randn(2, 4, 9)
     assert torch.equal(module(x), torch.cat([x, x], dim=1))
     reconstruction_loss(module(x), torch.randn(2, 8, 9)).backward()
@@ -77,6 +78,13 @@ def test_outputs_say_what_the_last_convolution_predicts() -> None:
     torch.testing.assert_close((left - right) / 2, half(x))
     assert half(x).abs().min() > 0, "left and right differ"
 
+    panning = randomised(LatentModule(4, 8, blocks=1, width=16, output="panning"))
+    left, right = panning(x).chunk(2, dim=1)
+    gain, offset = direct(x).chunk(2, dim=1)
+    assert panning.num_parameters == direct.num_parameters
+    torch.testing.assert_close((left + right) / 2, x)
+    torch.testing.assert_close((left - right) / 2, gain * x + offset)
+
 
 def test_only_direct_starts_elsewhere() -> None:
     torch.manual_seed(0)
@@ -85,6 +93,7 @@ def test_only_direct_starts_elsewhere() -> None:
     assert [output for output in OUTPUTS if torch.equal(starts[output], x.repeat(1, 2, 1))] == [
         "residual",
         "difference",
+        "panning",
     ]
 
 
@@ -95,6 +104,7 @@ def test_only_direct_starts_elsewhere() -> None:
         (6, "difference", "copies of the input"),
         (4, "difference", "two targets"),
         (12, "difference", "two targets"),
+        (12, "panning", "two targets"),
         (8, "sum", "sum"),
     ],
 )

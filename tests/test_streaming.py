@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reencoder_pipeline.errors import CheckpointError
-from reencoder_trainer.latent_module import LatentModule, Output
+from reencoder_trainer.latent_module import OUTPUTS, LatentModule, Output
 from reencoder_trainer.reencoder import LatentStream, ReEncoder
 from reencoder_trainer.streaming import FEW
 from test_trained_module import make_trained
@@ -43,7 +43,7 @@ def chunkings(draw: st.DrawFn) -> list[int]:
     return sizes if sum(sizes) else [*sizes, 1]
 
 
-@pytest.mark.parametrize("output", ["direct", "residual", "difference"])
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("frames", [1, 5])
 @settings(max_examples=20)
 @given(sizes=chunkings())

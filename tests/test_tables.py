@@ -126,6 +126,24 @@ def test_only_modules_close_a_gap() -> None:
     assert [comparisons[name]["stft_d_full"].gap_closed for name in ("autoencoder", "sinc")] == [None, None]
 
 
+def test_any_row_can_be_compared_with_by_its_label(run: Path) -> None:
+    level = np.random.default_rng(1).uniform(0, 100, size=20)
+    columns = {"autoencoder": level - 3, "autoencoder_low_band": level, "ours:S": level - 1, "ours:M": level - 1.5}
+    rows = rows_of({name: column.tolist() for name, column in columns.items()})
+    summary = summarise(rows, against="the ours:S")
+    found = {name: compared["stft_d_full"].difference for name, compared in summary.comparisons.items()}
+    assert {name: (round(d.value, 6), round(d.low, 6), round(d.high, 6)) for name, d in found.items()} == {
+        "autoencoder": (-2, -2, -2), "autoencoder_low_band": (1, 1, 1), "ours:M": (-0.5, -0.5, -0.5)
+    }  # fmt: skip
+    assert summary.comparisons["ours:M"]["stft_d_full"].gap_closed is None, "a gap starts at the input"
+    write_rows(run / SCORES, rows)
+    done = CliRunner().invoke(app, ["tables", str(run), "--against", "the ours:S", "--markdown"])
+    assert "Paired differences to 'the ours:S'" in done.stdout
+    assert "| the ours:M | -0.50 [-0.50, -0.50] |" in done.stdout
+    with pytest.raises(EvaluationError, match="the autoencoder; the autoencoder_low_band; the ours:S"):
+        summarise(rows, against="ours:S")
+
+
 def test_no_gap_is_reported_where_there_is_none() -> None:
     low = [2.0, 4.0, 3.0, 5.0]
     assert gap({"autoencoder": [3.0, 3.0, 4.0, 4.0], "autoencoder_low_band": low, "ours:S": low}) is None
@@ -214,6 +232,26 @@ def test_stereo_rows_make_tables_of_their_own_and_rows_of_a_balance_none() -> No
     assert distances.rows[0][:6] == ("the autoencoder", "-", "-", "-", "1.00 [1.00, 1.00]", "2.00")
     assert "STFT-D mid" in differences.columns
     assert cues.rows[2][1] == "0.75 [0.75, 0.75]"
+
+
+def test_the_correlation_of_figure_3_has_an_interval() -> None:
+    random = np.random.default_rng(2)
+    y = random.normal(size=60)
+    outputs = {"exact": 0.1 * y, "half": y + np.sqrt(3) * random.normal(size=60), "still": 0 * y}
+    rows = [
+        row(name, str(clip), str(clip), balance=x[clip], balance_reference=y[clip], stft_d_left=1.0)
+        for name, x in outputs.items()
+        for clip in range(60)
+    ]
+    summary = summarise(rows)
+    exact, half, still = summary.correlations.values()
+    assert (exact.value, exact.low) == pytest.approx((1, 1))
+    assert (still.value, still.high) == (0, 0)
+    assert half.value == pytest.approx(np.corrcoef(y, outputs["half"])[0, 1])
+    fisher = np.arctanh(half.value) + np.array([-1.96, 1.96]) / 57**0.5
+    assert np.arctanh([half.low, half.high]) == pytest.approx(fisher, abs=0.1)
+    (table,) = [one for one in text_tables(summary) if "Figure 3" in one.title]
+    assert table.rows[0] == ("the exact", "1.00 [1.00, 1.00]")
 
 
 def test_frechet_distances_have_a_table_of_their_own(run: Path) -> None:

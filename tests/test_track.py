@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reencoder_pipeline import audio as audio_module
-from reencoder_pipeline import streams as streams_module
-from reencoder_pipeline.audio import Audio, downmix, read_audio, read_blocks
+from reencoder_pipeline.audio import Audio, downmix, read_audio, read_blocks, resample
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
@@ -101,6 +100,29 @@ def test_a_track_read_in_blocks_is_the_track_read_whole(
         waveform = make_stream(stream, audio, sample_rate=44_100, low_band_rate=22_050, resampler="soxr_vhq")
         assert np.array_equal(encoded.streams[stream], encode_stream(Picking(), waveform, segment_frames=SEGMENT))
         assert encoded.streams[stream].flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["Album 1/02 second.flac", "mono.wav", "album.2/third [live] (2).mp3", "short.wav"])
+@pytest.mark.parametrize("size", [131_072, 5_000])
+def test_of_a_track_the_middle_alone(music: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int) -> None:
+    """As a file would be that holds nothing else; a shorter track is whole."""
+    audio, rate = read_audio(music / name)
+    first = max(0, (audio.shape[1] - round(2.5 * rate)) // 2)
+    audio = resample(audio[:, first : first + round(2.5 * rate)], rate, 44_100)
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", size)
+    encoded = encode_track(Picking(), track_of(music, name), config(precision="float32", track_seconds=2.5))
+    assert encoded.num_samples == audio.shape[1] <= 2.5 * 44_100
+    for stream in STREAMS:
+        waveform = make_stream(stream, audio, sample_rate=44_100, low_band_rate=22_050, resampler="soxr_vhq")
+        assert np.array_equal(encoded.streams[stream], encode_stream(Picking(), waveform, segment_frames=SEGMENT))
+
+
+def test_a_fault_behind_the_middle_is_found_too(tmp_path: Path) -> None:
+    audio = np.full((2, 9 * 44_100), 0.5, np.float32)
+    audio[0, -1] = np.nan
+    written(tmp_path / "late.wav", audio, subtype="FLOAT")
+    with pytest.raises(AudioError, match="not numbers"):
+        encode_track(Picking(), track_of(tmp_path, "late.wav"), config(track_seconds=1.0))
 
 
 def test_so_it_is_with_a_network(music: Path, tiny_autoencoder: Path) -> None:
@@ -241,7 +263,7 @@ def test_reading_is_ahead_by_a_few_segments_however_long_the_track(
             leads.append(read[0] - len(self.shapes) / len(STREAMS) * (SEGMENT - 4) * SPEC.hop)
             return super().encode(audio)
 
-    monkeypatch.setattr(streams_module, "read_blocks", counted)
+    monkeypatch.setattr(audio_module, "read_blocks", counted)
     encode_track(Late(), track_of(tmp_path, "long.wav"), config())
     assert read[0] == 120 * 44_100
     assert max(leads) < 10 * 44_100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError
 from reencoder_pipeline.journal import Journal, Progress
 from reencoder_pipeline.precision import resolved
 from reencoder_trainer.config import TrainConfig
+from reencoder_trainer.normalisation import Scaling
+from reencoder_trainer.step import Learner, stacked
 from reencoder_trainer.train import TrainedRun
 from reencoder_trainer.trained_module import load_module
 from tiny_cache import SPEC, write_cache
-from training_run import RECIPES, TINY, at_step, command, crash, rows, run, write_config
+from training_run import RECIPES, TINY, LinearAutoencoder, at_step, command, crash, rows, run, write_config
 
 LEFT = {"config.yaml", "metrics.jsonl", "module.safetensors", "state.pt"}
 TERMS = {
@@ -206,8 +210,10 @@ def test_configuration_errors_are_listed_together_with_exit_2(tmp_path: Path) ->
     ("settings", "texts"),
     [
         (["output=difference"], ["1 problem(s)", "difference is for m2s"]),
+        (["output=panning"], ["1 problem(s)", "panning is for m2s"]),
         (["response_frames=4"], ["1 problem(s)", "odd"]),
         (["output=difference", "response_frames=4"], ["2 problem(s)", "difference is for m2s", "odd"]),
+        (["swap_left_right=true"], ["1 problem(s)", "is for m2s"]),
         (["output=difference", "lr=-1"], ["2 problem(s)", "difference is for m2s", "lr: "]),
     ],
 )
@@ -226,6 +232,44 @@ def test_settings_that_cannot_go_together_are_errors_with_exit_2(
 def test_a_difference_and_an_odd_response_are_fine_where_they_belong(cache: Path, tmp_path: Path) -> None:
     done: TrainedRun = run(cache, tmp_path, task="m2s", output="difference", response_frames=5)
     assert done.valid["l1"] == pytest.approx(done.valid["l1_no_module"], abs=0.3)  # it starts at the input
+
+
+def test_left_and_right_are_swapped_in_half_of_the_windows_and_in_no_validation(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, swaps = Learner.windows, []
+
+    def windows(learner: Learner, batch: Mapping[str, Tensor], *, swapped: Tensor | None = None) -> Any:
+        inputs, targets = plain(learner, batch, swapped=swapped)
+        if swapped is not None:
+            swaps.append(swapped)
+            left, right = targets.chunk(2, dim=1)
+            expected = [stacked(batch, [name], targets.device).float() for name in ("left", "right")]
+            for item, is_swapped in enumerate(swapped.tolist()):
+                pair = (right, left) if is_swapped else (left, right)
+                assert all(torch.allclose(a[item], b[item]) for a, b in zip(pair, expected, strict=True))
+        return inputs, targets
+
+    monkeypatch.setattr(Learner, "windows", windows)
+    monkeypatch.setattr(Scaling, "apply", lambda scaling, latents: latents.float())
+    run(cache, tmp_path, task="m2s", swap_left_right=True)
+    assert len(swaps) == TINY["steps"]
+    assert 20 < torch.cat(swaps).sum().item() < 60  # of 80
+    assert len({tuple(swap.tolist()) for swap in swaps}) > 5
+
+
+def test_the_mel_loss_decodes_so_many_windows_as_asked(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, sizes = LinearAutoencoder.decode, []
+
+    def counted(autoencoder: LinearAutoencoder, latents: Tensor) -> Tensor:
+        sizes.append(len(latents))
+        return decode(autoencoder, latents)
+
+    monkeypatch.setattr(LinearAutoencoder, "decode", counted)
+    run(cache, tmp_path, **{**RECIPES["mel"], "batch_size": 4, "mel_windows": 3, "steps": 3, "valid_every": 0})
+    assert sizes == [1, *[3, 3] * 3]  # the probe; reference and estimate of every step
 
 
 def test_print_config_shows_every_setting_and_can_be_read_back(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_round_trip_to_the_bit(condition: int, file: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-@pytest.mark.parametrize(("task", "output"), [("bwe", "residual"), ("m2s", "difference")])
+@pytest.mark.parametrize(("task", "output"), [("bwe", "residual"), ("m2s", "difference"), ("m2s", "panning")])
 def test_the_shape_of_the_module_survives(task: str, output: str, tmp_path: Path) -> None:
     saved = make_trained(task=task, output=output, response_frames=5)
     save_module(saved, tmp_path / "m")

@@ -34,7 +34,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "discriminator": {"channels": 4, "lr": 1e-3, "warmup_steps": 4},
         "ema": 0.9,
     },
-    "variational": {"task": "m2s", "condition": {"channels": 3, "blocks": 1}, "losses": {"kl": 5e-4}},
+    "variational": {
+        "task": "m2s",
+        "condition": {"channels": 3, "blocks": 1},
+        "losses": {"kl": 5e-4},
+        "swap_left_right": True,
+    },
     "mel": {"losses": {"mel": 1.0}, "autoencoder": "training_run:load_linear", "batch_size": 2},
 }
 ROOT = Path(__file__).parents[1]

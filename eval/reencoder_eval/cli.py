@@ -102,11 +102,14 @@ def train_baseline(
 @app.command()
 def tables(
     run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    against: Annotated[
+        str | None, typer.Option(metavar="ROW", help="compare with this row, by its label; default: no module")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown")] = False,
 ) -> None:
     """Print the tables of a run, from scores.jsonl alone (costs are shown if costs.json is there)."""
-    print_tables(run, as_json=as_json, markdown=markdown)
+    print_tables(run, against=against, as_json=as_json, markdown=markdown)
 
 
 @app.command()
@@ -141,11 +144,11 @@ def card(  # noqa: PLR0917, typer reads the signature
         typer.echo(out)
 
 
-def print_tables(run: Path, *, as_json: bool, markdown: bool) -> None:
+def print_tables(run: Path, *, against: str | None = None, as_json: bool, markdown: bool) -> None:
     from reencoder_eval import tables, text_table
     from reencoder_eval.run_folder import COSTS, LATENT_SCORES, SCORES, read_json, read_rows
 
-    summary = tables.summarise(read_rows(run / SCORES))
+    summary = tables.summarise(read_rows(run / SCORES), against=against)
     texts = tables.text_tables(summary, read_json(run / COSTS), read_json(run / LATENT_SCORES))
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))

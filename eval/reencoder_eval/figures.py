@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from reencoder_eval.columns import BALANCE
 from reencoder_eval.cost_table import Costs, module_gflops, passes_gflops
 from reencoder_eval.system_names import LAMBDA
-from reencoder_eval.tables import Summary
+from reencoder_eval.tables import Summary, correlations
 
 RANGE_DB = 90.0
 FFT, PICTURE = 2048, (520, 320)  # samples; width and height in pixels
@@ -119,18 +119,12 @@ def balance_chart(rows: Sequence[Mapping[str, Any]]) -> str | None:
             reach = 1.05 * max(np.abs(reference).max(), 0.1)
             panel.plot([-reach, reach], [-reach, reach], color=INK, alpha=0.25, linewidth=1)
             panel.scatter(reference, output, s=12, color=BAND_COLOURS[1], alpha=0.7, edgecolors="none")
-            panel.set_title(f"λ = {share}\nr = {correlation(output, reference):.2f}", color=INK, fontsize=10)
+            (r,) = correlations(output, reference, np.ones((1, len(output))))
+            panel.set_title(f"λ = {share}\nr = {r:.2f}", color=INK, fontsize=10)
             _plain_axes(panel, grid="both")
         figure.supxlabel("reference, log(E left / E right)", color=INK, fontsize=10)
         axes[0].set_ylabel("output", color=INK)
         return _svg(figure)
-
-
-def correlation(output: np.ndarray, reference: np.ndarray) -> float:
-    """Pearson's; 0 where either does not vary."""
-    if output.std() == 0 or reference.std() == 0:
-        return 0.0
-    return float(np.corrcoef(output, reference)[0, 1])
 
 
 def _our_style(salt: str) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ A metric is averaged over the clips on which every system has a value: the rows 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,12 +64,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the tables show, by system and then by metric, in the order of the rows."""
+    """Everything that the tables show, by system and then by metric, in the order of the rows.
+
+    `correlations` by label: Pearson's, of the balance of left and right in output and reference (figure 3)."""
 
     task: str
     labels: dict[str, str]
     cells: dict[str, dict[str, Cell]]
     comparisons: dict[str, dict[str, Comparison]]
+    correlations: dict[str, Interval]
     reference: str
     clips: int
     tracks: int
@@ -78,11 +82,13 @@ class Summary:
         return asdict(self)
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Summary:
+def summarise(rows: Sequence[Mapping[str, Any]], *, against: str | None = None, seed: int = 0) -> Summary:
     """Rows of scores.jsonl -> Summary; EvaluationError without rows. Without the reference row nothing is compared.
 
-    Rows that have a balance and no other score belong to figure 3 alone.
+    `against` is the label of another reference row than the input after the autoencoder; EvaluationError where there is
+    none of that name. Rows that have a balance and no other score belong to figure 3 alone.
     """
+    correlations = _correlations(rows, seed=seed)
     rows = [row for row in rows if set(row["scores"]) - set(BALANCE)]
     if not rows:
         raise EvaluationError("there are no scores to summarise", remedy="run the evaluation first")
@@ -91,7 +97,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Summary:
     tracks = {row["clip"]: row["track"] for row in rows}
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
     task = task_of(metrics)
-    reference = START_ROWS[task]
+    labels = {row["system"]: row["label"] for row in rows}
+    reference = START_ROWS[task] if against is None else _system(against, labels)
     values = _values(rows, systems=systems, clips=clips, metrics=metrics)  # (systems, clips, metrics), NaN: no value
 
     cells: dict[str, dict[str, Cell]] = {system: {} for system in systems}
@@ -111,14 +118,51 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Summary:
                 by_metric[metric] = _compare(column, system, reference=reference, weights=weights)
     return Summary(
         task=task,
-        labels={row["system"]: row["label"] for row in rows},
+        labels=labels,
         cells=cells,
         comparisons=comparisons if reference in systems else {},
+        correlations=correlations,
         reference=reference,
         clips=len(clips),
         tracks=len(set(tracks.values())),
         silent=sum(bool(np.isnan(values[:, c]).all()) for c in range(len(clips))),
     )
+
+
+def _system(label: str, labels: Mapping[str, str]) -> str:
+    for system, its_label in labels.items():
+        if its_label == label:
+            return system
+    remedy = f"one of: {'; '.join(labels.values())}"
+    raise EvaluationError("no row of that name to compare with", where="--against", value=label, remedy=remedy)
+
+
+def _correlations(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Interval]:
+    """By label, of the rows of modules with a condition and of what they are compared with; on clips that have both."""
+    points: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
+    for row in rows:
+        output, reference = (row["scores"].get(name) for name in BALANCE)
+        if output is not None and reference is not None:
+            points[row["label"]].append((row["track"], output, reference))
+    found = {}
+    for label, triples in points.items():
+        tracks, *pair = zip(*triples, strict=True)
+        x, y = np.array(pair)
+        once, weights = np.ones((1, len(x))), resample_weights(tracks, seed=seed)
+        found[label] = _interval(correlations(x, y, once)[0], correlations(x, y, weights))
+    return found
+
+
+def correlations(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson's of (clips,) and (clips,), each clip as often as (resamples, clips) says -> (resamples,); 0 where
+    either does not vary."""
+    total = weights.sum(axis=1)
+    mean_x, mean_y = weights @ x / total, weights @ y / total
+    covariance = weights @ (x * y) / total - mean_x * mean_y
+    variances = [weights @ (z * z) / total - mean * mean for z, mean in ((x, mean_x), (y, mean_y))]
+    scale = np.sqrt(np.maximum(variances[0], 0) * np.maximum(variances[1], 0))
+    still = scale < 1e-9  # rounding, of squares that are of the order of 1
+    return np.where(still, 0.0, covariance / np.where(still, 1.0, scale)).clip(-1, 1)
 
 
 def resample_weights(tracks: Sequence[str], *, seed: int) -> np.ndarray:
@@ -143,7 +187,7 @@ def _values(
 def _compare(column: Mapping[str, np.ndarray], system: str, *, reference: str, weights: np.ndarray) -> Comparison:
     difference = column[system] - column[reference]
     gap_closed = None
-    if CEILING_ROW in column and system.startswith(MODULES):
+    if CEILING_ROW in column and reference in START_ROWS.values() and system.startswith(MODULES):
         gap = column[CEILING_ROW] - column[reference]
         bounds = _mean(gap, weights)
         if bounds.high < 0:
@@ -190,6 +234,8 @@ def text_tables(
             tables.append(scores_table(summary, group, costs, with_costs=place == 0))
             if summary.comparisons and group.compared:
                 tables.append(comparison_table(summary, group))
+    if summary.correlations:
+        tables.append(correlation_table(summary))
     if latents:
         tables.append(frechet_table(summary, latents))
     return [*tables, cost_table(costs)] if costs else tables
@@ -247,6 +293,12 @@ def _detail_title(column: Column) -> str:
 
 def mean_of(cell: Cell | None) -> float | None:
     return cell.mean.value if cell else None
+
+
+def correlation_table(summary: Summary) -> TextTable:
+    rows = [(label, _with_interval(interval)) for label, interval in summary.correlations.items()]
+    title = "Figure 3: log(E left / E right) of output and of reference over clips, Pearson's correlation"
+    return TextTable(title, ("system", "r [95 %]"), tuple(rows))
 
 
 def frechet_table(summary: Summary, latents: Mapping[str, Any]) -> TextTable:

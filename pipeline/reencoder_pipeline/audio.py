@@ -78,6 +78,27 @@ def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple
         raise AudioError("holds values that are not numbers", where=path, value=f"{bad} of them", remedy=remedy)
 
 
+def read_middle(path: Path, *, seconds: float | None, num_samples: int | None = None) -> Iterator[tuple[Audio, int]]:
+    """`read_blocks` of at most so much of a file, from its middle; None: all. The whole file is read and checked."""
+    if seconds is None:
+        yield from read_blocks(path, num_samples=num_samples)
+        return
+    rate, length = audio_header(path)
+    used, first = middle(length, rate, seconds), 0
+    for block, _ in read_blocks(path, num_samples=num_samples):
+        part = block[:, max(0, used.start - first) : max(0, used.stop - first)]
+        first += block.shape[1]
+        if part.size:
+            yield part, rate
+
+
+def middle(num_samples: int, rate: int, seconds: float | None) -> slice:
+    """Which of a file's samples `read_middle` gives."""
+    length = num_samples if seconds is None else min(num_samples, max(1, round(seconds * rate)))
+    first = (num_samples - length) // 2
+    return slice(first, first + length)
+
+
 def open_sequential(path: bytes) -> soundfile.SoundFile:
     """A file to be read from its beginning to its end, without the seek that soundfile makes after every read: it takes
     time, and in Opus the sound after it is another one."""

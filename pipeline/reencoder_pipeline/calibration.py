@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from reencoder_pipeline.audio import Audio, resample
+from reencoder_pipeline.audio import Audio, middle, resample
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.encode import encode_batch, make_stream, plan_segments
@@ -210,12 +210,13 @@ def _encode(
     except (AudioError, OSError, RuntimeError):  # soundfile's are RuntimeErrors; a build names them
         return None
     encoded = time.perf_counter()
-    whole = spec.num_frames(-(-track_samples * spec.sample_rate // rate))
+    used = middle(track_samples, rate, config.track_seconds)
+    whole = spec.num_frames(-(-(used.stop - used.start) * spec.sample_rate // rate))
     segments = plan_segments(whole, segment_frames=segment_frames, context=autoencoder.context)
     discarded = sum(segment.stop - segment.start for segment in segments) / whole
     return _Excerpt(
         seconds=audio.shape[1] / spec.sample_rate,
-        track_seconds=track_samples / rate,
+        track_seconds=(used.stop - used.start) / rate,
         preparing=prepared - begun,
         encoding=(encoded - prepared) * discarded,
     )

@@ -49,6 +49,9 @@ class CacheConfig(Config):
         description="which tasks a track serves: by its bandwidth and width, or as listed here for every track",
     )
     hours: float | None = Field(None, gt=0, description="take only so much of the corpus, of every split its share")
+    track_seconds: float | None = Field(
+        None, gt=0, description="of every track at most so much, from its middle: many tracks in little time"
+    )
     workers: int | None = Field(None, ge=1, description="processes; default: one a core; contents do not depend on it")
     lease: float = Field(
         120.0, gt=0, description="seconds without a sign of life after which another builder takes over a shard"

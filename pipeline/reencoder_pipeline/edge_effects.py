@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.audio import read_audio, resample
+from reencoder_pipeline.audio import middle, read_audio, resample
 from reencoder_pipeline.cache import CachedTrack, LatentCache
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import file_digest, read_corpus
@@ -48,7 +48,8 @@ def check_edges(
     at a seam.
     """
     findings, paths = tracks_with_sources(cache, source)
-    segment_frames, remarks = _segment_frames(cache)
+    settings, remarks = settings_of(cache)
+    segment_frames = cache.spec.frames_in(settings.segment_seconds)
     findings += remarks
     margin = 2 * _reach(autoencoder.context)
     windows = draw_windows(
@@ -62,7 +63,7 @@ def check_edges(
     done, total = 0, sum(stop - start for _, spans in windows for start, stop in spans)
     for track, spans in windows:
         try:
-            audio = track_audio(paths[track.id], track, cache)
+            audio = track_audio(paths[track.id], track, cache, settings)
         except (AudioError, OSError) as error:
             findings.append(Finding("warning", "edges", f"{track.id}: not compared: {error}", shard=track.shard))
             continue
@@ -160,11 +161,12 @@ def tracks_with_sources(cache: LatentCache, source: Path) -> tuple[list[Finding]
     return findings, paths
 
 
-def track_audio(path: Path, track: CachedTrack, cache: LatentCache) -> NDArray[np.float32]:
-    """(channels, samples) at the cache's rate; AudioError unless it is the very file that was encoded."""
+def track_audio(path: Path, track: CachedTrack, cache: LatentCache, settings: CacheConfig) -> NDArray[np.float32]:
+    """What was encoded of a file, (channels, samples) at the cache's rate; AudioError unless it is that very file."""
     if file_digest(path) != track.sha256:
         raise AudioError("is another file than the cache was made from", where=path)
     audio, rate = read_audio(path)
+    audio = audio[:, middle(audio.shape[1], rate, settings.track_seconds)]
     if rate != cache.spec.sample_rate:
         audio = resample(audio, rate, cache.spec.sample_rate)
     if audio.shape[1] != track.num_samples:
@@ -173,13 +175,13 @@ def track_audio(path: Path, track: CachedTrack, cache: LatentCache) -> NDArray[n
     return audio
 
 
-def _segment_frames(cache: LatentCache) -> tuple[int, list[Finding]]:
-    """How long the segments were; settings.json says so."""
+def settings_of(cache: LatentCache) -> tuple[CacheConfig, list[Finding]]:
+    """How segments were cut, and tracks; settings.json says so."""
     try:
         settings = json.loads(open_store(cache.origin).read("settings.json") or b"")
-        config = CacheConfig.model_validate({"segment_seconds": settings["segment_seconds"]})
-        return cache.spec.frames_in(config.segment_seconds), []
+        known = {"segment_seconds": settings["segment_seconds"], "track_seconds": settings.get("track_seconds")}
+        return CacheConfig.model_validate(known), []
     except (OSError, ValueError, KeyError, TypeError):  # handed on without it, or damaged
-        seconds = CacheConfig.model_validate({}).segment_seconds
-    problem = f"settings.json does not say how long segments were: taken as {seconds:g} s"
-    return cache.spec.frames_in(seconds), [Finding("warning", "edges", problem, file="settings.json")]
+        settings = CacheConfig.model_validate({})
+    problem = f"settings.json does not say how long segments were: taken as {settings.segment_seconds:g} s"
+    return settings, [Finding("warning", "edges", problem, file="settings.json")]

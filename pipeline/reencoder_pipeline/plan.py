@@ -63,7 +63,7 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     corpus = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
     tracks = [track for track in corpus if _is_suited(track, config)]
     with ThreadPoolExecutor() as pool:
-        examined = list(pool.map(lambda track: _examine(track, spec.sample_rate), tracks))
+        examined = list(pool.map(lambda track: _examine(track, spec.sample_rate, config.track_seconds), tracks))
     planned = [item for item in examined if isinstance(item, PlannedTrack)]
     if config.hours is not None:
         planned = take_hours(planned, config.hours, sample_rate=spec.sample_rate)
@@ -128,8 +128,8 @@ def _is_suited(track: Track, config: CacheConfig) -> bool:
     return track.tasks is None or not served or not served.isdisjoint(track.tasks)
 
 
-def _examine(track: Track, sample_rate: int) -> PlannedTrack | dict[str, str]:
-    from reencoder_pipeline.audio import audio_header
+def _examine(track: Track, sample_rate: int, track_seconds: float | None) -> PlannedTrack | dict[str, str]:
+    from reencoder_pipeline.audio import audio_header, middle
 
     try:
         rate, num_samples = audio_header(track.path)
@@ -138,7 +138,8 @@ def _examine(track: Track, sample_rate: int) -> PlannedTrack | dict[str, str]:
             raise AudioError(
                 "is not the file its manifest describes", where=track.path, value=f"sha256 {digest}, not {track.sha256}"
             )
-        return PlannedTrack(track, digest, -(-num_samples * sample_rate // rate))
+        used = middle(num_samples, rate, track_seconds)
+        return PlannedTrack(track, digest, -(-(used.stop - used.start) * sample_rate // rate))
     except (AudioError, OSError) as error:
         return failure_row(track, error)
 
@@ -186,8 +187,9 @@ def settings(config: CacheConfig) -> dict[str, Any]:
         "precision",
         "segment_seconds",
         "batch_segments",
+        "track_seconds",
         "low_band_rate",
         "resampler",
         "tasks",
     }
-    return config.model_dump(include=names)
+    return config.model_dump(include=names, exclude_none=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.edge_effects import draw_windows, track_audio, tracks_with_sources
+from reencoder_pipeline.edge_effects import draw_windows, settings_of, track_audio, tracks_with_sources
 from reencoder_pipeline.encode import encode_stream, make_stream
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.int8_frames import dequantised, quantised, scale_of
@@ -241,9 +241,10 @@ def _excerpts(  # noqa: PLR0917, the table's own arguments
         samples=excerpts,
         random=np.random.default_rng(seed),
     )
+    settings, _ = settings_of(cache)
     done, total = 0, sum(stop - start for _, spans in windows for start, stop in spans)
     for track, spans in windows:
-        audio = None if paths is None else track_audio(paths[track.id], track, cache)
+        audio = None if paths is None else track_audio(paths[track.id], track, cache, settings)
         for stream in cache.streams:
             cached, waveform = cache.read(track, stream), None
             scale, deviation = scale_of(cached), cache.statistics[stream].std

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reencoder_pipeline.audio import Audio, downmix, read_blocks
+from reencoder_pipeline.audio import Audio, downmix, read_middle
 from reencoder_pipeline.block_resampling import BlockLowBand, BlockResampler
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
@@ -26,7 +26,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a whole track, which has been read without an error. `num_samples` is at the autoencoder's rate.
+    """Of what is encoded of a track, whose file has been read without an error. `num_samples` is at the autoencoder's
+    rate.
 
     `encoded_as`: stream -> the stream whose pieces it shares."""
 
@@ -41,7 +42,7 @@ def read_pieces(track: Track, spec: LatentSpec, *, context: int, config: CacheCo
     In memory are a block, and of every stream less than two segments and a block.
     """
     streams, surveyor = None, None
-    for block, rate in read_blocks(track.path, num_samples=track.num_samples):
+    for block, rate in read_middle(track.path, seconds=config.track_seconds, num_samples=track.num_samples):
         if streams is None or surveyor is None:
             surveyor = Surveyor(rate, len(block))
             streams = _Streams(rate, len(block), spec, context=context, config=config)

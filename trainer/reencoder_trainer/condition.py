@@ -55,9 +55,17 @@ def standard_normal(num: int, channels: int, *, seed: int, step: int) -> Tensor:
     Drawn for the global batch, of which a rank takes its slice, so it does not depend on the number of ranks. Philox as
     in `draw_windows`, from another part of its counter. (torch's generator keeps 32 bits of a seed on the CPU.)
     """
-    key, counter = np.array([seed, step], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
-    return torch.from_numpy(generator.standard_normal((num, channels), dtype=np.float32))
+    return torch.from_numpy(_generator(seed, step, part=1).standard_normal((num, channels), dtype=np.float32))
+
+
+def coin_tosses(num: int, *, seed: int, step: int) -> Tensor:
+    """(num,) truth values, drawn as in `standard_normal`."""
+    return torch.from_numpy(_generator(seed, step, part=2).random(num) < 0.5)
+
+
+def _generator(seed: int, step: int, *, part: int) -> np.random.Generator:
+    key, counter = np.array([seed, step], dtype=np.uint64), np.array([0, 0, 0, part], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def interpolated(oracle: Tensor, prior: Tensor, *, share: float) -> Tensor:

@@ -65,8 +65,10 @@ class TrainConfig(Config):
     size: Literal["S", "M"] = "S"
     blocks: int | None = Field(None, ge=1, description="ConvNeXt blocks, if not the size's")
     width: int | None = Field(None, ge=1, description="channels of the blocks, if not the size's")
-    output: Literal["direct", "residual", "difference"] = Field(
-        "direct", description="what is predicted: the target; what to add to the input; or half of left minus right"
+    output: Literal["direct", "residual", "difference", "panning"] = Field(
+        "direct",
+        description="what is predicted: the target; residual, to be added to the input; difference, half of left minus "
+        "right; or panning, the same as a gain of the input and an offset",
     )
     normalisation: Literal["own", "shared"] = Field(
         "own", description="of latents: by each stream's own statistics, or all by mono's, so that a copy is a copy"
@@ -78,6 +80,10 @@ class TrainConfig(Config):
     losses: Losses = Losses()
     discriminator: Discriminator = Discriminator()
     autoencoder: str = Field("house", description="the one that made the cache; loaded only where losses.mel is set")
+    mel_windows: int | None = Field(
+        None, ge=1, description="windows of a batch that losses.mel decodes, which costs most; default: all"
+    )
+    swap_left_right: bool = Field(False, description="of every other window, by chance; for m2s")
 
     steps: int = Field(250_000, ge=1)
     batch_size: int = Field(256, ge=1, description="windows of the global batch, whatever the number of processes")
@@ -109,9 +115,16 @@ class TrainConfig(Config):
     @field_validator("output")
     @classmethod
     def _fits_the_task(cls, output: str, info: ValidationInfo) -> str:
-        if output == "difference" and info.data.get("task", "m2s") != "m2s":
-            raise ValueError("difference is for m2s, whose two targets differ from each other")
+        if output in ("difference", "panning") and info.data.get("task", "m2s") != "m2s":
+            raise ValueError(f"{output} is for m2s, whose two targets differ from each other")
         return output
+
+    @field_validator("swap_left_right")
+    @classmethod
+    def _has_sides(cls, swap: bool, info: ValidationInfo) -> bool:
+        if swap and info.data.get("task", "m2s") != "m2s":
+            raise ValueError("is for m2s, whose targets are left and right")
+        return swap
 
     @field_validator("response_frames")
     @classmethod

@@ -21,7 +21,7 @@ SIZES = {"S": Size(blocks=4, width=512), "M": Size(blocks=8, width=768)}
 """The paper's two. For 64 channels in and out: 4,295,232 and 19,077,952 parameters; at 44100/1024 frames per second
 0.37 and 1.64 GFLOPs per second of audio."""
 
-Output = Literal["direct", "residual", "difference"]
+Output = Literal["direct", "residual", "difference", "panning"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 
@@ -35,6 +35,8 @@ class LatentModule(nn.Module):
       difference  for two targets: half of left minus right; the targets are input + d and input - d. What the
                   autoencoder's latents lose when two channels are mixed stays as an error, and so does what mono and
                   the channels differ by in deviation, since all of this is in normalised latents.
+      panning     a difference d = gain * input + offset, both of every channel and frame: channels that sample a
+                  waveform are moved to one side by a gain, which a layer norm leaves nobody able to copy
     With `condition_channels` every block takes a condition through AdaLN.
     """
 
@@ -52,7 +54,9 @@ class LatentModule(nn.Module):
         super().__init__()
         assert output in OUTPUTS, output
         assert output == "direct" or out_channels % in_channels == 0, "copies of the input fill the targets"
-        assert output != "difference" or out_channels == 2 * in_channels, "a difference is that of two targets"
+        assert output not in ("difference", "panning") or out_channels == 2 * in_channels, (
+            "a difference is that of two targets"
+        )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.size = Size(blocks, width)
         self.output: Output = output
@@ -62,7 +66,8 @@ class LatentModule(nn.Module):
             ConvNeXtBlock(width, condition_channels=condition_channels, response_frames=response_frames)
             for _ in range(blocks)
         )
-        self.conv_out = nn.Conv1d(width, in_channels if output == "difference" else out_channels, kernel_size=1)
+        predicted = in_channels if output == "difference" else out_channels  # panning: gains and offsets
+        self.conv_out = nn.Conv1d(width, predicted, kernel_size=1)
         if output != "direct":
             nn.init.zeros_(self.conv_out.weight)
             assert self.conv_out.bias is not None
@@ -79,9 +84,12 @@ class LatentModule(nn.Module):
         """What `output` makes of the last convolution: (B, in_channels, T) and its output -> (B, out_channels, T)"""
         if self.output == "residual":
             return latents.repeat(1, self.out_channels // self.in_channels, 1) + predicted
-        if self.output == "difference":
-            return torch.cat([latents + predicted, latents - predicted], dim=1)
-        return predicted
+        if self.output == "direct":
+            return predicted
+        if self.output == "panning":
+            gain, offset = predicted.chunk(2, dim=1)
+            predicted = torch.addcmul(offset, gain, latents)
+        return torch.cat([latents + predicted, latents - predicted], dim=1)
 
     @property
     def num_parameters(self) -> int:

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool1d
 
 from reencoder_trainer.condition import Posterior
 
-LEVEL_FRAMES = (16, 64)  # at 43 latents a second: 0.4 and 1.5 s; levels of few frames are mostly chance
+LEVEL_FRAMES = (16, 64)  # at 43 latents a second: 0.4 and 1.5 s; levels of fewer frames are mostly chance
 LEVEL_FLOOR = 1e-4  # of a mean square; below -40 dB of a channel's deviation nothing counts
 
 
@@ -62,15 +62,15 @@ def kl_divergence(posterior: Posterior) -> Tensor:
 def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
     """Not in the paper: how far the levels of two latents (B, streams * C, T) are apart, in nepers, as a scalar.
 
-    A level is the root mean square of one channel over a few frames (LEVEL_FRAMES, halves of them overlap, and shorter
-    pieces as a whole). An L1 alone answers a sign that nobody can know with zero; this loss asks for as much as there
+    A level is the root mean square of one channel over all frames, and over a few (LEVEL_FRAMES, halves of them
+    overlap). An L1 alone answers a sign that nobody can know with zero; this loss asks for as much as there
     should be, of either sign. Of two streams half their difference counts as a third: the levels of left, right and
     side together say how alike left and right are.
     """
     estimates, references = (_with_side(latents.float(), streams) for latents in (estimate, reference))
     frames = estimates.shape[-1]
     distances = []
-    for length in sorted({min(length, frames) for length in LEVEL_FRAMES}):
+    for length in sorted({*(length for length in LEVEL_FRAMES if length < frames), frames}):
         levels = [
             0.5 * (avg_pool1d(latents.square(), length, stride=max(1, length // 2)) + LEVEL_FLOOR).log()
             for latents in (estimates, references)

@@ -14,7 +14,7 @@ from reencoder_pipeline.errors import TrainingError
 from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.ranks import Ranks
 from reencoder_pipeline.tasks import Task
-from reencoder_trainer.condition import ConditionEncoder, Posterior, standard_normal
+from reencoder_trainer.condition import ConditionEncoder, Posterior, coin_tosses, standard_normal
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.decoded_mel import DecodedMel
 from reencoder_trainer.discriminator import LatentDiscriminator
@@ -91,7 +91,7 @@ class Learner:
         that all of them stop.
         """
         with self._stopwatch.phase("compute"):
-            inputs, targets = self.windows(batch)
+            inputs, targets = self.windows(batch, swapped=self._swapped(step))
             with autocast(inputs.device, self.config.precision):
                 estimate, posterior = self._parallel(inputs, targets, self._noise(step))
         judged = self._update_discriminator(targets, estimate.detach(), step, batch, where=where)
@@ -113,21 +113,34 @@ class Learner:
         shown = values if len(terms) > 1 else {name: value for name, value in values.items() if name != "loss"}
         return {"l1": values["l1"], **shown, "lr": rate, **judged}
 
-    def windows(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Raw windows (B, T, C) of each stream -> normalised inputs and targets (B, C of all, T) on the device."""
+    def windows(self, batch: Mapping[str, Tensor], *, swapped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Raw windows (B, T, C) of each stream -> normalised inputs and targets (B, C of all, T) on the device.
+
+        `swapped` (B,) says in which items the two targets take each other's place.
+        """
         device = self.ranks.device
-        return (
-            self.normalisation.inputs.apply(stacked(batch, self.task.inputs, device)),
-            self.normalisation.targets.apply(stacked(batch, self.task.targets, device)),
-        )
+        inputs, targets = (stacked(batch, names, device) for names in (self.task.inputs, self.task.targets))
+        if swapped is not None:
+            exchanged = torch.cat(targets.chunk(2, dim=1)[::-1], dim=1)
+            targets = torch.where(swapped[:, None, None], exchanged, targets)
+        return self.normalisation.inputs.apply(inputs), self.normalisation.targets.apply(targets)
 
     def _noise(self, step: int) -> Tensor | None:
         encoder = self.estimator.encoder
         if encoder is None:
             return None
+        channels, seed = encoder.condition_channels, self.config.seed
+        return self._share(standard_normal(self.config.batch_size, channels, seed=seed, step=step))
+
+    def _swapped(self, step: int) -> Tensor | None:
+        if not self.config.swap_left_right:
+            return None
+        return self._share(coin_tosses(self.config.batch_size, seed=self.config.seed, step=step))
+
+    def _share(self, drawn: Tensor) -> Tensor:
+        """Of the global batch -> of this rank, on its device."""
         share = self.config.batch_size // self.ranks.world_size
-        noise = standard_normal(self.config.batch_size, encoder.condition_channels, seed=self.config.seed, step=step)
-        return noise[self.ranks.rank * share :][:share].to(self.ranks.device)
+        return drawn[self.ranks.rank * share :][:share].to(self.ranks.device)
 
     def _terms(self, estimate: Tensor, targets: Tensor, posterior: Posterior | None) -> dict[str, Tensor]:
         terms = {"l1": reconstruction_loss(estimate, targets)}
@@ -136,7 +149,8 @@ class Learner:
         if self.config.losses.level:
             terms["level"] = level_loss(estimate, targets, streams=len(self.task.targets))
         if self.mel is not None:
-            terms["mel"] = self.mel(estimate.float(), targets)
+            decoded = slice(-(-(self.config.mel_windows or self.config.batch_size) // self.ranks.world_size))
+            terms["mel"] = self.mel(estimate[decoded].float(), targets[decoded])
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)  # its weights' gradients would be computed for nothing
             with autocast(targets.device, self.config.precision):
