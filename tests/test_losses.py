@@ -157,6 +157,15 @@ def test_a_level_loss_of_two_streams_asks_for_their_width(gain: float, is_as_wid
     assert (loss < 1e-6) == is_as_wide
 
 
+def test_a_level_loss_of_two_streams_asks_for_their_balance_and_its_sign() -> None:
+    left = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(3)) + 2
+    louder = torch.cat([1.2 * left, left], dim=1)
+    assert level_loss(louder, louder, streams=2).item() == 0
+    exchanged = torch.cat([left, 1.2 * left], dim=1)  # the side is as loud
+    # 2 of 3 levels, left's and right's, are log 1.2 off, and the balance by twice that
+    assert level_loss(exchanged, louder, streams=2).item() == pytest.approx((2 / 3 + 2) * math.log(1.2), rel=1e-3)
+
+
 def test_a_level_loss_teaches_a_side_that_is_almost_not_there_to_grow() -> None:
     generator = torch.Generator().manual_seed(0)
     mid, side, small = (torch.randn(1, 4, 64, generator=generator) for _ in range(3))

@@ -65,7 +65,8 @@ def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
     A level is the root mean square of one channel over all frames, and over a few (LEVEL_FRAMES, halves of them
     overlap). An L1 alone answers a sign that nobody can know with zero; this loss asks for as much as there
     should be, of either sign. Of two streams half their difference counts as a third: the levels of left, right and
-    side together say how alike left and right are.
+    side together say how alike left and right are. To that comes the distance of the balances, level of left less level
+    of right over the whole, averaged over channels: each alone scatters more than left and right commonly differ.
     """
     estimates, references = (_with_side(latents.float(), streams) for latents in (estimate, reference))
     frames = estimates.shape[-1]
@@ -76,7 +77,17 @@ def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
             for latents in (estimates, references)
         ]
         distances.append((levels[0] - levels[1]).abs().mean())
-    return torch.stack(distances).mean()
+    loss = torch.stack(distances).mean()
+    if streams != 2:
+        return loss
+    balances = [_balance(whole) for whole in levels]  # the last length is that of all frames
+    return loss + (balances[0] - balances[1]).abs().mean()
+
+
+def _balance(levels: Tensor) -> Tensor:
+    """Levels (B, 3 * C, 1) of left, right and side -> (B,)"""
+    left, right, _ = levels.squeeze(2).chunk(3, dim=1)
+    return (left - right).mean(dim=1)
 
 
 def _with_side(latents: Tensor, streams: int) -> Tensor:
