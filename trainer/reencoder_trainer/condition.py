@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reencoder_trainer.layers import ConvNeXtBlock
+
+START_DEVIATION = 0.1
 
 
 class Posterior(NamedTuple):
@@ -25,8 +28,9 @@ class Posterior(NamedTuple):
 class ConditionEncoder(nn.Module):
     """G_phi: the stacked target latents of a whole piece -> a posterior over one condition vector for it.
 
-    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance, which starts at
-    zero: the posterior starts as the prior.
+    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance. The deviations
+    start at START_DEVIATION, so that a module has something to learn from: one that meets noise first learns to ignore
+    it, and the posterior collapses (trainer/LOG.md). What it costs, the KL makes good.
     """
 
     def __init__(self, in_channels: int, condition_channels: int, *, blocks: int, width: int) -> None:
@@ -35,8 +39,8 @@ class ConditionEncoder(nn.Module):
         self.conv_in = nn.Conv1d(in_channels, width, kernel_size=1)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
         self.head = nn.Linear(width, 2 * condition_channels)
-        nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        nn.init.constant_(self.head.bias[condition_channels:], 2 * math.log(START_DEVIATION))
 
     def forward(self, targets: Tensor) -> Posterior:
         """(B, in_channels, T) normalised latents -> posterior"""
