@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from example_run import CLIPS, HOSTILE, LABELS, RATE, tone, write_run
-from reencoder_eval.figures import PICTURE, log_spectrogram, spectrogram_pictures, stft_d_chart
+from reencoder_eval.figures import PICTURE, as_file, log_spectrogram, spectrogram_pictures, stft_d_chart
 from reencoder_eval.listening_page import listening_clip, write_report
 from reencoder_eval.loudness import integrated_loudness
 from reencoder_eval.paper import TABLE_1
@@ -206,7 +206,8 @@ def test_the_chart_is_an_svg_in_the_ink_of_the_page(run: Path) -> None:
     svg = (run / CHART).read_text()
     assert svg.startswith("<svg")
     assert "currentColor" in svg
+    assert "<svg color=" in svg, "a file has no text around it whose colour it could take"
     assert "Autoencoder, full band" in svg
     assert "<script>" not in svg
     rows = [json.loads(line) for line in (run / SCORES).read_text().splitlines()]
-    assert stft_d_chart(summarise(rows), json.loads((run / COSTS).read_text())) == svg
+    assert as_file(stft_d_chart(summarise(rows), json.loads((run / COSTS).read_text()))) == svg

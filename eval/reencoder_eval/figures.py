@@ -140,6 +140,11 @@ def _plain_axes(axes: Any, *, grid: Literal["x", "both"]) -> None:
     axes.set_axisbelow(True)
 
 
+def as_file(svg: str) -> str:
+    """A picture that takes the colour of the text around it -> one for a file, which has no text around it."""
+    return svg.replace("<svg ", f'<svg color="{BAND_COLOURS[0]}" ', 1)
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

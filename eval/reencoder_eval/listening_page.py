@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from reencoder_eval.columns import GROUPS, Column, task_of
 from reencoder_eval.cost_table import Costs, count_notes, module_gflops, passes_gflops
-from reencoder_eval.figures import balance_chart, spectrogram_pictures, stft_d_chart
+from reencoder_eval.figures import as_file, balance_chart, spectrogram_pictures, stft_d_chart
 from reencoder_eval.loudness import integrated_loudness, matching_gains
 from reencoder_eval.metrics import EDGE_HZ
 from reencoder_eval.paper import PAPER_TABLES
@@ -54,9 +54,9 @@ def write_report(run: Path) -> Path:
     summary = summarise(rows)
     listening = [clip for clip in description["clips"] if clip["id"] in description["listening"]]
     chart, balances = stft_d_chart(summary, costs), balance_chart(rows)
-    write_text(run / CHART, chart)
+    write_text(run / CHART, as_file(chart))
     if balances:
-        write_text(run / BALANCES, balances)
+        write_text(run / BALANCES, as_file(balances))
     clips = [listening_clip(run, clip, rows, summary) for clip in listening]
     sounds = "".join(signal["sound"] for clip in clips for signal in clip["signals"])
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
