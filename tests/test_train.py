@@ -82,6 +82,13 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(cache: Path, tmp_path: Path) 
     assert row["kl"] > 0
 
 
+def test_the_kl_grows_from_nothing_where_it_is_told_to(cache: Path, tmp_path: Path) -> None:
+    condition = {"channels": 3, "blocks": 1, "kl_warmup_steps": 4}
+    run(cache, tmp_path, task="m2s", condition=condition, losses={"kl": 0.5}, log_every=1, steps=8, lr=1e-4)
+    shares = [(row["loss"] - 10 * row["l1"]) / row["kl"] / 0.5 for row in rows(tmp_path, "train")]
+    assert shares == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -28,9 +28,9 @@ class Posterior(NamedTuple):
 class ConditionEncoder(nn.Module):
     """G_phi: the stacked target latents of a whole piece -> a posterior over one condition vector for it.
 
-    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance. The deviations
-    start at START_DEVIATION, so that a module has something to learn from: one that meets noise first learns to ignore
-    it, and the posterior collapses (trainer/LOG.md). What it costs, the KL makes good.
+    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance. Means start about
+    as wide as the prior and deviations at START_DEVIATION, so that a module has something to learn from: one that meets
+    noise first learns to ignore it, and the posterior collapses (trainer/LOG.md).
     """
 
     def __init__(self, in_channels: int, condition_channels: int, *, blocks: int, width: int) -> None:
@@ -39,6 +39,9 @@ class ConditionEncoder(nn.Module):
         self.conv_in = nn.Conv1d(in_channels, width, kernel_size=1)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
         self.head = nn.Linear(width, 2 * condition_channels)
+        means, log_variances = self.head.weight.chunk(2)
+        nn.init.normal_(means, std=4 / math.sqrt(width))  # of items, pooled features differ by about 1/4
+        nn.init.zeros_(log_variances)
         nn.init.zeros_(self.head.bias)
         nn.init.constant_(self.head.bias[condition_channels:], 2 * math.log(START_DEVIATION))
 

@@ -45,6 +45,7 @@ class Condition(Config):
 
     channels: int = Field(default=0, ge=0, description="H; the paper's is 64")
     blocks: int = Field(default=2, ge=1, description="ConvNeXt blocks of its encoder, as wide as the module's")
+    kl_warmup_steps: int = Field(default=0, ge=0, description="steps in which losses.kl grows from 0 (annealing)")
 
 
 class TrainConfig(Config):

@@ -97,7 +97,7 @@ class Learner:
         judged = self._update_discriminator(targets, estimate.detach(), step, batch, where=where)
         with self._stopwatch.phase("compute"):
             terms = self._terms(estimate, targets, posterior)
-            weights = {"l1": self.config.losses.reconstruction} | self.config.losses.model_dump()
+            weights = self._weights(step)
             loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -124,6 +124,11 @@ class Learner:
             exchanged = torch.cat(targets.chunk(2, dim=1)[::-1], dim=1)
             targets = torch.where(swapped[:, None, None], exchanged, targets)
         return self.normalisation.inputs.apply(inputs), self.normalisation.targets.apply(targets)
+
+    def _weights(self, step: int) -> dict[str, float]:
+        losses, warmup_steps = self.config.losses, self.config.condition.kl_warmup_steps
+        grown = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+        return losses.model_dump() | {"l1": losses.reconstruction, "kl": grown * losses.kl}
 
     def _noise(self, step: int) -> Tensor | None:
         encoder = self.estimator.encoder
