@@ -33,6 +33,25 @@ def test_the_posterior_starts_with_little_noise_and_tells_items_apart() -> None:
     assert posterior.mean.std(dim=0).min() > START_DEVIATION
 
 
+def test_with_levels_it_hears_from_the_start_which_side_is_louder() -> None:
+    """Of pieces that differ in everything else much more."""
+    generator = torch.Generator().manual_seed(1)
+    loudness, balance = (
+        2 * torch.rand(200, 1, 1, generator=generator) + 0.2,
+        0.1 * torch.randn(200, generator=generator),
+    )
+    mid = loudness * torch.randn(200, 16, 40, generator=generator)
+    targets = torch.cat([(1 + balance[:, None, None]) * mid, (1 - balance[:, None, None]) * mid], dim=1)
+    heard = {}
+    for levels in (False, True):
+        torch.manual_seed(0)
+        means = ConditionEncoder(32, 3, blocks=2, width=16, levels=levels)(targets).mean
+        pairs = (torch.stack([mean, balance]) for mean in means.T)
+        heard[levels] = max(torch.corrcoef(pair)[0, 1].abs().item() for pair in pairs)
+    assert heard[True] > 0.7
+    assert heard[False] < 0.35, heard
+
+
 def test_it_learns_from_its_start() -> None:
     encoder = ConditionEncoder(8, 3, blocks=2, width=16)
     (encoder(torch.randn(5, 8, 30)).sample(torch.randn(5, 3)) - 1).square().mean().backward()

@@ -86,6 +86,17 @@ def test_outputs_say_what_the_last_convolution_predicts() -> None:
     torch.testing.assert_close((left - right) / 2, gain * x + offset)
 
 
+def test_a_condition_pans_the_whole_piece_by_channel() -> None:
+    module = LatentModule(4, 8, blocks=1, width=16, output="panning", condition_channels=2)
+    assert module.pan is not None
+    x = torch.randn(2, 4, 9)
+    condition = torch.tensor([[1.0, 0.0], [0.0, -2.0]])
+    assert torch.equal(module(x, condition), torch.cat([x, x], dim=1)), "it starts at the input"
+    module.pan.weight.data = torch.tensor([[0.1, 0.0], [0.2, 0.0], [0.0, 0.3], [0.0, 0.4]])
+    gains = torch.tensor([[0.1, 0.2, 0.0, 0.0], [0.0, 0.0, -0.6, -0.8]])[:, :, None]
+    torch.testing.assert_close(module(x, condition), torch.cat([(1 + gains) * x, (1 - gains) * x], dim=1))
+
+
 def test_only_direct_starts_elsewhere() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 9)

@@ -98,6 +98,18 @@ def test_the_shape_of_the_module_survives(task: str, output: str, tmp_path: Path
     assert_same_module(loaded, saved)
 
 
+def test_what_the_encoder_is_given_survives(tmp_path: Path) -> None:
+    saved = make_trained(3)
+    encoder = ConditionEncoder(8, 3, blocks=1, width=8, levels=True).eval()
+    save_module(replace(saved, encoder=encoder), tmp_path / "m")
+    loaded = load_module(tmp_path / "m")
+    assert loaded.encoder is not None
+    assert loaded.encoder.levels
+    targets = torch.randn(2, 8, 30)
+    expected = encoder(saved.normalisation.targets.apply(targets)).mean
+    assert torch.equal(loaded.posterior(targets).mean, expected)
+
+
 def test_equal_modules_give_equal_bytes(condition: int, file: Path, tmp_path: Path) -> None:
     save_module(make_trained(condition), tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == file.read_bytes()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reencoder_trainer.layers import ConvNeXtBlock
+from reencoder_trainer.layers import ConvNeXtBlock, level
 
 START_DEVIATION = 0.1
 
@@ -31,23 +31,34 @@ class ConditionEncoder(nn.Module):
     1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance. Means start about
     as wide as the prior and deviations at START_DEVIATION, so that a module has something to learn from: one that meets
     noise first learns to ignore it, and the posterior collapses (trainer/LOG.md).
+
+    With `levels`, which is not in the paper, the linear layer is also given, by channel, how much louder left is than
+    right, in nepers. The mean over time holds that too, but drowned in how all the rest differs from piece to piece.
     """
 
-    def __init__(self, in_channels: int, condition_channels: int, *, blocks: int, width: int) -> None:
+    def __init__(
+        self, in_channels: int, condition_channels: int, *, blocks: int, width: int, levels: bool = False
+    ) -> None:
         super().__init__()
-        self.in_channels, self.condition_channels = in_channels, condition_channels
+        self.in_channels, self.condition_channels, self.levels = in_channels, condition_channels, levels
         self.conv_in = nn.Conv1d(in_channels, width, kernel_size=1)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
-        self.head = nn.Linear(width, 2 * condition_channels)
-        means, log_variances = self.head.weight.chunk(2)
-        nn.init.normal_(means, std=4 / math.sqrt(width))  # of items, pooled features differ by about 1/4
-        nn.init.zeros_(log_variances)
+        differences = in_channels // 2 if levels else 0
+        self.head = nn.Linear(width + differences, 2 * condition_channels)
+        nn.init.zeros_(self.head.weight)
+        means = self.head.weight.data[:condition_channels]
+        nn.init.normal_(means[:, :width], std=4 / math.sqrt(width))  # of items, features differ by about 1/4
+        if levels:
+            nn.init.normal_(means[:, width:], std=4 / math.sqrt(differences))
         nn.init.zeros_(self.head.bias)
         nn.init.constant_(self.head.bias[condition_channels:], 2 * math.log(START_DEVIATION))
 
     def forward(self, targets: Tensor) -> Posterior:
         """(B, in_channels, T) normalised latents -> posterior"""
         pooled = self.blocks(self.conv_in(targets)).mean(dim=2)
+        if self.levels:
+            left, right = level(targets, frames=targets.shape[-1]).squeeze(2).chunk(2, dim=1)
+            pooled = torch.cat([pooled, left - right], dim=1)
         mean, log_variance = self.head(pooled).float().chunk(2, dim=1)
         return Posterior(mean, log_variance)
 

@@ -45,6 +45,9 @@ class Condition(Config):
 
     channels: int = Field(default=0, ge=0, description="H; the paper's is 64")
     blocks: int = Field(default=2, ge=1, description="ConvNeXt blocks of its encoder, as wide as the module's")
+    levels: bool = Field(
+        default=False, description="its encoder is also given how much louder left is than right; ours"
+    )
     kl_warmup_steps: int = Field(default=0, ge=0, description="steps in which losses.kl grows from 0 (annealing)")
 
 
@@ -119,6 +122,13 @@ class TrainConfig(Config):
         if output in ("difference", "panning") and info.data.get("task", "m2s") != "m2s":
             raise ValueError(f"{output} is for m2s, whose two targets differ from each other")
         return output
+
+    @field_validator("condition")
+    @classmethod
+    def _has_levels_of_two(cls, condition: Condition, info: ValidationInfo) -> Condition:
+        if condition.levels and info.data.get("task", "m2s") != "m2s":
+            raise ValueError("levels are for m2s, whose targets are left and right")
+        return condition
 
     @field_validator("swap_left_right")
     @classmethod

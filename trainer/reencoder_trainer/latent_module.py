@@ -36,7 +36,8 @@ class LatentModule(nn.Module):
                   autoencoder's latents lose when two channels are mixed stays as an error, and so does what mono and
                   the channels differ by in deviation, since all of this is in normalised latents.
       panning     a difference d = gain * input + offset, both of every channel and frame: channels that sample a
-                  waveform are moved to one side by a gain, which a layer norm leaves nobody able to copy
+                  waveform are moved to one side by a gain, which a layer norm leaves nobody able to copy. A condition
+                  adds to the gains directly too: of each channel so much for the whole piece
     With `condition_channels` every block takes a condition through AdaLN.
     """
 
@@ -68,6 +69,10 @@ class LatentModule(nn.Module):
         )
         predicted = in_channels if output == "difference" else out_channels  # panning: gains and offsets
         self.conv_out = nn.Conv1d(width, predicted, kernel_size=1)
+        self.pan = None
+        if output == "panning" and condition_channels:
+            self.pan = nn.Linear(condition_channels, in_channels, bias=False)
+            nn.init.zeros_(self.pan.weight)
         if output != "direct":
             nn.init.zeros_(self.conv_out.weight)
             assert self.conv_out.bias is not None
@@ -78,9 +83,9 @@ class LatentModule(nn.Module):
         hidden = self.conv_in(latents)
         for block in self.blocks:
             hidden = block(hidden, condition)
-        return self.completed(latents, self.conv_out(hidden))
+        return self.completed(latents, self.conv_out(hidden), condition)
 
-    def completed(self, latents: Tensor, predicted: Tensor) -> Tensor:
+    def completed(self, latents: Tensor, predicted: Tensor, condition: Tensor | None) -> Tensor:
         """What `output` makes of the last convolution: (B, in_channels, T) and its output -> (B, out_channels, T)"""
         if self.output == "residual":
             return latents.repeat(1, self.out_channels // self.in_channels, 1) + predicted
@@ -88,6 +93,8 @@ class LatentModule(nn.Module):
             return predicted
         if self.output == "panning":
             gain, offset = predicted.chunk(2, dim=1)
+            if self.pan is not None and condition is not None:
+                gain = gain + self.pan(condition)[:, :, None]
             predicted = torch.addcmul(offset, gain, latents)
         return torch.cat([latents + predicted, latents - predicted], dim=1)
 

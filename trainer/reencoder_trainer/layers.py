@@ -6,6 +6,13 @@ import torch
 from torch import Tensor, nn
 
 TINY = 1e-12  # the root of zero has no gradient
+LEVEL_FLOOR = 1e-4  # of a mean square; below -40 dB of a channel's deviation nothing counts
+
+
+def level(latents: Tensor, *, frames: int) -> Tensor:
+    """(B, C, T) -> (B, C, pieces): log of the root mean square of pieces of so many frames, which half overlap."""
+    means = nn.functional.avg_pool1d(latents.float().square(), frames, stride=max(1, frames // 2))
+    return 0.5 * (means + LEVEL_FLOOR).log()
 
 
 class GlobalResponseNorm(nn.Module):

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool1d
 
 from reencoder_trainer.condition import Posterior
+from reencoder_trainer.layers import level
 
 LEVEL_FRAMES = (16, 64)  # at 43 latents a second: 0.4 and 1.5 s; levels of fewer frames are mostly chance
-LEVEL_FLOOR = 1e-4  # of a mean square; below -40 dB of a channel's deviation nothing counts
 
 
 def reconstruction_loss(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -72,10 +71,7 @@ def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
     frames = estimates.shape[-1]
     distances = []
     for length in sorted({*(length for length in LEVEL_FRAMES if length < frames), frames}):
-        levels = [
-            0.5 * (avg_pool1d(latents.square(), length, stride=max(1, length // 2)) + LEVEL_FLOOR).log()
-            for latents in (estimates, references)
-        ]
+        levels = [level(latents, frames=length) for latents in (estimates, references)]
         distances.append((levels[0] - levels[1]).abs().mean())
     loss = torch.stack(distances).mean()
     if streams != 2:

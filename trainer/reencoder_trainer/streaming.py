@@ -41,7 +41,7 @@ class ModuleStream:
         self._waiting = waiting[:, :, ready:]
         if not ready:
             return normalised.new_zeros(len(normalised), module.out_channels, 0)
-        estimate = module.completed(waiting[:, :, :ready], module.conv_out(hidden))
+        estimate = module.completed(waiting[:, :, :ready], module.conv_out(hidden), self._condition)
         return normalisation.targets.undo(estimate)
 
 

@@ -268,7 +268,9 @@ def make_learner(
             response_frames=config.response_frames,
         )  # fmt: skip
         if condition.channels:
-            encoder = ConditionEncoder(channels[1], condition.channels, blocks=condition.blocks, width=width)
+            encoder = ConditionEncoder(
+                channels[1], condition.channels, blocks=condition.blocks, width=width, levels=condition.levels
+            )
         if config.adversarial:
             discriminator = LatentDiscriminator(config.discriminator.channels)
             discriminator = discriminator.to(memory_format=torch.channels_last).to(ranks.device)

@@ -108,6 +108,7 @@ def save_module(trained: TrainedModule, path: Path) -> None:
             "response_frames": module.response_frames,
         },
         "condition_blocks": len(encoder.blocks) if encoder else 0,
+        "condition_levels": encoder.levels if encoder else False,
         "task": asdict(trained.task),
         "spec": trained.spec.to_dict(),
         "training": dict(trained.training),
@@ -124,7 +125,11 @@ def load_module(path: Path) -> TrainedModule:
     encoder = None
     if blocks := header["condition_blocks"]:
         encoder = ConditionEncoder(
-            module.out_channels, module.condition_channels, blocks=blocks, width=module.size.width
+            module.out_channels,
+            module.condition_channels,
+            blocks=blocks,
+            width=module.size.width,
+            levels=header.get("condition_levels", False),  # absent from early files
         )
         encoder.load_state_dict(_below("condition.", tensors))
     inputs, targets = (
