@@ -17,6 +17,7 @@ import typer
 from reencoder_pipeline.command_line import SOME_FAILED
 from reencoder_pipeline.command_line import run as run_app
 from reencoder_pipeline.errors import ConfigError
+from reencoder_pipeline.interruptions import interruptions
 
 if TYPE_CHECKING:
     from reencoder_eval.apply.inputs import Job
@@ -173,13 +174,16 @@ def _apply(
     jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer)
     failed = done = 0
     try:
-        with _Progress(jobs) as progress:
+        # An interrupt that is raised anywhere can be lost in a destructor; between segments it cannot.
+        with interruptions() as interrupted, _Progress(jobs, interrupted) as progress:
             for outcome in work(jobs, progress=progress):
                 done += 1
                 failed += outcome.status == "failed"
                 if outcome.error:
                     progress.say(f"error: {outcome.error}", file=sys.stderr)
                 progress.say(json.dumps(outcome.to_dict()) if as_json else outcome.text(), file=sys.stdout)
+                if interrupted():
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         command = shlex.join(["reencoder-apply", *sys.argv[1:]])
         goes_on = "starts again (leave out --overwrite to go on)" if overwrite else "skips them and goes on"
@@ -192,13 +196,14 @@ def _apply(
 
 
 class _Progress:
-    """On stderr, in seconds of audio: a bar on a terminal, else a line every half minute."""
+    """On stderr, in seconds of audio: a bar on a terminal, else a line every half minute. Interruptions leave here."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], interrupted: Callable[[], bool]) -> None:
         from tqdm import tqdm
 
         from reencoder_eval.apply.reading import sound_seconds
 
+        self.interrupted = interrupted
         self.seconds = {job.path: sound_seconds(job.path) for job in jobs}
         self.terminal, self.shown, total = sys.stderr.isatty(), time.monotonic(), sum(self.seconds.values())
         layout = "{desc}{percentage:3.0f}% {n:.0f} of {total:.0f} s of audio, {remaining} left"
@@ -215,6 +220,8 @@ class _Progress:
         self.bar.close()
 
     def __call__(self, job: Job, share: float) -> None:
+        if self.interrupted():
+            raise KeyboardInterrupt
         self.bar.set_description_str(f"{job.stem[-30:]}: ", refresh=False)
         self.bar.update(share * self.seconds[job.path])
         if not self.terminal and not self.bar.disable and time.monotonic() - self.shown > 30:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, remembered: a training ends after its step, with its checkpoint whole."""
+"""SIGINT and SIGTERM, remembered: a training ends after its step, an application after its segment, both whole."""
 
 from __future__ import annotations
 
