@@ -9,6 +9,7 @@ from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.losses import mel_filterbanks, mel_loss
 from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.errors import AutoencoderError
+from reencoder_trainer.losses import with_side
 from reencoder_trainer.normalisation import Scaling
 
 
@@ -16,7 +17,9 @@ class DecodedMel:
     """Distance of the mel spectra that an autoencoder decodes two latents to.
 
     The reference is the decoded target latent, not the audio it came from: shards suffice, and what the autoencoder
-    itself loses does not count. AutoencoderError where the decoder lets no gradient through.
+    itself loses does not count. Of two streams half the difference of what they decode to, the side, counts as a third:
+    what is between left and right has no channel of its own, and spectra of left and right say nothing of it.
+    AutoencoderError where the decoder lets no gradient through.
     """
 
     def __init__(self, autoencoder: Autoencoder, targets: Scaling, *, device: torch.device) -> None:
@@ -37,11 +40,13 @@ class DecodedMel:
         return mel_loss(self._decode(estimate), true, filterbanks=self._filterbanks)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Normalised (B, streams * C, T) -> audio (B * streams * channels of the decoder, T * hop)"""
-        raw = self._targets.undo(latents)
-        return self._autoencoder.decode(raw.unflatten(1, (-1, self._autoencoder.spec.channels)).flatten(0, 1)).flatten(
-            0, 1
-        )
+        """Normalised (B, streams * C, T) -> audio (B * sounds * channels of the decoder, T * hop)
+
+        Sounds are the streams, and the side where there are two.
+        """
+        raw = self._targets.undo(latents).unflatten(1, (-1, self._autoencoder.spec.channels))
+        audio = self._autoencoder.decode(raw.flatten(0, 1)).unflatten(0, raw.shape[:2])  # (B, streams, channels, L)
+        return with_side(audio, raw.shape[1]).flatten(0, 2)
 
 
 def load_decoded_mel(name: str, cache: LatentCache, targets: Scaling, *, device: torch.device) -> DecodedMel:

@@ -67,7 +67,7 @@ def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
     side together say how alike left and right are. To that comes the distance of the balances, level of left less level
     of right over the whole, averaged over channels: each alone scatters more than left and right commonly differ.
     """
-    estimates, references = (_with_side(latents.float(), streams) for latents in (estimate, reference))
+    estimates, references = (with_side(latents.float(), streams) for latents in (estimate, reference))
     frames = estimates.shape[-1]
     distances = []
     for length in sorted({*(length for length in LEVEL_FRAMES if length < frames), frames}):
@@ -86,9 +86,9 @@ def _balance(levels: Tensor) -> Tensor:
     return (left - right).mean(dim=1)
 
 
-def _with_side(latents: Tensor, streams: int) -> Tensor:
+def with_side(streams_of: Tensor, streams: int) -> Tensor:
     """(B, streams * C, T) -> (B, streams * C, T), or (B, 3 * C, T) of left, right and half of left minus right."""
     if streams != 2:
-        return latents
-    left, right = latents.chunk(2, dim=1)
-    return torch.cat([latents, 0.5 * (left - right)], dim=1)
+        return streams_of
+    left, right = streams_of.chunk(2, dim=1)
+    return torch.cat([streams_of, 0.5 * (left - right)], dim=1)
