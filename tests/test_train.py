@@ -220,8 +220,8 @@ def test_configuration_errors_are_listed_together_with_exit_2(tmp_path: Path) ->
         (["output=panning"], ["1 problem(s)", "panning is for m2s"]),
         (["response_frames=4"], ["1 problem(s)", "odd"]),
         (["output=difference", "response_frames=4"], ["2 problem(s)", "difference is for m2s", "odd"]),
-        (["swap_left_right=true"], ["1 problem(s)", "is for m2s"]),
-        (["condition={channels: 3, levels: true}"], ["1 problem(s)", "levels are for m2s"]),
+        (["swap_left_right=true"], ["1 problem(s)", "true is for m2s"]),
+        (["condition={channels: 3, levels: true}"], ["1 problem(s)", "levels is for m2s"]),
         (["output=difference", "lr=-1"], ["2 problem(s)", "difference is for m2s", "lr: "]),
     ],
 )

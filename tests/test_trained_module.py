@@ -98,6 +98,20 @@ def test_the_shape_of_the_module_survives(task: str, output: str, tmp_path: Path
     assert_same_module(loaded, saved)
 
 
+def test_weights_in_float16_halve_the_file_and_are_used_in_float32(condition: int, file: Path, tmp_path: Path) -> None:
+    saved = make_trained(condition)
+    save_module(saved, tmp_path / "half", weights=torch.float16)
+    loaded = load_module(tmp_path / "half")
+    assert all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, saved.module.state_dict()[name].half().float())
+        for name, tensor in loaded.module.state_dict().items()
+    )
+    assert torch.equal(loaded.normalisation.inputs.std, saved.normalisation.inputs.std), "statistics are not rounded"
+    torch.testing.assert_close(loaded(latents()), saved(latents()), rtol=1e-2, atol=1e-2)
+    assert (loaded.encoder is None) == (not condition)
+    assert file.stat().st_size - (tmp_path / "half").stat().st_size >= 2 * saved.num_parameters
+
+
 def test_what_the_encoder_is_given_survives(tmp_path: Path) -> None:
     saved = make_trained(3)
     encoder = ConditionEncoder(8, 3, blocks=1, width=8, levels=True).eval()

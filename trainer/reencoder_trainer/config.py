@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -103,6 +103,9 @@ class TrainConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products (autocast); auto: bfloat16 where the device multiplies it, else float32"
     )
+    weights: Literal["float32", "float16"] = Field(
+        "float32", description="of the released module's file; float16: half its size"
+    )
     compile: bool = Field(False, description="torch.compile; pays after some minutes")
     seed: int = Field(0, ge=0, lt=2**63)
 
@@ -116,26 +119,14 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
 
-    @field_validator("output")
+    @field_validator("output", "condition", "swap_left_right")
     @classmethod
-    def _fits_the_task(cls, output: str, info: ValidationInfo) -> str:
-        if output in ("difference", "panning") and info.data.get("task", "m2s") != "m2s":
-            raise ValueError(f"{output} is for m2s, whose two targets differ from each other")
-        return output
-
-    @field_validator("condition")
-    @classmethod
-    def _has_levels_of_two(cls, condition: Condition, info: ValidationInfo) -> Condition:
-        if condition.levels and info.data.get("task", "m2s") != "m2s":
-            raise ValueError("levels are for m2s, whose targets are left and right")
-        return condition
-
-    @field_validator("swap_left_right")
-    @classmethod
-    def _has_sides(cls, swap: bool, info: ValidationInfo) -> bool:
-        if swap and info.data.get("task", "m2s") != "m2s":
-            raise ValueError("is for m2s, whose targets are left and right")
-        return swap
+    def _fits_the_task(cls, value: Any, info: ValidationInfo) -> Any:
+        of_two = value in ("difference", "panning") or value is True or (isinstance(value, Condition) and value.levels)
+        if of_two and info.data.get("task", "m2s") != "m2s":
+            what = "levels" if isinstance(value, Condition) else str(value).lower()
+            raise ValueError(f"{what} is for m2s, whose targets are left and right")
+        return value
 
     @field_validator("response_frames")
     @classmethod

@@ -39,7 +39,7 @@ MAY_CHANGE = frozenset(
     {
         "steps", "cache", "out", "device", "threads", "valid_every", "valid_windows", "compile", "autoencoder",
         "checkpoint_steps", "checkpoint_minutes", "log_every", "tensorboard", "local_folder", "local_gigabytes",
-        "checked_reads",
+        "checked_reads", "weights",
     }
 )  # fmt: skip
 """Settings that a resumed run may change. (A cache may move; that it is the same cache is checked by its digest.)"""
@@ -185,7 +185,7 @@ class Run:
 
     def release(self) -> None:
         """Write the module file; the same state gives the same bytes."""
-        save_module(self._trained(), self.folder.weights)
+        save_module(self._trained(), self.folder.weights, weights=getattr(torch, self.learner.config.weights))
 
     def restore(self) -> None:
         """Take up the folder's training state; stay at step 0 if a kill came before the first."""

@@ -87,11 +87,16 @@ class TrainedModule:
         )
 
 
-def save_module(trained: TrainedModule, path: Path) -> None:
-    """Write one safetensors file; equal modules give equal bytes."""
+def save_module(trained: TrainedModule, path: Path, *, weights: torch.dtype = torch.float32) -> None:
+    """Write one safetensors file; equal modules give equal bytes.
+
+    `weights` is what the weights are kept in. They are used in float32: a file in float16 is half as large and rounds
+    them. Statistics of latents stay float32.
+    """
     tensors = {f"module.{name}": tensor for name, tensor in trained.module.state_dict().items()}
     if trained.encoder is not None:
         tensors |= {f"condition.{name}": tensor for name, tensor in trained.encoder.state_dict().items()}
+    tensors = {name: tensor.to(weights) for name, tensor in tensors.items()}
     for name, scaling in (("inputs", trained.normalisation.inputs), ("targets", trained.normalisation.targets)):
         tensors |= {f"normalisation.{name}.mean": scaling.mean, f"normalisation.{name}.std": scaling.std}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
