@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,9 @@ function sorting() {
 """
 
 
+DOWNLOADS = ("listening.json", "listening.csv")
+
+
 class Answers(HTTPServer):
     """Takes what the page reports; its clock and Chromium's are real ones, as those of the sound are."""
 
@@ -220,6 +224,9 @@ def seen(downloads: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}"]
         with subprocess.Popen([CHROMIUM, *flags, page.as_uri()], stderr=subprocess.DEVNULL) as browser:
             answers.handle_request()
+            given_up = time.monotonic() + 60  # a download gets its name when it is whole, and may be later than the report
+            while not all((downloads / name).exists() for name in DOWNLOADS) and time.monotonic() < given_up:
+                time.sleep(0.05)
             browser.terminate()
     assert answers.received is not None
     assert "error" not in answers.received, answers.received["error"]
