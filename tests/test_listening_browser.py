@@ -224,7 +224,7 @@ def seen(downloads: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}"]
         with subprocess.Popen([CHROMIUM, *flags, page.as_uri()], stderr=subprocess.DEVNULL) as browser:
             answers.handle_request()
-            given_up = time.monotonic() + 60  # a download gets its name when it is whole, and may be later than the report
+            given_up = time.monotonic() + 60  # a download has its name once it is whole, maybe after this
             while not all((downloads / name).exists() for name in DOWNLOADS) and time.monotonic() < given_up:
                 time.sleep(0.05)
             browser.terminate()
