@@ -41,6 +41,15 @@ def test_a_row_that_was_not_evaluated_is_an_error_that_names_those_that_were(tmp
         results_of(run, row="y")
 
 
+def test_of_mono_to_stereo_a_card_has_figure_3_of_its_module_alone() -> None:
+    results = results_of(Path(__file__).parents[1] / "results" / "m2s", row="S")
+    _, figure_3 = results.split("Figure 3")
+    shares = ("random c", "lambda 0.25", "lambda 0.5", "lambda 0.75", "oracle c")
+    assert [f"| Ours (S), {share} |" in figure_3 for share in shares] == [True] * 5
+    assert "Ours (M)" not in results
+    assert "Decorrelating" not in results
+
+
 @pytest.mark.parametrize("name", released_modules())
 def test_a_released_module_fits_the_house_autoencoder_and_has_the_card_that_the_code_writes(name: str) -> None:
     trained = load_module(find_module(name))

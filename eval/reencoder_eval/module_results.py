@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reencoder_eval.run_folder import COSTS, RUN, SCORES, read_json, read_rows
 from reencoder_eval.system_names import CEILING_ROW, INPUT_ROWS, LAMBDA, MODULES, START_ROWS
-from reencoder_eval.tables import Summary, summarise, text_tables
+from reencoder_eval.tables import Summary, correlation_table, summarise, text_tables
 from reencoder_eval.text_table import markdown
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_trainer.module_card import render_card
@@ -26,20 +26,21 @@ def card_with_results(
 
 
 def results_of(run: Path, *, row: str) -> str:
-    """Markdown: the distances of the module, of the input, of the bare autoencoder and of its reconstruction."""
-    summary = summarise(read_rows(run / SCORES))
+    """Markdown: distances of the module, the input, the bare autoencoder and its reconstruction; of m2s figure 3 too."""
+    rows = read_rows(run / SCORES)
     about = json.loads((run / RUN).read_text(encoding="utf-8"))
-    chosen = only(summary, row=row, where=run)
-    tables = [table for table in text_tables(chosen, read_json(run / COSTS)) if len(table.rows) > 1]
+    chosen = only(summarise(rows), row=row, where=run)
+    tables = [table for table in text_tables(chosen, read_json(run / COSTS)) if len(table.rows) > 1][:2]
+    labels = {one["label"] for one in rows if module_of(one["system"]) == row}
+    if figure_3 := {label: r for label, r in chosen.correlations.items() if label in labels}:
+        tables.append(correlation_table(replace(chosen, correlations=figure_3)))
     heading = f"### {about['title']}: {run.resolve().name}, split {about['split'] or 'none'}"
-    return "\n".join([heading, "", *(markdown(table) for table in tables[:2])])
+    return "\n".join([heading, "", *(markdown(table) for table in tables)])
 
 
 def only(summary: Summary, *, row: str, where: Path) -> Summary:
     """The rows that need no module, and those of one module (of m2s there are several)."""
-    modules = {
-        name: name.removeprefix(MODULES).partition(LAMBDA)[0] for name in summary.labels if name.startswith(MODULES)
-    }
+    modules = {name: module for name in summary.labels if (module := module_of(name)) is not None}
     ours = {name for name, label in modules.items() if label == row}
     if not ours:
         there = ", ".join(dict.fromkeys(modules.values())) or "none"
@@ -52,3 +53,8 @@ def only(summary: Summary, *, row: str, where: Path) -> Summary:
         cells={name: summary.cells[name] for name in kept},
         comparisons={name: summary.comparisons[name] for name in kept if name in summary.comparisons},
     )
+
+
+def module_of(system: str) -> str | None:
+    """The label that a row's module was given, or None where it is not a module's."""
+    return system.removeprefix(MODULES).partition(LAMBDA)[0] if system.startswith(MODULES) else None
