@@ -26,7 +26,7 @@ def card_with_results(
 
 
 def results_of(run: Path, *, row: str) -> str:
-    """Markdown: distances of the module, the input, the bare autoencoder and its reconstruction; of m2s figure 3 too."""
+    """Markdown: distances of the module, the input, the autoencoder and its reconstruction; of m2s figure 3 too."""
     rows = read_rows(run / SCORES)
     about = json.loads((run / RUN).read_text(encoding="utf-8"))
     chosen = only(summarise(rows), row=row, where=run)
