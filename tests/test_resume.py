@@ -113,11 +113,11 @@ def test_a_crash_within_a_checkpoint_loses_nothing(
     saves = []
     original = getattr(train_module, victim)
 
-    def crash_within(*arguments: Any) -> None:
+    def crash_within(*arguments: Any, **settings: Any) -> None:
         saves.append(arguments)
         if len(saves) == checkpoint:
             crash()
-        original(*arguments)
+        original(*arguments, **settings)
 
     monkeypatch.setattr(train_module, victim, crash_within)
     with pytest.raises(RuntimeError, match="power"):
