@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reencoder_pipeline.cache import canonical_digest
 from reencoder_pipeline.claims import LEASE, Watch, take
-from reencoder_pipeline.durable import FULL_DISK
+from reencoder_pipeline.durable import FULL_DISK, scratch_owner
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.record import Record, record_from_dict, record_to_dict
 from reencoder_pipeline.store import Store, open_store
@@ -130,7 +130,7 @@ def sweep(out: Path | str | Store, keep: set[str] | None = None, *, watch: Watch
     for name in sizes:
         folder, _, rest = name.partition("/")
         entry = rest.split("/")[0]
-        if folder == SHARDS and ".partial" not in entry:
+        if folder == SHARDS and scratch_owner(entry) is None:
             pieces[entry.split(".")[0]].add(f"{SHARDS}/{entry}")
         elif name.endswith(BUILDER):
             watch.is_free(name)

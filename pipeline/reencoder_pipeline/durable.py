@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from reencoder_pipeline.errors import CheckpointError
@@ -12,22 +17,53 @@ from reencoder_pipeline.owners import owner
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
+_SCRATCH = re.compile(r"\.reencoder-([0-9a-f]{8}-\d+-\d+)-[0-9a-f]{8}\.partial")
+
+
 def beside(path: Path) -> Path:
-    """Where this process writes what becomes `path`: no other process does, on any machine that shares the folder."""
-    return path.with_name(f"{path.name}.{owner()}.partial")
+    """A new name in the folder of `path` for what becomes `path`: short and random, so that it fits wherever the name
+    of `path` fits, and never is the name of another file. `scratch_owner` recognises it.
+
+    Example::
+
+        beside(Path("cache/index.json"))  # cache/.reencoder-1f0c9a7e-4711-92113-5b8d21c4.partial
+    """
+    return path.with_name(f".reencoder-{owner()}-{secrets.token_hex(4)}.partial")
+
+
+def scratch_owner(name: str) -> str | None:
+    """The process (see `owners.owner`) that wrote a file of this name by way of `beside`; None for any other name."""
+    match = _SCRATCH.fullmatch(name)
+    return match[1] if match else None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch name to write a file or a folder to. It is synced and renamed to `path` at the end; after an error it
+    is removed, and `path` is as it was.
+
+    Example::
+
+        with replacing(Path("out/a.wav")) as scratch:
+            scratch.write_bytes(content)
+    """
+    scratch = beside(path)
+    try:
+        yield scratch
+        sync(scratch)
+        scratch.replace(path)
+        sync(path.parent)
+    finally:
+        if scratch.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            scratch.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Whatever happens, `path` is afterwards the old file or the new one. OSError leaves nothing behind."""
-    partial = beside(path)
-    try:
-        partial.write_bytes(content)
-        sync(partial)
-        partial.replace(path)
-        sync(path.parent)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    """Write a file: afterwards `path` is the old file or the new one. An OSError leaves nothing behind."""
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)
 
 
 def write_checkpoint(path: Path, content: bytes | memoryview) -> None:

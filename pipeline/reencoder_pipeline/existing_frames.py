@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reencoder_pipeline.cache import LatentCache, Shard
 from reencoder_pipeline.commit import SHARDS, write_record
 from reencoder_pipeline.config import CacheConfig, StreamName
-from reencoder_pipeline.durable import write_text
+from reencoder_pipeline.durable import scratch_owner, write_text
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.int8_frames import latents_of
 from reencoder_pipeline.record import Record
@@ -90,7 +90,7 @@ def require_same(file: Path, description: Mapping[str, Any]) -> None:
     elif folder.is_dir():
         own = (".lock", SHARDS)
         entries = [*folder.iterdir(), *(folder / SHARDS).glob("*")]
-        if others := sorted(e.name for e in entries if e.name not in own and ".partial" not in e.name):
+        if others := sorted(e.name for e in entries if e.name not in own and scratch_owner(e.name) is None):
             raise CacheError("is not empty", where=folder, value=", ".join(others[:3]), remedy=remedy)
 
 

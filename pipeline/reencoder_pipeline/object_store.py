@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reencoder_pipeline.durable import FULL_DISK, beside, sync
+from reencoder_pipeline.durable import replacing
 from reencoder_pipeline.errors import CacheError
 
 if TYPE_CHECKING:
@@ -105,19 +105,15 @@ class ObjectStore:
     def download(self, name: str, local: Path) -> None:
         files, root = self._open()
         local.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = beside(local)
         size = self.size(name)
         if size is None:
             raise CacheError("is missing", where=f"{self.url}/{name}")
         get = _within(files, "get_file", _seconds(size))
         try:
-            self._try(name, lambda: get(f"{root}/{name}", str(unfinished)))
-            sync(unfinished)
-            unfinished.replace(local)
+            with replacing(local) as scratch:
+                self._try(name, lambda: get(f"{root}/{name}", str(scratch)))
         except FileNotFoundError:
             raise CacheError("is missing", where=f"{self.url}/{name}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _put(self, name: str, request: Callable[[], object]) -> None:
         try:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
-from reencoder_pipeline.durable import sync
+from reencoder_pipeline.durable import replacing
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.object_reads import ObjectReader
 
@@ -87,19 +87,14 @@ class LocalCopy:
         def fetch(name: str, size: int, sha256: str) -> None:
             final = self.folder / name
             final.parent.mkdir(parents=True, exist_ok=True)
-            beside = final.with_name(f"{final.name}.partial")  # this process alone is fetching
+            with replacing(final) as scratch:
 
-            def write(pieces: Iterator[bytes]) -> None:
-                with beside.open("wb") as file:
-                    for piece in pieces:
-                        file.write(piece)
+                def write(pieces: Iterator[bytes]) -> None:
+                    with scratch.open("wb") as file:
+                        for piece in pieces:
+                            file.write(piece)
 
-            try:
                 self._reader.read_checked(name, size=size, sha256=sha256, take=write)
-                sync(beside)
-                beside.replace(final)
-            finally:
-                beside.unlink(missing_ok=True)
             count(size)
 
         with ThreadPoolExecutor(FILES_AT_ONCE) as threads:

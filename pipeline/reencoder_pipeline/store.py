@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from reencoder_pipeline.durable import beside, sync, write_whole
+from reencoder_pipeline.durable import beside, replacing, scratch_owner, sync, write_whole
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.owners import is_of_this_machine
 
@@ -135,20 +135,15 @@ class FolderStore:
             path.unlink(missing_ok=True)
 
     def sweep(self, has_ended: Callable[[str], bool]) -> None:
-        for path in [*self.folder.glob("*.partial*"), *self.folder.glob("*/*.partial*")]:
-            parts = path.name.split(".partial")[0].rsplit(".", 1)
-            writer = parts[-1] if parts[-1].count("-") == 2 else ""
-            if not writer or has_ended(writer) or (not is_of_this_machine(writer) and _is_old(path)):
+        for path in [*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")]:
+            writer = scratch_owner(path.name)
+            if writer and (has_ended(writer) or (not is_of_this_machine(writer) and _is_old(path))):
                 # What goes away meanwhile is removed by another sweep, or still being written: the next build's turn.
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def upload(self, local: Path, name: str) -> None:
-        path = self._place(name)
-        unfinished = beside(path)
-        shutil.copyfile(local, unfinished)
-        sync(unfinished)
-        unfinished.replace(path)
-        sync(path.parent)
+        with replacing(self._place(name)) as scratch:
+            shutil.copyfile(local, scratch)
 
     def download(self, name: str, local: Path) -> None:
         if not (self.folder / name).is_file():

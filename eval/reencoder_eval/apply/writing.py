@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,9 +11,9 @@ from typing import Literal, get_args
 import numpy as np
 import soundfile
 
-from reencoder_eval.apply.reading import HIDDEN, Sound
+from reencoder_eval.apply.reading import Sound
 from reencoder_eval.apply.scratch import Block, Scratch
-from reencoder_pipeline.durable import sync
+from reencoder_pipeline.durable import replacing
 from reencoder_pipeline.errors import AudioError, ConfigError
 
 Depth = Literal["16", "24", "float"]
@@ -110,6 +108,7 @@ def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, 
     name = container.format
     if name == "WAV" and len(audio) * audio.width * 4 > LARGEST_WAV:
         name = "RF64"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         try:
             with soundfile.SoundFile(
@@ -149,19 +148,6 @@ def _samples(block: Block, bits: int | None) -> np.ndarray:
 
 
 def copy_file(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         shutil.copyfile(source, beside)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; renamed to it in the end, or gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{HIDDEN}{os.getpid()}-{path.name}"[-200:])
-    try:
-        yield beside
-        sync(beside)
-        beside.replace(path)
-        sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""Folders that a command may write into: empty ones, and its own; one process at a time works in one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from reencoder_pipeline.durable import scratch_owner
+from reencoder_pipeline.errors import ConfigError
+
+LOCK = ".lock"
+SHOWN = 5  # names of what is in the way
+LARGEST_MARK = 2**20  # bytes of a settings or run file that is looked into
+
+
+def require_own_folder(
+    folder: Path, *, marks: Mapping[str, Sequence[str]], leftovers: Callable[[str], bool] = lambda name: False
+) -> None:
+    """ConfigError unless `folder` is absent, empty, or provably that of an earlier run of the same command.
+
+    `marks` maps the name of a settings or run file that the command writes there to keys which this JSON or YAML file
+    holds: a file of the same name by another program proves nothing. A run that was killed before it wrote its mark
+    leaves only scratch files, the lock, and names that `leftovers` recognises.
+
+    Example::
+
+        require_own_folder(Path("out/cache"), marks={"settings.json": ("autoencoder", "weights")})
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise ConfigError("the output folder is a file", where=folder, remedy="choose another --out folder") from None
+    except OSError as error:
+        remedy = "check its permissions, or choose another --out folder"
+        raise ConfigError(
+            "the output folder cannot be read", where=folder, value=error.strerror, remedy=remedy
+        ) from None
+    if any(_holds(folder / name, keys) for name, keys in marks.items()):
+        return
+    others = [name for name in names if name != LOCK and scratch_owner(name) is None and not leftovers(name)]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        raise ConfigError(
+            f"the output folder is neither empty nor one that this command made: it has no {' or '.join(marks)} of it",
+            where=folder,
+            value=", ".join(map(repr, others[:SHOWN])) + more,
+            remedy="choose another --out folder, or move these files away; nothing was changed",
+        )
+
+
+def _holds(mark: Path, keys: Sequence[str]) -> bool:
+    try:
+        if not mark.is_file() or mark.stat().st_size > LARGEST_MARK:
+            return False
+        text = mark.read_text(encoding="utf-8")
+        values = json.loads(text) if mark.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return False
+    return isinstance(values, dict) and all(key in values for key in keys)
+
+
+@contextmanager
+def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if it is absent. ConfigError, naming the process that holds the lock,
+    where another one works there; `what` says what: "a training". The kernel frees the lock when the process ends,
+    however it ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        remedy = "choose another --out folder, or check its permissions"
+        raise ConfigError(
+            "the output folder cannot be written", where=folder, value=error.strerror, remedy=remedy
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read(200).strip() or "a process that does not say its name"
+            raise ConfigError(
+                f"{what} is running in this folder", where=folder, value=holder,
+                remedy="wait for it, stop it, or choose another --out folder",
+            ) from None  # fmt: skip
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
