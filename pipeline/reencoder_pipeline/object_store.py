@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reencoder_pipeline.durable import replacing
+from reencoder_pipeline.durable import FULL_DISK, replacing
 from reencoder_pipeline.errors import CacheError
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ def require_own_folder(
         require_own_folder(Path("out/cache"), marks={"settings.json": ("autoencoder", "weights")})
     """
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
         return
     except NotADirectoryError:
