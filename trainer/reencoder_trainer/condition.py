@@ -45,6 +45,8 @@ class ConditionEncoder(nn.Module):
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
         differences = in_channels // 2 if levels else 0
         self.head = nn.Linear(width + differences, 2 * condition_channels)
+        if self.head.weight.is_meta:  # only its shapes are wanted, and drawing numbers there takes a second
+            return
         nn.init.zeros_(self.head.weight)
         means = self.head.weight.data[:condition_channels]
         nn.init.normal_(means[:, :width], std=4 / math.sqrt(width))  # of items, features differ by about 1/4

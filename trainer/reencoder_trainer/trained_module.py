@@ -20,6 +20,7 @@ from reencoder_pipeline.tasks import Task
 from reencoder_trainer.checkpoint import content_digest, require_version
 from reencoder_trainer.condition import ConditionEncoder, Posterior, standard_normal
 from reencoder_trainer.latent_module import LatentModule
+from reencoder_trainer.module_header import HEADER_BYTES, WRITTEN, ModuleHeader, parse_header
 from reencoder_trainer.normalisation import Normalisation, Scaling
 
 MODULE_FORMAT = 2
@@ -123,61 +124,117 @@ def save_module(trained: TrainedModule, path: Path, *, weights: torch.dtype = to
 
 
 def load_module(path: Path) -> TrainedModule:
-    """Read what save_module wrote, in eval mode on the CPU; CheckpointError if it is missing, foreign or damaged."""
+    """Read what save_module wrote, in eval mode on the CPU; CheckpointError if it is missing, foreign or damaged.
+
+    No size in the header is believed: the modules are made without memory, and only tensors of the file fill them.
+    """
     header, tensors = _read(path)
-    module = LatentModule(**header["config"])
-    module.load_state_dict(_below("module.", tensors))
+    config, width = header.config, header.config.width
+    if max(config.blocks, header.condition_blocks) > len(tensors):
+        value = f"{config.blocks} and {header.condition_blocks} blocks, {len(tensors)} tensors"
+        raise CheckpointError("the header asks for more than the file holds", where=path, value=value, remedy=WRITTEN)
     encoder = None
-    if blocks := header["condition_blocks"]:
-        encoder = ConditionEncoder(
-            module.out_channels,
-            module.condition_channels,
-            blocks=blocks,
-            width=module.size.width,
-            levels=header.get("condition_levels", False),  # absent from early files
+    try:
+        with torch.device("meta"):
+            module = LatentModule(**config.model_dump())
+            if header.condition_blocks:
+                encoder = ConditionEncoder(
+                    config.out_channels,
+                    config.condition_channels,
+                    blocks=header.condition_blocks,
+                    width=width,
+                    levels=header.condition_levels,
+                )
+    except (RuntimeError, OverflowError, TypeError):  # sizes beyond what a tensor may have at all
+        raise CheckpointError(
+            "the header asks for impossible sizes", where=path, value=f"width {width}", remedy=WRITTEN
+        ) from None
+    parts = {"module.": module, **({"condition.": encoder} if encoder else {})}
+    expected = {
+        prefix + name: tuple(tensor.shape)
+        for prefix, part in parts.items()
+        for name, tensor in part.state_dict().items()
+    }
+    for name, channels in (("inputs", config.in_channels), ("targets", config.out_channels)):
+        expected |= {f"normalisation.{name}.{value}": (channels, 1) for value in ("mean", "std")}
+    _require_tensors(tensors, expected, path)
+    for prefix, part in parts.items():
+        part.load_state_dict(
+            {name: tensors[prefix + name].to(torch.float32, copy=True) for name in part.state_dict()}, assign=True
         )
-        encoder.load_state_dict(_below("condition.", tensors))
     inputs, targets = (
-        Scaling(tensors[f"normalisation.{name}.mean"], tensors[f"normalisation.{name}.std"])
+        Scaling(*(tensors[f"normalisation.{name}.{value}"].clone() for value in ("mean", "std")))
         for name in ("inputs", "targets")
     )
-    task = header["task"]
     return TrainedModule(
         module.eval(),
-        Task(task["name"], inputs=tuple(task["inputs"]), targets=tuple(task["targets"])),
-        LatentSpec.from_dict(header["spec"], where=path),
+        header.task.task,
+        header.spec.spec,
         Normalisation(inputs, targets),
-        header["training"],
+        header.training,
         encoder.eval() if encoder else None,
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """CheckpointError unless these are the tensors that the header describes, and finite numbers."""
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name[:100]!a} is not part of it" for name in tensors if name not in expected]
+    for name, shape in expected.items():
+        if name not in tensors:
+            continue
+        tensor, statistic = tensors[name], name.startswith("normalisation.")
+        if tuple(tensor.shape) != shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, not {shape}")
+        elif statistic and tensor.dtype != torch.float32:
+            problems.append(f"{name} is {tensor.dtype}, not torch.float32")
+        elif not tensor.isfinite().all():
+            problems.append(f"{name} holds numbers that are not finite")
+        elif name.endswith(".std") and statistic and not (tensor > 0).all():
+            problems.append(f"{name} is not above 0")
+    if problems:
+        value = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise CheckpointError("the tensors are not those of its header", where=path, value=value, remedy=WRITTEN)
+
+
+def _read(path: Path) -> tuple[ModuleHeader, dict[str, Tensor]]:
     """Header and tensors, whose digest has been checked."""
     damaged = CheckpointError(
         "the module file is damaged", where=path, remedy="copy it again, or resume its run, which writes it anew"
     )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise CheckpointError("no such module file", where=path, remedy="train one with reencoder-train") from None
-    except (safetensors.SafetensorError, OSError):
-        raise damaged from None
+    metadata, tensors = _open(path, damaged)
     if HEADER not in metadata:
+        value = [ascii(key)[:60] for key in sorted(metadata)[:8]]
         raise CheckpointError(
-            "a safetensors file, but not a latent module of this program", where=path, value=sorted(metadata)
+            "a safetensors file, but not a latent module of this program", where=path, value=value, remedy=WRITTEN
         )
     try:
-        header = dict(json.loads(metadata[HEADER]))
-    except (ValueError, TypeError):
+        values = dict(json.loads(metadata[HEADER]))
+    except (ValueError, TypeError, RecursionError):
         raise damaged from None
-    require_version(header.get("format"), MODULE_FORMAT, path)
-    if header.pop("sha256", None) != content_digest(header, tensors):
+    require_version(values.get("format"), MODULE_FORMAT, path)
+    if values.pop("sha256", None) != content_digest(values, tensors):
         raise damaged
-    return header, tensors
+    return parse_header(json.dumps(values), path), tensors
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _open(path: Path, damaged: CheckpointError) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file whose header is short and whose tensors are floats."""
+    try:
+        if not path.exists():
+            raise CheckpointError("no such module file", where=path, remedy="train one with reencoder-train")
+        if not path.is_file():
+            raise CheckpointError("not a file that can hold a module", where=path, remedy="name a regular file")
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > HEADER_BYTES:
+                raise damaged
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            types = {name: file.get_slice(name).get_dtype() for name in names}
+            if other := {name: kind for name, kind in types.items() if kind not in ("F16", "BF16", "F32")}:
+                name, kind = next(iter(other.items()))
+                value = f"{name[:100]!a} is {kind}"
+                raise CheckpointError("a module holds floats alone", where=path, value=value, remedy=WRITTEN)
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, OverflowError):
+        raise damaged from None

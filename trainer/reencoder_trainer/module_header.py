@@ -1,0 +1,127 @@
+"""What the header of a module file may say: one strict description, which every reader of such a file checks first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from reencoder_pipeline.config import StreamName
+from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.tasks import TASKS, Task
+from reencoder_trainer.latent_module import Output
+
+HEADER_BYTES = 2**20  # ours are below 20 kB; whatever a header makes a reader do is bounded by this
+WRITTEN = "use a file that reencoder-train or save_pretrained wrote"
+
+Count = Annotated[int, Field(ge=1, le=2**40)]  # what the tensors of the file do not bear out is refused after this
+Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]  # it will be printed
+
+
+class _Strict(BaseModel):
+    """Nothing is converted (true is no 1, and "1" neither), unknown keys are errors, and instances do not change."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class ConfigHeader(_Strict):
+    """The arguments of LatentModule."""
+
+    in_channels: Count
+    out_channels: Count
+    blocks: Annotated[int, Field(ge=1)]
+    width: Count
+    output: Output = "direct"
+    condition_channels: Annotated[int, Field(ge=0, le=2**40)] = 0
+    response_frames: Annotated[int, Field(ge=1, le=10**6)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.response_frames is not None and self.response_frames % 2 == 0:
+            raise ValueError("response_frames is not odd")
+        if self.output != "direct" and self.out_channels % self.in_channels:
+            raise ValueError(f"{self.output}: out_channels are no copies of in_channels")
+        if self.output in ("difference", "panning") and self.out_channels != 2 * self.in_channels:
+            raise ValueError(f"{self.output}: out_channels are not twice in_channels")
+        return self
+
+
+class TaskHeader(_Strict):
+    """Task: streams in, streams out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")]
+    inputs: Annotated[tuple[StreamName, ...], Field(min_length=1, max_length=5)]
+    targets: Annotated[tuple[StreamName, ...], Field(min_length=1, max_length=5)]
+
+    @model_validator(mode="after")
+    def _is_the_task_of_that_name(self) -> Self:
+        if len({*self.inputs, *self.targets}) < len(self.inputs) + len(self.targets):
+            raise ValueError("a stream is named twice")
+        if self.name in TASKS and TASKS[self.name] != self.task:
+            raise ValueError(f"other streams than those of {self.name}")
+        return self
+
+    @property
+    def task(self) -> Task:
+        return Task(self.name, inputs=self.inputs, targets=self.targets)
+
+
+class SpecHeader(_Strict):
+    """LatentSpec. The name of the autoencoder is text here: `load_named_by_file` decides what may be loaded by it."""
+
+    autoencoder: Line
+    weights: Line
+    sample_rate: Annotated[int, Field(ge=1_000, le=1_000_000)]
+    hop: Annotated[int, Field(ge=1, le=1_000_000)]
+    channels: Annotated[int, Field(ge=1, le=1_000_000)]
+    stereo: Annotated[str, Field(pattern="^(per_channel|joint)$")] = "per_channel"
+
+    @property
+    def spec(self) -> LatentSpec:
+        return LatentSpec.from_dict(self.model_dump())
+
+
+class ModuleHeader(_Strict):
+    """All of it, but for the digest. A later version adds a field with a default: earlier files lack it."""
+
+    format: int
+    config: ConfigHeader
+    condition_blocks: Annotated[int, Field(ge=0)]
+    condition_levels: bool = False  # absent from early files
+    task: TaskHeader
+    spec: SpecHeader
+    training: dict[str, JsonValue]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        for name, channels, streams in (
+            ("in_channels", self.config.in_channels, self.task.inputs),
+            ("out_channels", self.config.out_channels, self.task.targets),
+        ):
+            if channels != self.spec.channels * len(streams):
+                raise ValueError(f"{name} {channels} is not {self.spec.channels} for each of {', '.join(streams)}")
+        if (self.config.condition_channels > 0) != (self.condition_blocks > 0):
+            raise ValueError("condition_blocks without condition_channels, or the other way round")
+        if self.condition_levels and not (self.condition_blocks and len(self.task.targets) == 2):
+            raise ValueError("condition_levels without an encoder of two targets")
+        return self
+
+
+def parse_header(text: str, path: Path) -> ModuleHeader:
+    """The header of `path` from its JSON, without its digest; CheckpointError that names every malformed field."""
+    try:
+        return ModuleHeader.model_validate_json(text)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(repr_of, problem['loc'])) or 'header'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+    shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+    raise CheckpointError("the header does not describe a module", where=path, value=shown[:1000], remedy=WRITTEN)
+
+
+def repr_of(key: object) -> str:
+    """A key of a foreign header as text that can be printed."""
+    return ascii(key)[1:-1][:60] if isinstance(key, str) else str(key)
