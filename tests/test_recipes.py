@@ -14,6 +14,7 @@ from torch import Tensor
 import reencoder_trainer.alarms as alarms_module
 from reencoder_pipeline.cache import open_cache
 from reencoder_pipeline.errors import TrainingError
+from reencoder_pipeline.precision import Precision
 from reencoder_pipeline.zarr_shards import data_file
 from reencoder_trainer.checkpoint import load_state
 from reencoder_trainer.step import Estimator, Learner
@@ -145,15 +146,22 @@ def test_what_becomes_infinite_in_training_stops_before_the_update(
 
 
 @pytest.mark.parametrize("recipe", ["adversarial", "variational"])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_what_is_released_is_what_was_validated(recipe: str, ema: float, cache: Path, tmp_path: Path) -> None:
-    """With `ema` the average of the weights, which are others than the raw ones; the state keeps both."""
-    changes = {**RECIPES[recipe], "ema": ema}
-    run(cache, tmp_path, **changes)
+@pytest.mark.parametrize(("ema", "precision"), [(0.0, "bfloat16"), (0.9, "float32"), (0.9, "bfloat16")])
+def test_what_is_released_is_what_was_validated(
+    recipe: str, ema: float, precision: Precision, cache: Path, tmp_path: Path
+) -> None:
+    """With `ema` the average of the weights, which are others than the raw ones; the state keeps both.
+
+    The numbers belong to the precision of the run, which the module says, and are others in another one.
+    """
+    run(cache, tmp_path, **RECIPES[recipe] | {"ema": ema, "precision": precision})
     released = load_module(tmp_path / "module.safetensors")
-    valid = validate_again(released, cache, seed=0)
+    assert released.training["precision"] == precision
+    valid = validate_again(released, cache, seed=0, precision=precision)
     assert valid == released.training["valid"]
     assert {**rows(tmp_path, "valid")[-1], **valid} == rows(tmp_path, "valid")[-1]
+    other = "float32" if precision == "bfloat16" else "bfloat16"
+    assert validate_again(released, cache, seed=0, precision=other) != valid
 
     learner = load_state(tmp_path / "state.pt").learner
     assert ("average" in learner) == (ema > 0)
@@ -209,7 +217,7 @@ def assert_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def validate_again(trained: TrainedModule, cache: Path, *, seed: int) -> dict[str, float]:
+def validate_again(trained: TrainedModule, cache: Path, *, seed: int, precision: Precision) -> dict[str, float]:
     opened = open_cache(cache)
     num_frames = opened.spec.frames_in(TINY["window_seconds"])
     return validate(
@@ -219,7 +227,7 @@ def validate_again(trained: TrainedModule, cache: Path, *, seed: int) -> dict[st
         normalisation=trained.normalisation,
         num_windows=TINY["valid_windows"],
         batch_size=TINY["batch_size"],
-        precision="float32",
+        precision=precision,
         seed=seed,
         device=torch.device("cpu"),
     )

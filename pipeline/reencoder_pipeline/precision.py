@@ -27,4 +27,6 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def _multiplies_bfloat16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """The processor has it, and oneDNN, which multiplies the matrices, may use it (ONEDNN_MAX_CPU_ISA forbids it)."""
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return native and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -215,6 +215,7 @@ class Run:
             "seed": config.seed,
             "cache": self.cache.digest,
             "losses": config.losses.model_dump(),
+            "precision": config.precision,
             "valid": self.valid,
         }
         return TrainedModule(

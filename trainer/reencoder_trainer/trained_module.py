@@ -31,7 +31,8 @@ HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in
 class TrainedModule:
     """A module with all that its use needs: raw latents in, raw latents out.
 
-    `training` says where it comes from: steps, seed, digest of the cache, losses. `encoder` is there where the module
+    `training` says where it comes from: steps, seed, digest of the cache, losses, and the precision of the matrix
+    products that it was trained and validated in. `encoder` is there where the module
     takes a condition.
     """
 
