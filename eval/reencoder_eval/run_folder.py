@@ -34,19 +34,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file, none if it is absent. A torn last line, left by a kill, is passed over."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):  # whole lines end in a newline: the last piece is empty or torn
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise EvaluationError(
-                "not a line of JSON",
-                where=f"{path}:{number}",
-                value=str(error),
-                remedy="remove the file and evaluate again",
-            ) from None
-    return rows
+    lines = path.read_bytes().split(b"\n")
+    # Whole lines end in a newline: the last piece is empty or torn.
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        row, problem = None, f"{type(error).__name__}: {error}"[:200]
+    else:
+        problem = type(row).__name__
+    if not isinstance(row, dict):
+        raise EvaluationError(
+            "the line is not a JSON object", where=where, value=problem, remedy="remove the file and evaluate again"
+        )
+    return row
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from reencoder_pipeline.durable import write_whole
+from reencoder_pipeline.errors import CheckpointError
 
 TIMING_FIELDS = (
     "seconds", "steps_per_second", "data_share", "compute_share", "optimizer_share", "rest_share"
@@ -28,8 +29,9 @@ class Journal:
 
     `headline` is the metric that the progress line shows; `timings` are fields of TIMING_FIELDS for a `train` row.
 
-    Opened at a restored step it first cuts all later rows, which the steps that follow will write again. `pending`, the
-    metrics of steps not yet in a row, travels in the training state for the same reason.
+    Opened at a restored step it first cuts all later rows, which the steps that follow will write again; damaged rows
+    among those that stay are left as they are, and counted on stderr. `pending`, the metrics of steps not yet in a row,
+    travels in the training state for the same reason.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Journal:
         stream: TextIO | None = None,
     ) -> None:
         self.path, self.pending = folder / "metrics.jsonl", list(pending)
-        _cut_after(self.path, step)
+        damaged = _cut_after(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
         self._log_every, self._headline, self._timings = log_every, headline, timings
         self._progress = Progress(step, steps, stream=stream or sys.stderr)
         self._board = _open_board(folder / "tensorboard", step) if tensorboard else None
+        if damaged:
+            self.say(f"{self.path}: damaged lines, which are kept as they are: {damaged}")
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Take in the metrics of update `step` (from 1); every `log_every` steps their means become a row."""
@@ -156,24 +160,57 @@ class Progress:
             self._drawn = 0
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Drop rows after `step`, and a last line that a kill left unfinished."""
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a metrics.jsonl, and how many of its lines are none. A run that is being written may end in half a
+    line, which does not count. CheckpointError where the file cannot be read."""
+    *lines, _ = _content(path).split(b"\n")
+    rows = [row for line in lines if (row := _row(line)) is not None]
+    return rows, len(lines) - len(rows)
+
+
+def _cut_after(path: Path, step: int) -> int:
+    """Drop rows after `step`, and a last line that a kill left unfinished. Returns how many damaged lines are kept.
+
+    Each row is judged by itself. A damaged line says no step: it goes where rows that go stand before it and none that
+    stays comes after it.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        # Rows up to a restored step are durable, so the first damaged one lies after it.
-        if not line.endswith(b"\n") or not _is_row(line) or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    write_whole(path, b"".join(kept))
+        return 0
+    content = _content(path)
+    *lines, unfinished = content.split(b"\n")
+    if _row(unfinished):  # a whole row that lacks only its newline
+        lines.append(unfinished)
+    rows = [_row(line) for line in lines]
+    stay = [number for number, row in enumerate(rows) if row and row["step"] <= step]
+    go = [number for number, row in enumerate(rows) if row and row["step"] > step]
+    damaged_until = max(stay[-1] if stay else 0, go[0] if go else len(rows))
+    damaged = [number for number, row in enumerate(rows[:damaged_until]) if row is None]
+    left = b"".join(lines[number] + b"\n" for number in sorted([*stay, *damaged]))
+    if left != content:
+        write_whole(path, left)
+    return len(damaged)
 
 
-def _is_row(line: bytes) -> bool:
+def _content(path: Path) -> bytes:
     try:
-        return "step" in json.loads(line)
-    except ValueError:
-        return False
+        if path.is_file():
+            return path.read_bytes()
+        problem: object = "not a file"
+    except OSError as error:
+        problem = error.strerror
+    raise CheckpointError(
+        "the run's metrics cannot be read", where=path, value=problem, remedy="restore the file, or move it away"
+    )
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """None for a line that no journal has written."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
+    return row if sound else None
 
 
 def _open_board(folder: Path, step: int) -> Any:

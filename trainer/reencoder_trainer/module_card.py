@@ -53,8 +53,7 @@ latents = reencoder(autoencoder.encode(audio){seed})
 {training}
 ```
 
-`valid` holds mean L1 distances on unseen tracks in normalised latents, with matrix products in `precision` where it is
-said: of the module (`l1`), of its input unchanged
+`valid` holds mean L1 distances on unseen tracks in normalised latents: of the module (`l1`), of its input unchanged
 (`l1_no_module`) and of the channel means (`l1_channel_means`). `level` is how far their levels are apart, in nepers; of
 two targets, the levels of their side and the balance between them too.
 With a condition these are of the oracle's, `_random` of one that was drawn; `kl` is what the condition holds, in nats.

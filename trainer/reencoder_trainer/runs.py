@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reencoder_pipeline.config import load_config, read_yaml
 from reencoder_pipeline.errors import ConfigError, ReencoderError
+from reencoder_pipeline.journal import read_rows
 from reencoder_trainer.config import TrainConfig
 
 
@@ -67,7 +66,7 @@ def recipe(config: TrainConfig) -> str:
 
 def _summary(run: Path, folder: Path) -> RunSummary:
     config = load_config(run / "config.yaml", TrainConfig)
-    rows = _rows((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    rows, damaged = read_rows(run / "metrics.jsonl")
     valid = next((row for row in reversed(rows) if row["kind"] == "valid"), {})
     last = next((row for row in reversed(rows) if row["kind"] == "train"), {})
     changed = max(file.stat().st_mtime for file in run.iterdir() if file.is_file())
@@ -76,19 +75,18 @@ def _summary(run: Path, folder: Path) -> RunSummary:
         recipe=recipe(config),
         step=max((row["step"] for row in rows), default=0),
         steps=config.steps,
-        valid={name: value for name, value in valid.items() if name == "kl" or name.startswith("l1")},
-        warnings=tuple(row["text"] for row in rows if row["kind"] == "warning"),
-        steps_per_second=last.get("steps_per_second"),
+        valid={
+            name: value for name, value in valid.items() if (name == "kl" or name.startswith("l1")) and _real(value)
+        },
+        warnings=tuple(str(row.get("text")) for row in rows if row["kind"] == "warning") + _said(damaged),
+        steps_per_second=rate if _real(rate := last.get("steps_per_second")) else None,
         seconds=max(0.0, time.time() - changed),
     )
 
 
-def _rows(lines: Sequence[str]) -> list[dict]:
-    """A run that is being written may end in half a line."""
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+def _said(damaged: int) -> tuple[str, ...]:
+    return (f"damaged lines in metrics.jsonl: {damaged}",) if damaged else ()
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
