@@ -21,10 +21,8 @@ from reencoder_eval.findings import findings
 from reencoder_eval.model_card import (
     TEMPLATES,
     Music,
-    code,
     limits,
     measuring_commands,
-    plain_text,
     read_music,
     render_card,
 )
@@ -34,6 +32,7 @@ from reencoder_pipeline.config import load_config
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.debian_music import manifest_path
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.plain_text import markdown_code, markdown_text
 
 
 def render(report: dict[str, Any], *, music: Music | None = None, licence: str = "MIT") -> str:
@@ -81,8 +80,8 @@ def test_every_diagnostic_of_the_terminal_is_in_the_card() -> None:
     report = make_report()
     card = render(report)
     for line in findings(report["diagnostics"]):
-        assert plain_text(line.name.strip()) in card
-        assert plain_text(line.value) in card
+        assert markdown_text(line.name.strip()) in card
+        assert markdown_text(line.value) in card
 
 
 def test_the_template_holds_no_number_of_its_own() -> None:
@@ -107,7 +106,7 @@ def test_odd_names_stay_text(name: str) -> None:
     report = make_report(name=name)
     card = render(report)
     assert front_matter(card)["model-index"][0]["name"] == name
-    assert f"# {plain_text(name)}\n" in card
+    assert f"# {markdown_text(name)}\n" in card
     line = next(line for line in card.splitlines() if "= load_autoencoder(" in line)
     assert json.loads(line.partition("(")[2].rpartition(")")[0]) == name
     body = card.split("```bash\n")[1].split("\n```")[0]
@@ -117,10 +116,10 @@ def test_odd_names_stay_text(name: str) -> None:
 
 
 def test_text_and_code_survive_markdown() -> None:
-    assert plain_text("a|b\n*c* [d] <e> `f`") == r"a\|b \*c\* \[d\] \<e\> \`f\`"
-    assert code("a") == "`a`"
-    assert code("a``b") == "``` a``b ```"
-    assert code("a|b") == r"`a\|b`"
+    assert markdown_text("a|b\n*c* [d] <e> `f`") == r"a\|b \*c\* \[d\] \<e\> \`f\`"
+    assert markdown_code("a") == "`a`"
+    assert markdown_code("a``b") == "``` a``b ```"
+    assert markdown_code("a|b") == r"`a\|b`"
 
 
 def test_what_is_missing_is_not_measured() -> None:

@@ -18,6 +18,7 @@ from reencoder_pipeline.command_line import SOME_FAILED
 from reencoder_pipeline.command_line import run as run_app
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.interruptions import interruptions
+from reencoder_pipeline.plain_text import printable
 
 if TYPE_CHECKING:
     from reencoder_eval.apply.inputs import Job
@@ -31,6 +32,7 @@ Inputs = Annotated[
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="folder of the outputs; the tree below a folder is kept")]
 MODULE_HELP = "a released module by its name, module.safetensors, the folder of a run, or a hub id"
+OVERWRITE_HELP = "replace outputs of this call that exist, no other file and no input; default: they are skipped"
 UPSAMPLES, UPMIXES = "bwe_s", "m2s_s"  # released with the package
 Module = Annotated[str, typer.Option(metavar="MODULE", help=MODULE_HELP)]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="default: the one that the module was trained on")]
@@ -41,7 +43,7 @@ Peaks = Annotated[str, typer.Option(help="above full scale: scale turns the file
 LatentsOut = Annotated[
     str | None, typer.Option("--latents", help="npy or safetensors: write latents, decode nothing; also for audio")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="make outputs anew that exist; else they are skipped")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done; nothing is written")]
 Json = Annotated[bool, typer.Option("--json", help="a line of JSON for each file")]
 Seed = Annotated[int | None, typer.Option(min=0, help="a random condition; default: the neutral one")]
@@ -180,8 +182,9 @@ def _apply(
                 done += 1
                 failed += outcome.status == "failed"
                 if outcome.error:
-                    progress.say(f"error: {outcome.error}", file=sys.stderr)
-                progress.say(json.dumps(outcome.to_dict()) if as_json else outcome.text(), file=sys.stdout)
+                    progress.say(f"error: {printable(outcome.error, lines=True)}", file=sys.stderr)
+                text = json.dumps(outcome.to_dict()) if as_json else printable(outcome.text())
+                progress.say(text, file=sys.stdout)
                 if interrupted():
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -222,7 +225,7 @@ class _Progress:
     def __call__(self, job: Job, share: float) -> None:
         if self.interrupted():
             raise KeyboardInterrupt
-        self.bar.set_description_str(f"{job.stem[-30:]}: ", refresh=False)
+        self.bar.set_description_str(f"{printable(job.stem[-30:])}: ", refresh=False)
         self.bar.update(share * self.seconds[job.path])
         if not self.terminal and not self.bar.disable and time.monotonic() - self.shown > 30:
             self.shown = time.monotonic()

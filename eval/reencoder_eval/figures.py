@@ -14,6 +14,7 @@ from reencoder_eval.columns import BALANCE
 from reencoder_eval.cost_table import Costs, module_gflops, passes_gflops
 from reencoder_eval.system_names import LAMBDA
 from reencoder_eval.tables import Summary, correlations
+from reencoder_pipeline.plain_text import printable
 
 RANGE_DB = 90.0
 FFT, PICTURE = 2048, (520, 320)  # samples; width and height in pixels
@@ -23,6 +24,7 @@ CHART_METRICS = {
     "bwe": {"stft_d_full": "full", "stft_d_low": "low band", "stft_d_high": "high band"},
     "m2s": {"stft_d_left": "left", "stft_d_right": "right", "stft_d_side": "side"},
 }
+LONGEST_LABEL = 80  # characters
 INK = "#010203"  # stands for the colour of the text around the picture
 
 
@@ -79,7 +81,7 @@ def stft_d_chart(summary: Summary, costs: Costs | None = None) -> str:
                 error_kw={"elinewidth": 1},
                 label=label,
             )
-        axes.set_yticks(range(len(systems)), [summary.labels[system] for system in systems], color=INK)
+        axes.set_yticks(range(len(systems)), [_label(summary.labels[system]) for system in systems], color=INK)
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("STFT-D, mean and 95 % interval (smaller is better)", color=INK)
@@ -127,10 +129,19 @@ def balance_chart(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return _svg(figure)
 
 
+def _label(text: str) -> str:
+    """In one line that leaves room for the bars."""
+    line = printable(text)
+    return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"
+
+
 def _our_style(salt: str) -> AbstractContextManager[None]:
     import matplotlib
 
-    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"})
+    # A "$" in a label is a "$".
+    return matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif", "text.parse_math": False}
+    )
 
 
 def _plain_axes(axes: Any, *, grid: Literal["x", "both"]) -> None:

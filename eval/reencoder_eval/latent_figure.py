@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reencoder_eval.figures import BAND_COLOURS
+from reencoder_pipeline.plain_text import printable
 
 GREY, BLUE, ORANGE = BAND_COLOURS
 NAMED = 24  # channels written out below the bars
@@ -22,7 +23,7 @@ def latent_figure(diagnostics: Mapping[str, Any], *, title: str) -> bytes:
     # A "$" in an autoencoder's name is a "$".
     with matplotlib.rc_context({"font.family": "sans-serif", "text.parse_math": False}):
         figure = Figure(figsize=(12, 8.5), layout="constrained", dpi=120)
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(printable(title), fontsize=12)
         (spread, correlation), (high, noise) = figure.subplots(2, 2)
         _spread(spread, diagnostics["channels"]["std"], diagnostics["posterior"])
         _correlation(figure, correlation, diagnostics["channels"])

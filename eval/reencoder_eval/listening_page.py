@@ -38,6 +38,7 @@ from reencoder_eval.tables import Summary, mean_of, summarise, text_tables
 from reencoder_eval.text_table import NOTHING, number
 from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.plain_text import printable
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -59,7 +60,9 @@ def write_report(run: Path) -> Path:
         write_text(run / BALANCES, as_file(balances))
     clips = [listening_clip(run, clip, rows, summary) for clip in listening]
     sounds = "".join(signal["sound"] for clip in clips for signal in clip["signals"])
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     template = environment.get_template("report.html.j2")
     page = template.render(
         description=description,
@@ -82,6 +85,11 @@ def write_report(run: Path) -> Path:
     )
     write_text(run / REPORT, page)
     return run / REPORT
+
+
+def _shown(value: object) -> object:
+    """What the template puts onto the page: texts without characters that are not to be seen."""
+    return printable(value, lines=True) if type(value) is str else value
 
 
 def listening_clip(

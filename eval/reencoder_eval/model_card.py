@@ -31,6 +31,7 @@ from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.debian_music import manifest_path
 from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.plain_text import markdown_code, markdown_text, printable
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOT_RECORDED = "not recorded"
@@ -106,7 +107,7 @@ def render_card(report: Report, *, name: str, music: Music | None, licence: str,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": plain_text, "code": code}
+    environment.filters |= {"text": markdown_text, "code": markdown_code}
     weights = report["weights"] or {}
     spec = report["autoencoder"]
     try:
@@ -128,8 +129,9 @@ def render_card(report: Report, *, name: str, music: Music | None, licence: str,
             clips=clips_text(report),
             settings=report["settings"],
             limits=limits(report),
-            commands=commands,
-            snippet=json.dumps(name, ensure_ascii=False),
+            commands=[printable(command, lines=True) for command in commands],
+            fence="`" * max(3, 1 + max((len(run) for run in re.findall("`+", "".join(commands))), default=0)),
+            snippet=printable(json.dumps(name, ensure_ascii=False)),
             versions=report["versions"],
             number=number,
             millions=millions,
@@ -279,17 +281,3 @@ def measuring_commands(report: Report, *, name: str) -> list[str]:
 
 def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def plain_text(value: object) -> str:
-    """Text that Markdown shows as it is, in one line, in a table as well."""
-    line = " ".join(str(value).split())
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", line)
-
-
-def code(value: object) -> str:
-    """A span of code in one line: fenced by more backticks than it holds, its bars escaped for tables."""
-    line = " ".join(str(value).split())
-    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
-    space = " " if "`" in line else ""
-    return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")

@@ -12,6 +12,7 @@ from reencoder_eval.system_names import CEILING_ROW, INPUT_ROWS, LAMBDA, MODULES
 from reencoder_eval.tables import Summary, correlation_table, summarise, text_tables
 from reencoder_eval.text_table import markdown
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.plain_text import markdown_text
 from reencoder_trainer.module_card import render_card
 from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import load_module
@@ -34,8 +35,8 @@ def results_of(run: Path, *, row: str) -> str:
     labels = {one["label"] for one in rows if module_of(one["system"]) == row}
     if figure_3 := {label: r for label, r in chosen.correlations.items() if label in labels}:
         tables.append(correlation_table(replace(chosen, correlations=figure_3)))
-    heading = f"### {about['title']}: {run.resolve().name}, split {about['split'] or 'none'}"
-    return "\n".join([heading, "", *(markdown(table) for table in tables)])
+    heading = markdown_text(f"{about['title']}: {run.resolve().name}, split {about['split'] or 'none'}")
+    return "\n".join([f"### {heading}", "", *(markdown(table) for table in tables)])
 
 
 def only(summary: Summary, *, row: str, where: Path) -> Summary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reencoder_pipeline.plain_text import markdown_cell, printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,18 +27,22 @@ def number(value: float | None) -> str:
 
 
 def markdown(table: TextTable) -> str:
-    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"{table.title}\n\n{body}\n"
+    """Whatever a label holds is text in it."""
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    rows = [table.columns, *table.rows]
+    cells = [[markdown_cell(cell) for cell in row] for row in rows]
+    lines = ["| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:])]
+    return "\n".join([markdown_cell(table.title), "", *lines, ""])
 
 
 def terminal(table: TextTable) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=table.title, title_justify="left")
+    # Text: "[1.30, 1.52]" is not markup, nor is what a label holds.
+    drawn = Table(title=Text(printable(table.title), style="table.title"), title_justify="left")
     for number_, column in enumerate(table.columns):
-        drawn.add_column(column, justify="right" if number_ else "left")
+        drawn.add_column(Text(printable(column)), justify="right" if number_ else "left")
     for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))  # Text: "[1.30, 1.52]" is not markup
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
     return drawn

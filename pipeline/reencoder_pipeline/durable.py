@@ -40,7 +40,7 @@ def scratch_owner(name: str) -> str | None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A scratch name to write a file or a folder to. It is synced and renamed to `path` at the end; after an error it
-    is removed, and `path` is as it was.
+    is removed, and `path` is as it was; an OSError names `path`.
 
     Example::
 
@@ -53,6 +53,10 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(scratch)
         scratch.replace(path)
         sync(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(scratch)):  # a write that fails names no file, and nobody knows the scratch
+            error.filename = str(path)
+        raise
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)

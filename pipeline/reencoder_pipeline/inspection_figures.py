@@ -12,6 +12,7 @@ import numpy as np
 
 from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.inspection import HISTOGRAM_EDGES, seconds_of
+from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB, SIDE_MID_LIMIT_DB
 
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
@@ -26,7 +27,7 @@ def draw(cache: LatentCache, measured: Mapping[str, Any], folder: Path) -> list[
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with matplotlib.rc_context({"font.family": "sans-serif", "font.size": 9}):
+    with matplotlib.rc_context({"font.family": "sans-serif", "font.size": 9, "text.parse_math": False}):
         for name, figure in (
             ("corpus", _corpus(cache)),
             ("channels", _channels(cache, measured)),
@@ -49,7 +50,7 @@ def _title(cache: LatentCache) -> str:
     hours = sum(seconds_of(cache)) / 3600
     name = cache.origin.rstrip("/").rpartition("/")[2]
     title = f"{name}: {len(cache.tracks):,} tracks, {hours:,.3g} hours; latents of {cache.spec.autoencoder}"
-    return title.replace("$", r"\$")  # a "$" in a name begins no formula
+    return printable(title)
 
 
 def _plain(axes: Any, *, grid: str = "y") -> None:

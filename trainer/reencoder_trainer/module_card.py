@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from reencoder_pipeline.plain_text import markdown_text
 from reencoder_trainer.streaming import latency_frames
 from reencoder_trainer.trained_module import TrainedModule
 
@@ -69,21 +70,21 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
     latency = latency_frames(module)
     values = {
         "front_matter": _front_matter(trained, licence=licence),
-        "name": _plain(name or f"Re-Encoder {task.name}"),
+        "name": markdown_text(name or f"Re-Encoder {task.name}"),
         "load": json.dumps(name or "PATH OR HUB ID"),
-        "task": TASK_NAMES.get(task.name, _plain(task.name)),
-        "task_code": _plain(task.name),
-        "inputs": _plain(", ".join(task.inputs)),
-        "targets": _plain(", ".join(task.targets)),
+        "task": TASK_NAMES.get(task.name, markdown_text(task.name)),
+        "task_code": markdown_text(task.name),
+        "inputs": markdown_text(", ".join(task.inputs)),
+        "targets": markdown_text(", ".join(task.targets)),
         "blocks": module.size.blocks,
         "width": module.size.width,
         "parameters": f"{trained.num_parameters:,}",
         "condition": f" with the encoder of its condition of {channels}" if channels else "",
         "channels_in": module.in_channels,
         "channels_out": module.out_channels,
-        "autoencoder": _plain(spec.autoencoder),
+        "autoencoder": markdown_text(spec.autoencoder),
         "autoencoder_name": json.dumps(spec.autoencoder),
-        "weights": _plain(spec.weights),
+        "weights": markdown_text(spec.weights),
         "channels": spec.channels,
         "frame_rate": float(spec.frame_rate),
         "sample_rate": spec.sample_rate,
@@ -92,7 +93,7 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
         "streaming": f"exact, {latency} frames ({1000 * float(latency / spec.frame_rate):.0f} ms) of latency"
         if exact
         else "approximate only: its GRN looks at the whole piece",
-        "licence": _plain(licence or "not stated"),
+        "licence": markdown_text(licence or "not stated"),
         "seed": ", seed=0" if channels else "",
         "decode": "audio = autoencoder.decode(latents)"
         if len(task.targets) == 1
@@ -132,8 +133,3 @@ def _front_matter(trained: TrainedModule, *, licence: str | None) -> str:
         "tags": ["audio", "music", "latent-representation", "reencoder", trained.task.name],
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
-
-
-def _plain(text: str) -> str:
-    """In one line, and shown by Markdown as it is."""
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))

@@ -53,10 +53,16 @@ def variants_of(
         start = {"": torch.zeros(1, trained.module.condition_channels)}
     else:
         seeds = range(seed or 0, (seed or 0) + variants)
-        start = {f"_seed{one}" if variants > 1 else "": trained.prior(1, seed=one) for one in seeds}
+        names = variant_names(seed=seed, variants=variants)
+        start = {name: trained.prior(1, seed=one) for name, one in zip(names, seeds, strict=True)}
     if oracle is not None:
         start = {name: interpolated(oracle, prior.to(oracle.device), share=share) for name, prior in start.items()}
     return tuple(Variant(name, condition) for name, condition in start.items())
+
+
+def variant_names(*, seed: int | None, variants: int) -> list[str]:
+    """What the names of the outputs get."""
+    return [f"_seed{one}" for one in range(seed or 0, (seed or 0) + variants)] if variants > 1 else [""]
 
 
 def condition_like(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from reencoder_eval.apply.latents_io import is_latents
+from reencoder_eval.apply.latents_io import NPY, is_latents
 from reencoder_pipeline.corpus import AUDIO_SUFFIXES
 from reencoder_pipeline.errors import ConfigError, CorpusError
 
@@ -20,36 +22,65 @@ FFMPEG_SUFFIXES = frozenset(
 )
 
 
+LONGEST_NAME = 255  # bytes, where the file system does not say it
+
+
 @dataclass(frozen=True)
 class Job:
-    """One input. Its outputs are `folder` / (`stem` + something), below the folder for output."""
+    """One input. Its outputs are `folder` / (`stem` + something), below the folder for output.
+
+    A stem is shortened where a name would be longer than the file system takes.
+    """
 
     path: Path
     folder: Path
     stem: str
 
     def copy(self, out: Path) -> Path:
-        return out / self.folder / self.path.name
+        return out / self.folder / _fitting(self.path.stem, self.path.suffix, out=out)
 
     def output(self, out: Path, *, suffix: str, variant: str = "") -> Path:
-        return out / self.folder / f"{self.stem}{variant}{suffix}"
+        return out / self.folder / _fitting(self.stem, f"{variant}{suffix}", out=out)
+
+
+def _fitting(stem: str, ending: str, *, out: Path) -> str:
+    """`stem` + `ending`; of a name that is too long the stem's beginning and a digest of it. Names count in bytes."""
+    name = os.fsencode(stem)
+    room = _longest_name(out.absolute()) - len(os.fsencode(ending)) - ending.endswith(NPY)  # beside .npy lies a .json
+    if len(name) <= room or room < 10:
+        return f"{stem}{ending}"
+    digest = hashlib.sha256(name).hexdigest()[:8]
+    return f"{name[: room - 9].decode(errors='ignore')}~{digest}{ending}"
+
+
+@lru_cache
+def _longest_name(out: Path) -> int:
+    there = next(folder for folder in (out, *out.parents) if folder.is_dir())
+    try:
+        return os.pathconf(there, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return LONGEST_NAME
 
 
 def find_jobs(inputs: Sequence[str], *, out: Path, stdin: BinaryIO) -> tuple[Job, ...]:
-    """The jobs in a fixed order, each file once. What lies below `out` is no input.
+    """The jobs in a fixed order, each file once. What is found below `out` is no input.
 
     Two files of one folder that differ in the suffix alone keep it within their outputs' names. ConfigError when two
     inputs would still have the same output, or an output would replace an input; CorpusError when there is nothing.
     """
-    found: dict[Path, tuple[Path, Path]] = {}  # by place on the disk, so that a file named twice is one job
+    found: list[tuple[Path, Path]] = []
+    known: set[tuple[Path, Path] | Path] = set()  # a file named twice is one job; a link of another name is its own
     for path, relative in _expanded(_listed(inputs, stdin), out):
-        found.setdefault(path.resolve(), (path, relative))
+        keys = {path.parent.resolve() / path.name, (path.resolve(), relative)}
+        if not keys & known:
+            found.append((path, relative))
+        known |= keys
     if not found:
         raise CorpusError("no audio and no latents found", where=" ".join(inputs), remedy="name files that exist")
-    stems = Counter(str(relative.with_suffix("")) for _, relative in found.values())
+    stems = Counter(str(relative.with_suffix("")) for _, relative in found)
     jobs = tuple(
         Job(path, relative.parent, relative.name if stems[str(relative.with_suffix(""))] > 1 else relative.stem)
-        for path, relative in found.values()
+        for path, relative in found
     )
     outputs: dict[Path, Path] = {}
     for job in jobs:
@@ -77,17 +108,22 @@ def _listed(inputs: Iterable[str], stdin: BinaryIO) -> Iterator[str]:
 def _expanded(names: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
     """(path, path below the output folder)."""
     for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError:
+            raise ConfigError("the home folder of this user is not known", where=name, remedy="name it") from None
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that cannot be
             yield from ((one, one.relative_to(path)) for one in _below(path, out))
-        elif path.exists() or not glob.has_magic(name):
+        elif os.path.lexists(path) or not glob.has_magic(name):
+            if not path.name:
+                raise ConfigError("an input has no name", where=repr(name), remedy="name files, folders or patterns")
             yield path, Path(path.name)  # one that is missing fails later, by itself
         else:
             root = _fixed_part(path)
             for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207 - one that names its root itself
                 one = Path(match)
                 if one.is_file() and not one.resolve().is_relative_to(out.resolve()):
-                    yield one, one.relative_to(root)
+                    yield one, _below_root(one, root, pattern=name)
 
 
 def _below(folder: Path, out: Path) -> Iterator[Path]:
@@ -97,6 +133,20 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
             continue
         if path.suffix.lower() in AUDIO_SUFFIXES | FFMPEG_SUFFIXES or is_latents(path, listed=True):
             yield path
+
+
+def _below_root(path: Path, root: Path, *, pattern: str) -> Path:
+    """`path` from `root` on. A pattern may go up again with `..`: then by the folders that these really are."""
+    relative = path.relative_to(root)
+    if ".." not in relative.parts:
+        return relative
+    place, top = path.parent.resolve() / path.name, root.resolve()
+    if not place.is_relative_to(top):
+        raise ConfigError(
+            "the pattern leaves the folder before its first wildcard: there is no place for its outputs below --out",
+            where=pattern, value=f"{path} does not lie below {root}", remedy="begin the pattern above all of its files",
+        )  # fmt: skip
+    return place.relative_to(top)
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -77,9 +77,15 @@ def read_latents(path: Path) -> Latents:
 
 
 def write_latents(latents: Latents, path: Path) -> None:
-    """As the suffix says; float16 stays float16, all else is float32. The .npy is written last."""
+    """As the suffix says; float16 stays float16, all else is float32. The .npy is written last. CacheError where a
+    value is not a finite number."""
     assert latents.spec is not None, "ours say whose they are"
     assert latents.streams is not None, "and what"
+    if not np.isfinite(latents.values).all():
+        raise CacheError(
+            "the output would hold values that are not finite numbers", where=path, value=str(latents.values.dtype),
+            remedy="the module or the autoencoder overflows on this input: turn it down, or use another module",
+        )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {**latents.others, "spec": latents.spec.to_dict(), "streams": list(latents.streams)}
     values = np.ascontiguousarray(latents.values)

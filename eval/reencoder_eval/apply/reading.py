@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import soundfile
 from reencoder_eval.apply.scratch import BLOCK, Block, Scratch
 from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, audio_header, open_sequential
 from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.programs import run_program
 from reencoder_pipeline.survey import Survey, survey_blocks
 
 FFMPEG_SECONDS = 1800
@@ -117,20 +117,11 @@ def _by_ffmpeg(path: Path, decoded: Path, *, reason: str) -> Path:
     # Not W64: libsndfile takes ffmpeg's floats in it for integers.
     quiet = [program, "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror"]
     sink = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-c:a", "pcm_f32le", "-f", "wav", "-rf64", "auto"]
-    try:
-        done = subprocess.run(
-            [*quiet, *source, *sink, f"file:{decoded}"],
-            capture_output=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=FFMPEG_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise AudioError(
-            "ffmpeg did not end", where=path, value=f"{FFMPEG_SECONDS} s", remedy="convert the file first"
-        ) from None
-    if done.returncode != 0 or not decoded.exists():
-        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+    done = run_program([*quiet, *source, *sink, f"file:{decoded}"], timeout=FFMPEG_SECONDS)
+    if done.code is None:
+        raise AudioError("ffmpeg did not end", where=path, value=f"{FFMPEG_SECONDS} s", remedy="convert the file first")
+    if done.code != 0 or not decoded.exists():
+        said = done.said.splitlines() or [f"exit code {done.code}"]
         raise AudioError(
             "cannot be read as audio, neither by libsndfile nor by ffmpeg",
             where=path,

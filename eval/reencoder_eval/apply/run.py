@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from soundfile import SoundFileError
 
-from reencoder_eval.apply.conditions import condition_like, variants_of
+from reencoder_eval.apply.conditions import condition_like, variant_names, variants_of
 from reencoder_eval.apply.decision import Wishes, decide
 from reencoder_eval.apply.inputs import Job
 from reencoder_eval.apply.latents_io import is_latents, read_latents, write_latents
 from reencoder_eval.apply.make import Chain, make_latents, make_latents_of_sound, make_sound
+from reencoder_eval.apply.outputs import existing_output, existing_outputs, require_folder, require_own_outputs
 from reencoder_eval.apply.reading import Sound, opened
 from reencoder_eval.apply.segments import SEGMENT_SECONDS, Progress
-from reencoder_eval.apply.writing import LOSSLESS, Form, container_of, copy_file, write_sound
+from reencoder_eval.apply.writing import LOSSLESS, Form, container_of, copy_file, require_free, write_sound
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
-from reencoder_pipeline.errors import AutoencoderError, CheckpointError, ConfigError, ReencoderError
+from reencoder_pipeline.errors import AudioError, AutoencoderError, CheckpointError, ConfigError, ReencoderError
 from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import TrainedModule, load_module
 
@@ -71,25 +73,33 @@ def apply_to(
 ) -> Iterator[Outcome]:
     """Every job in order, with the one or two modules; an outcome for each, as soon as it is there.
 
-    What concerns all files is an error before the first: modules, the autoencoder, the reference. What concerns one
-    file is its outcome. An input that needs no work is copied. Outputs that exist are left as they are, without a look
-    at how they were made, unless `overwrite`.
+    What concerns all files is an error before the first: modules, the autoencoder, the reference, the folder `out`,
+    and outputs that would meet. What concerns one file is its outcome. An input that needs no work is copied. Outputs
+    that exist are left as they are, without a look at how they were made, unless `overwrite`: then those of this call
+    are replaced, and nothing else in `out`.
     """
     form = form or Form()
     device = device_of(device)
+    names = variant_names(seed=seed, variants=variants) if upmix_module is not None else [""]
+    named = [Path(path) for path in (upsample_module, upmix_module, like) if path is not None]
+    require_own_outputs(jobs, out, names=names, form=form, latents=latents, inputs=named)
+    require_folder(out, dry_run=True)
     wishes = Wishes(upsample_module is not None, upmix_module is not None, band_hz, force)
     first, second = _load(upsample_module, "bwe", device), _load(upmix_module, "m2s", device)
     loaded = [(path, one) for path, one in ((upsample_module, first), (upmix_module, second)) if one is not None]
     if len(loaded) == 2:
         loaded[0][1].spec.require_same(loaded[1][1].spec, where=upmix_module, remedy="use modules of one autoencoder")
-    if not dry_run:
-        out.mkdir(parents=True, exist_ok=True)
+    require_folder(out, dry_run=dry_run)
     folder = Path(tempfile.gettempdir()) if dry_run else out
     needed = not dry_run and (like is not None or not all(is_latents(job.path) for job in jobs))
     coder = _autoencoder(autoencoder, loaded[0], device) if needed else None
     oracle = None
     if like is not None and second is not None and coder is not None and second.encoder is not None:
-        oracle = condition_like(like, second, coder, device=device, folder=folder)
+        try:
+            oracle = condition_like(like, second, coder, device=device, folder=folder)
+        except OSError as error:
+            remedy = "check the file, and whether there is room in --out"
+            raise ConfigError("the reference cannot be read", where=like, value=error, remedy=remedy) from None
     elif like is not None and second is not None:
         oracle = torch.zeros(1, second.module.condition_channels)  # a dry run: options alone are looked at
     chain = Chain(
@@ -103,13 +113,16 @@ def apply_to(
     )
     for job in jobs:
         try:
-            if existing := [] if overwrite else _existing(job, out, chain, form, latents):
-                yield Outcome(str(job.path), "skipped", existing, ["exists"])
+            existing = [] if overwrite else existing_outputs(job, out, names=names, form=form, latents=latents)
+            if existing:
+                outcome = Outcome(str(job.path), "skipped", existing, ["exists"])
             elif is_latents(job.path):
-                yield _apply_to_latents(job, chain, out=out, latents=latents, folder=folder, dry_run=dry_run)
+                outcome = _apply_to_latents(
+                    job, chain, out=out, latents=latents, folder=folder, overwrite=overwrite, dry_run=dry_run
+                )
             else:
                 with opened(job.path, folder=folder) as sound:
-                    yield _apply_to_sound(
+                    outcome = _apply_to_sound(
                         job,
                         sound,
                         wishes,
@@ -118,11 +131,16 @@ def apply_to(
                         out=out,
                         form=form,
                         latents=latents,
+                        overwrite=overwrite,
                         progress=lambda share, job=job: progress(job, share),
                     )
+            gone = [path for path in outcome.outputs if outcome.status != "planned" and not os.path.lexists(path)]
+            if gone:
+                raise AudioError("an output is gone again", where=gone[0], remedy="give the same command again")
         except (ReencoderError, OSError, MemoryError, SoundFileError, torch.OutOfMemoryError) as error:
             text = str(error) if isinstance(error, ReencoderError) else f"{job.path}: {type(error).__name__}: {error}"
-            yield Outcome(str(job.path), "failed", error=text)
+            outcome = Outcome(str(job.path), "failed", error=text)
+        yield outcome
 
 
 def _apply_to_sound(
@@ -135,9 +153,11 @@ def _apply_to_sound(
     out: Path,
     form: Form,
     latents: str | None,
+    overwrite: bool,
     progress: Progress,
 ) -> Outcome:
-    """Decide, make and write. Without an autoencoder, in a dry run, decide."""
+    """Decide, make and write. Without an autoencoder, in a dry run, decide. Variants that exist are left as they are,
+    unless `overwrite`."""
     decision = decide(sound.survey, wishes)
     notices, container = list(decision.reasons), container_of(sound, form)
     copied = decision.copy and latents is None
@@ -148,29 +168,34 @@ def _apply_to_sound(
         planned = "would be copied" if copied else "would be made"
         return Outcome(str(job.path), "planned", [str(path) for path in paths.values()], [planned, *notices])
     if copied:
-        copy_file(job.path, paths[""])
+        copy_file(job.path, paths[""], overwrite=overwrite)
         return Outcome(str(job.path), "copied", [str(paths[""])], notices)
     if not autoencoder.local and len(sound.audio) > SEGMENT_SECONDS * sound.rate:
         notices.append(
             f"the autoencoder looks at whole pieces: segments of {SEGMENT_SECONDS:g} s are close to them, not equal"
         )
+    if not overwrite and decision.upmix:
+        chain, said = _without_existing(chain, job, out, form=form, latents=latents)
+        notices += said
     outputs = []
     if latents:
         for variant, made in make_latents_of_sound(sound, decision, chain, autoencoder, progress=progress):
+            require_free(paths[variant.name], overwrite=overwrite)
             write_latents(made, paths[variant.name])
             outputs.append(str(paths[variant.name]))
         return Outcome(str(job.path), "done", outputs, notices)
     if sound.format not in LOSSLESS and form.format is None:
         notices.append("a lossy encoder would cut the band again: written as FLAC" if decision.upsample else "as FLAC")
     for variant, audio, rate in make_sound(sound, decision, chain, autoencoder, bits=container.bits, progress=progress):
-        written, said = write_sound(audio, rate, paths[variant.name], container=container, peaks=form.peaks)
+        path = paths[variant.name]
+        written, said = write_sound(audio, rate, path, container=container, peaks=form.peaks, overwrite=overwrite)
         outputs.append(str(written))
         notices += [f"{variant.name.strip('_')}: {text}" if variant.name else text for text in said]
     return Outcome(str(job.path), "done", outputs, notices)
 
 
 def _apply_to_latents(
-    job: Job, chain: Chain, *, out: Path, latents: str | None, folder: Path, dry_run: bool
+    job: Job, chain: Chain, *, out: Path, latents: str | None, folder: Path, overwrite: bool, dry_run: bool
 ) -> Outcome:
     suffix = f".{latents}" if latents else job.path.suffix.lower()
     if chain.width != 1 or chain.mono_compatible:
@@ -180,32 +205,29 @@ def _apply_to_latents(
         )  # fmt: skip
     given = read_latents(job.path)
     notices = [] if given.spec else ["it does not say whose latents it holds: taken as the module's"]
+    if not overwrite and chain.upmixer is not None:
+        chain, said = _without_existing(chain, job, out, form=Form(), latents=latents)
+        notices += said
     names = [variant.name for variant in chain.variants] or [""]
     outputs = [str(job.output(out, variant=name, suffix=suffix)) for name in names]
     if dry_run:
         return Outcome(str(job.path), "planned", outputs, ["would be made", *notices])
     for variant, made in make_latents(given, chain, path=job.path, folder=folder):
-        write_latents(made, job.output(out, variant=variant.name, suffix=suffix))
+        path = job.output(out, variant=variant.name, suffix=suffix)
+        require_free(path, overwrite=overwrite)
+        write_latents(made, path)
     return Outcome(str(job.path), "done", outputs, notices)
 
 
-def _existing(job: Job, out: Path, chain: Chain, form: Form, latents: str | None) -> list[str]:
-    """The outputs of a job that are all there: a copy, or every variant in one of the formats it may have."""
-    if latents or is_latents(job.path):
-        suffixes = {f".{latents}" if latents else job.path.suffix.lower()}
-    else:
-        copy = job.copy(out)
-        if copy.exists():
-            return [str(copy)]
-        suffixes = {f".{form.format}"} if form.format else {job.path.suffix, ".flac"}
-        suffixes |= {".wav"} if form.peaks == "float" or form.depth == "float" else set()
-    # A file that was found to be stereo already has one output, whatever number of variants was asked for.
-    for names in [""], [variant.name for variant in chain.variants]:
-        choices = [[job.output(out, variant=name, suffix=suffix) for suffix in sorted(suffixes)] for name in names]
-        there = [next((str(path) for path in paths if path.exists()), None) for paths in choices]
-        if there and None not in there:
-            return [path for path in there if path is not None]
-    return []
+def _without_existing(chain: Chain, job: Job, out: Path, *, form: Form, latents: str | None) -> tuple[Chain, list[str]]:
+    """The chain with the variants whose outputs are not there yet, and what to say of the others."""
+    there = {
+        variant.name: path
+        for variant in chain.variants
+        if (path := existing_output(job, out, variant=variant.name, form=form, latents=latents)) is not None
+    }
+    missing = tuple(variant for variant in chain.variants if variant.name not in there)
+    return replace(chain, variants=missing), [f"{path.name} exists and is left as it is" for path in there.values()]
 
 
 def device_of(name: str) -> str:

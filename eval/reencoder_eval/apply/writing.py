@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import soundfile
 
+from reencoder_eval.apply.latents_io import NPY
 from reencoder_eval.apply.reading import Sound
 from reencoder_eval.apply.scratch import Block, Scratch
 from reencoder_pipeline.durable import replacing
@@ -82,16 +84,16 @@ def container_of(sound: Sound, form: Form) -> Container:
     return Container(suffix, name, SUBTYPES[depth])
 
 
-def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, peaks: str) -> tuple[Path, list[str]]:
+def write_sound(
+    audio: Scratch, rate: int, path: Path, *, container: Container, peaks: str, overwrite: bool = True
+) -> tuple[Path, list[str]]:
     """Write (channels, samples). The path, whose suffix changes where float is chosen for peaks; and what to say.
 
-    Integer samples above full scale would be clipped: all of the file is turned down, or written as float.
+    Integer samples above full scale would be clipped: all of the file is turned down, or written as float. AudioError
+    where any sample is not a finite number, and, unless `overwrite`, where the file exists.
     """
-    highest = max((float(audio.read(start, stop).max()) for start, stop in audio.blocks()), default=0.0)
-    lowest = min((float(audio.read(start, stop).min()) for start, stop in audio.blocks()), default=0.0)
+    highest, lowest = _extremes(audio, path)
     peak = max(highest, -lowest)
-    if not np.isfinite(peak):
-        raise AudioError("the output holds values that are not finite numbers", where=path)
     gain, notices, over = 1.0, [], f"peak {peak:.3f}, {20 * np.log10(max(peak, 1e-9)):+.1f} dBFS"
     # Integers reach from -1 to one step below 1; what is less than half a step above is rounding, not clipping.
     step = 0.0 if container.bits is None else 2.0 ** (1 - container.bits)
@@ -108,6 +110,7 @@ def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, 
     name = container.format
     if name == "WAV" and len(audio) * audio.width * 4 > LARGEST_WAV:
         name = "RF64"
+    require_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         try:
@@ -135,6 +138,21 @@ def write_sound(audio: Scratch, rate: int, path: Path, *, container: Container, 
     return path, notices
 
 
+def _extremes(audio: Scratch, path: Path) -> tuple[float, float]:
+    """The highest and the lowest sample, 0 where there is none. Python's max and min would pass over a NaN."""
+    highest = lowest = 0.0
+    for start, stop in audio.blocks():
+        block = audio.read(start, stop)
+        if not np.isfinite(block).all():
+            raise AudioError(
+                "the output would hold values that are not finite numbers", where=path,
+                value=f"the first between {start / len(audio):.0%} and {stop / len(audio):.0%} of its length",
+                remedy="the module or the autoencoder overflows on this input: turn it down, or use another module",
+            )  # fmt: skip
+        highest, lowest = max(highest, float(block.max())), min(lowest, float(block.min()))
+    return highest, lowest
+
+
 def _samples(block: Block, bits: int | None) -> np.ndarray:
     """Integers of full scale 2**(bits - 1), left-aligned in int32 for 24 bits.
 
@@ -147,7 +165,32 @@ def _samples(block: Block, bits: int | None) -> np.ndarray:
     return whole.astype(np.int16) if bits == 16 else (whole.astype(np.int32) << 8)
 
 
-def copy_file(source: Path, path: Path) -> None:
+def copy_file(source: Path, path: Path, *, overwrite: bool = True) -> None:
+    """AudioError, unless `overwrite`, where `path` exists."""
+    require_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         shutil.copyfile(source, beside)
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """AudioError unless `path`, and for .npy the .json beside it, may be written: absent, or to be replaced. A .json
+    of ours alone was left by a call that was killed."""
+    if path.is_dir():
+        raise AudioError("a folder has the name of the output", where=path, remedy="choose another --out folder")
+    if overwrite:
+        return
+    header = path.with_suffix(".json")
+    if os.path.lexists(path):
+        raise AudioError("the output exists", where=path, remedy="--overwrite replaces it")
+    if path.suffix == NPY and os.path.lexists(header) and not _is_header(header):
+        remedy = "move it away, or --overwrite replaces it"
+        raise AudioError("another file has the name of what goes beside the output", where=header, remedy=remedy)
+
+
+def _is_header(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 2**20 else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"spec", "streams"} <= values.keys()

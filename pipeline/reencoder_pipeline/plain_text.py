@@ -1,0 +1,47 @@
+"""Foreign text (labels, file names, licences, messages) shown as it is: on a terminal, in Markdown, in pictures."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, bytes that are no text, breaks of lines, and what turns the direction of writing.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))")
+_NUMBERS = re.compile(r"\\\[([-+0-9.,%a-z ]*)\\\](?![(\[:])")
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Characters that are not seen but do something (escape sequences, turns of the direction of writing, bytes of a
+    file's name that are no text) as Python writes them. `lines`: line breaks and tabs stay.
+
+    Example::
+
+        printable("a\x1b[2J.wav")  # a\\x1b[2J.wav
+    """
+    return _UNSEEN.sub(lambda found: _written(found[0], lines=lines), str(text))
+
+
+def _written(one: str, *, lines: bool) -> str:
+    return one if lines and one in "\n\t" else one.encode("unicode_escape").decode()
+
+
+def markdown_text(value: object) -> str:
+    """Text that Markdown shows as it is, in one line, in a table as well."""
+    return _MARKDOWN.sub(r"\\\1", _line(value))
+
+
+def markdown_cell(value: object) -> str:
+    """The same, but intervals as [1.30, 1.52] keep their brackets, which are no link."""
+    return _NUMBERS.sub(r"[\1]", markdown_text(value))
+
+
+def markdown_code(value: object) -> str:
+    """A span of code in one line: fenced by more backticks than it holds, its bars escaped for tables."""
+    line = _line(value)
+    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
+    space = " " if "`" in line else ""
+    return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
+
+
+def _line(value: object) -> str:
+    return printable(" ".join(str(value).split()))
