@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import reencoder_trainer.train as train_module
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError
-from reencoder_trainer.checkpoint import load_state
+from reencoder_pipeline.precision import resolved
+from reencoder_trainer.checkpoint import load_state, state_digest
+from reencoder_trainer.config import TrainConfig
 from tiny_cache import SPEC, write_cache
-from training_run import RECIPES, assert_same_run, at_step, crash, environment, rows, run, write_config
+from training_run import RECIPES, TINY, assert_same_run, at_step, crash, environment, rows, run, write_config
 
 BFLOAT16 = {**RECIPES["adversarial"], "precision": "bfloat16"}
 LASTING = {**RECIPES, "bfloat16": BFLOAT16}
@@ -225,13 +229,73 @@ def test_a_damaged_state_is_an_error(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"width": 8}, {"ema": 0.9}])
-def test_a_state_of_another_recipe_is_an_error_even_without_its_config(
-    changes: dict[str, Any], cache: Path, tmp_path: Path
-) -> None:
+def test_a_state_of_another_recipe_is_an_error(changes: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    """One of an earlier version, which says no settings: its values show it."""
     run(cache, tmp_path, steps=2)
-    (tmp_path / "config.yaml").unlink()
+    make_earlier(tmp_path / "state.pt")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **changes}))
     with pytest.raises(CheckpointError, match="of another recipe"):
         run(cache, tmp_path, resume=True, **changes)
+
+
+SETTINGS = [{"lr": 0.1}, {"seed": 9}, {"batch_size": 8}, {"losses": {"level": 0.5}}, {"steps": 30, "width": 8}]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=[next(reversed(changes)) for changes in SETTINGS])
+@pytest.mark.parametrize("config", ["gone", "changed"])
+def test_the_settings_of_the_state_must_agree(
+    config: str, changes: dict[str, Any], cache: Path, unbroken: Unbroken, tmp_path: Path
+) -> None:
+    """Without config.yaml, and with one that has been changed to the settings asked for now."""
+    out = Path(shutil.copytree(unbroken("l1"), tmp_path / "run"))
+    (out / "config.yaml").unlink()
+    if config == "changed":
+        settings = TrainConfig(cache=cache, out=out, **{**TINY, **changes}).model_dump(mode="json")
+        settings["precision"] = str(resolved("auto", torch.device("cpu")))
+        (out / "config.yaml").write_text(yaml.safe_dump(settings))
+    before = files(out)
+    with pytest.raises(ConfigError, match=r"state\.pt: these settings cannot change") as caught:
+        run(cache, out, resume=True, **changes)
+    assert files(out) == before
+    assert next(reversed(changes)) + ": " in str(caught.value)
+    assert ("config.yaml, which is gone" in str(caught.value)) == (config == "gone")
+
+
+def test_a_run_without_its_config_goes_on_under_its_settings(cache: Path, unbroken: Unbroken, tmp_path: Path) -> None:
+    run(cache, tmp_path, steps=10)
+    settings = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").unlink()
+    run(cache, tmp_path, resume=True)
+    assert_same_run(tmp_path, unbroken("l1"))
+    assert (tmp_path / "config.yaml").read_text() == settings.replace("steps: 10\n", "steps: 20\n")
+
+
+@pytest.mark.parametrize("recipe", ["l1", "adversarial"])
+def test_a_state_of_an_earlier_version_goes_on_where_its_config_is_there(
+    recipe: str, cache: Path, unbroken: Unbroken, tmp_path: Path
+) -> None:
+    run(cache, tmp_path, steps=10, **RECIPES[recipe])
+    make_earlier(tmp_path / "state.pt")
+    config = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(
+        ConfigError, match=r"neither empty nor one that this command made: it has no config\.yaml of it"
+    ):
+        run(cache, tmp_path, resume=True, **RECIPES[recipe])
+    (tmp_path / "config.yaml").write_text(config)
+    run(cache, tmp_path, resume=True, **RECIPES[recipe])
+    assert_same_run(tmp_path, unbroken(recipe))
+
+
+def make_earlier(path: Path) -> None:
+    """A state as format 2 was: no settings, no checksum of the file."""
+    state = load_state(path)
+    torch.save({"reencoder_state": 2, "sha256": state_digest(state), **vars(state)}, path)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_setting_younger_than_the_run_has_its_default_there(cache: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_shortest_window_that_a_discriminator_takes(cache: Path, tmp_path: P
 
 def test_a_run_folder_that_cannot_be_made_is_an_error(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="the output folder is a file"):
         run(cache, tmp_path / "file")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -28,11 +27,19 @@ def demo(audio: Annotated[Path | None, typer.Option(help="your own music: a fold
     source = audio or _music(OUT / "music")
     cache, configs = OUT / "cache", Path("configs/demo")
     _run("reencoder-cache", "build", source, "--out", cache, "--config", configs / "cache.yaml", may_fail=True)
-    shutil.rmtree(OUT / "run", ignore_errors=True)  # of an earlier demo, perhaps on other music
+    _remove_earlier_run()
     _run("reencoder-train", configs / "train.yaml")
     _run("reencoder-eval", configs / "eval.yaml", "--set", f"source={source}", may_fail=True)
     minutes = (time.monotonic() - started) / 60
     print(f"\nThe demo took {minutes:.1f} minutes. Listen: {(OUT / 'eval' / 'report.html').resolve()}")
+
+
+def _remove_earlier_run() -> None:
+    """That of an earlier demo, perhaps on other music."""
+    from reencoder_pipeline.run_folder import RunFolder, remove_run
+    from reencoder_trainer.config import TrainConfig
+
+    remove_run(RunFolder(OUT / "run", "module.safetensors"), TrainConfig)
 
 
 def _music(folder: Path) -> Path:

@@ -174,7 +174,7 @@ def _cut_after(path: Path, step: int) -> int:
     Each row is judged by itself. A damaged line says no step: it goes where rows that go stand before it and none that
     stays comes after it.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return 0
     content = _content(path)
     *lines, unfinished = content.split(b"\n")
@@ -193,9 +193,9 @@ def _cut_after(path: Path, step: int) -> int:
 
 def _content(path: Path) -> bytes:
     try:
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():  # a link may lead anywhere, and rows will be written to it
             return path.read_bytes()
-        problem: object = "not a file"
+        problem: object = "a link" if path.is_symlink() else "not a file"
     except OSError as error:
         problem = error.strerror
     raise CheckpointError(

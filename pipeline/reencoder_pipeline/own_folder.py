@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -72,27 +73,46 @@ def _holds(mark: Path, keys: Sequence[str]) -> bool:
 def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is absent. ConfigError, naming the process that holds the lock,
     where another one works there; `what` says what: "a training". The kernel frees the lock when the process ends,
-    however it ends.
+    however it ends; the file is removed at the end of the block.
     """
+    path = folder / LOCK
+    while True:
+        with _opened(path) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read(200).strip() or "a process that does not say its name"
+                raise ConfigError(
+                    f"{what} is running in this folder", where=folder, value=holder,
+                    remedy="wait for it, stop it, or choose another --out folder",
+                ) from None  # fmt: skip
+            if not _is_still(path, lock):  # its holder has just ended, and a lock on a file without a name is none
+                continue
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _opened(path: Path) -> TextIO:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link may lead anywhere
+        return os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
     except OSError as error:
         remedy = "choose another --out folder, or check its permissions"
         raise ConfigError(
-            "the output folder cannot be written", where=folder, value=error.strerror, remedy=remedy
+            "the output folder cannot be written", where=path.parent, value=error.strerror, remedy=remedy
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read(200).strip() or "a process that does not say its name"
-            raise ConfigError(
-                f"{what} is running in this folder", where=folder, value=holder,
-                remedy="wait for it, stop it, or choose another --out folder",
-            ) from None  # fmt: skip
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        yield
+
+
+def _is_still(path: Path, lock: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+    except FileNotFoundError:
+        return False

@@ -7,7 +7,6 @@ between the two loses nothing.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.state_file import read_state, write_state
 
-STATE_FORMAT = 2
+KIND = "module"  # as `RunFolder.kind` has it
 
 
 @dataclass(frozen=True)
@@ -39,33 +38,26 @@ class TrainingState:
     cache: str
 
 
-def save_state(state: TrainingState, path: Path) -> None:
+def save_state(state: TrainingState, path: Path, *, settings: Mapping[str, Any]) -> None:
+    """`settings` are those of the run, which a resumed one must have too."""
     values = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
-    buffer = io.BytesIO()
-    torch.save({"reencoder_state": STATE_FORMAT, "sha256": state_digest(state), **values}, buffer)
-    write_checkpoint(path, buffer.getbuffer())
+    write_state(path, values, kind=KIND, settings=settings)
 
 
 def load_state(path: Path) -> TrainingState:
     """Tensors on the CPU. CheckpointError if the file is foreign or damaged; the caller checks that there is one."""
-    damaged = CheckpointError(
-        "the training state is damaged or not one of this program",
-        where=path,
-        remedy="restore it from a copy, or remove the run folder and start again",
-    )
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-        version = values["reencoder_state"]
-    except Exception:  # a damaged pickle can raise anything
-        raise damaged from None
-    require_version(version, STATE_FORMAT, path)
+    values = read_state(path, kind=KIND)
     try:
         state = TrainingState(**{name: values[name] for name in TrainingState.__dataclass_fields__})
-        intact = values["sha256"] == state_digest(state)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise damaged from None
+        intact = "settings" in values or values["sha256"] == state_digest(state)  # the latter of earlier versions
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        intact = False
     if not intact:
-        raise damaged
+        raise CheckpointError(
+            "the training state is damaged or not one of this program",
+            where=path,
+            remedy="restore it from a copy, or remove the run folder and start again",
+        )
     return state
 
 

@@ -18,7 +18,7 @@ from reencoder_pipeline.journal import LINE_EVERY_SECONDS, Journal
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.precision import resolved
 from reencoder_pipeline.ranks import Ranks, joined_ranks
-from reencoder_pipeline.run_folder import RunFolder, open_run
+from reencoder_pipeline.run_folder import RunFolder, opened_run
 from reencoder_pipeline.tasks import Task, get_task
 from reencoder_trainer.alarms import Alarms
 from reencoder_trainer.checkpoint import TrainingState, load_state, save_state
@@ -64,7 +64,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with joined_ranks(config.device) as ranks, interruptions() as interrupted, ExitStack() as loaders:
+    with joined_ranks(config.device) as ranks, interruptions() as interrupted, ExitStack() as held:
         # The run keeps what "auto" comes to here: it must not go on in another precision elsewhere.
         config = config.model_copy(update={"precision": resolved(config.precision, ranks.device)})
         share_of(config.batch_size, ranks.world_size)  # an error here leaves no run folder behind
@@ -75,7 +75,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
             windows = open_windows(
                 cache, task, split=split, num_frames=num_frames, seed=config.seed, stream_shards=config.stream_shards
             )
-            return loaders.enter_context(closing(windows))
+            return held.enter_context(closing(windows))
 
         loader = windows_of("train")
         unseen = windows_of("valid") if config.valid_every else None
@@ -84,7 +84,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
 
         folder = RunFolder(config.out, "module.safetensors")
         if ranks.is_first:
-            open_run(folder, config, may_change=MAY_CHANGE, resume=resume)
+            held.enter_context(opened_run(folder, config, may_change=MAY_CHANGE, resume=resume))
         run = Run(folder, cache=cache, learner=learner)
         if resume:
             run.restore()
@@ -178,7 +178,7 @@ class Run:
             spec=self.cache.spec.to_dict(),
             cache=self.cache.digest,
         )
-        save_state(state, self.folder.state)
+        save_state(state, self.folder.state, settings=self.learner.config.model_dump(mode="json"))
         self.release()
         self.last_checkpoint = f"{self.folder.state} at step {self.step}"
         self._saved_at = time.monotonic()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from reencoder_eval.config import BaselineTrainConfig
 from reencoder_eval.metrics import level_dbfs, stft_distance
 from reencoder_pipeline.autoencoders.vocos.pcm import PcmExcerpts, decode_corpus
 from reencoder_pipeline.corpus import assign_splits, read_corpus
-from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError, ConfigError, EvaluationError, TrainingError
 from reencoder_pipeline.interruptions import interruptions
 from reencoder_pipeline.journal import Journal
 from reencoder_pipeline.ranks import joined_ranks
-from reencoder_pipeline.run_folder import RunFolder, open_run
+from reencoder_pipeline.run_folder import RunFolder, opened_run
+from reencoder_pipeline.state_file import read_state, write_state
 
 SAMPLE_RATE = 44_100
 MAY_CHANGE = frozenset(
@@ -44,15 +44,15 @@ def train_baseline(config: BaselineTrainConfig, *, resume: bool, progress: Calla
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    with joined_ranks(config.device) as ranks, interruptions() as interrupted:
+    with joined_ranks(config.device) as ranks, interruptions() as interrupted, ExitStack() as held:
         if ranks.world_size > 1:
             raise ConfigError("baselines are trained by one process", where="torchrun", value=ranks.world_size)
         folder = RunFolder(config.out, "baseline.safetensors")
-        open_run(folder, config, may_change=MAY_CHANGE, resume=resume)
+        held.enter_context(opened_run(folder, config, may_change=MAY_CHANGE, resume=resume))
         excerpts, unseen = open_music(config, progress=progress)
         learner = Learner(recipe(config), device=ranks.device)
         if resume and folder.state.exists():
-            learner.load(folder.state)
+            learner.load(folder)
 
         saved = time.monotonic()
         with Journal(
@@ -72,7 +72,7 @@ def train_baseline(config: BaselineTrainConfig, *, resume: bool, progress: Calla
                         release(config, learner, folder, hours=excerpts.hours)
                 if finished or stop or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                     journal.sync()
-                    learner.save(folder.state, pending=journal.pending)
+                    learner.save(folder, config, pending=journal.pending)
                     if unseen is None or math.isinf(learner.best):  # nothing to choose by, or not yet
                         release(config, learner, folder, hours=excerpts.hours)
                     saved = time.monotonic()
@@ -176,23 +176,21 @@ class Learner:
         optimizer.step()
         return float(loss.detach())
 
-    def save(self, path: Path, *, pending: list[dict[str, float]]) -> None:
+    def save(self, folder: RunFolder, config: BaselineTrainConfig, *, pending: list[dict[str, float]]) -> None:
         state: dict[str, Any] = {"step": self.step, "best": self.best, "pending": pending}
         for name, part in self.parts.items():
             state |= {name: part.state_dict(), f"{name}_optimizer": self.optimizers[name].state_dict()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_checkpoint(path, buffer.getbuffer())
+        write_state(folder.state, state, kind=folder.kind, settings=config.model_dump(mode="json"))
 
-    def load(self, path: Path) -> None:
+    def load(self, folder: RunFolder) -> None:
+        state = read_state(folder.state, kind=folder.kind)
         try:
-            state = torch.load(path, weights_only=True, map_location=next(self.parts["generator"].parameters()).device)
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
                 self.optimizers[name].load_state_dict(state[f"{name}_optimizer"])
-            self.step, self.best, self.pending = state["step"], state["best"], state["pending"]
+            self.step, self.best, self.pending = int(state["step"]), float(state["best"]), list(state["pending"])
         except Exception as error:
-            raise CheckpointError("cannot be resumed from", where=path, value=str(error)[:300]) from error
+            raise CheckpointError("cannot be resumed from", where=folder.state, value=str(error)[:300]) from error
 
 
 @torch.no_grad()

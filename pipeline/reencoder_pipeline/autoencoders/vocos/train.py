@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from reencoder_pipeline.autoencoders.vocos.validation import validate
 from reencoder_pipeline.autoencoders.vocos.weights import load_vocos, save_vocos
 from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
-from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.interruptions import interruptions
 from reencoder_pipeline.journal import Journal
 from reencoder_pipeline.precision import resolved
 from reencoder_pipeline.ranks import Ranks, joined_ranks
-from reencoder_pipeline.run_folder import RunFolder, open_run
+from reencoder_pipeline.run_folder import RunFolder, opened_run
+from reencoder_pipeline.state_file import read_state, write_state
 
 LOW_BAND_SHARE = 0.2  # of the excerpts: the autoencoder must reconstruct the low-band stream as well
 MAY_CHANGE = frozenset(
@@ -45,18 +44,18 @@ def train_autoencoder(config: AutoencoderTrainConfig, *, resume: bool, progress:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    with joined_ranks(config.device) as ranks, interruptions() as interrupted:
+    with joined_ranks(config.device) as ranks, interruptions() as interrupted, ExitStack() as held:
         if config.batch_size % ranks.world_size:
             raise ConfigError("not a multiple of the processes", where="batch_size", value=config.batch_size)
         # The run keeps what "auto" comes to here: it must not go on in another precision elsewhere.
         config = config.model_copy(update={"precision": resolved(config.precision, ranks.device)})
         folder = RunFolder(Path(config.out), "autoencoder.safetensors")
         if ranks.is_first:
-            open_run(folder, config, may_change=MAY_CHANGE, resume=resume)
+            held.enter_context(opened_run(folder, config, may_change=MAY_CHANGE, resume=resume))
         shape = VocosConfig(**config.model.model_dump())
         excerpts, unseen = open_music(config, shape, ranks, progress=progress)
         trainer = Trainer(shape, config, ranks)
-        step = restore(trainer, folder.state) if resume and folder.state.exists() else 0
+        step = restore(trainer, folder) if resume and folder.state.exists() else 0
         if config.init and not step:
             start_from(trainer, Path(config.init))
 
@@ -121,9 +120,8 @@ def open_music(
 def save(trainer: Trainer, folder: RunFolder, step: int, journal: Journal, *, hours: float) -> None:
     """The journal's rows, then the state (all that resume needs), then the released file made from it."""
     journal.sync()
-    buffer = io.BytesIO()
-    torch.save({"step": step, **trainer.state()}, buffer)
-    write_checkpoint(folder.state, buffer.getbuffer())
+    settings = trainer.config.model_dump(mode="json")
+    write_state(folder.state, {"step": step, **trainer.state()}, kind=folder.kind, settings=settings)
     save_vocos(trainer.average, folder.weights, training=provenance(trainer.config, step, hours=hours))
 
 
@@ -135,14 +133,14 @@ def provenance(config: AutoencoderTrainConfig, step: int, *, hours: float) -> di
     return {"steps": step, **config.model_dump(mode="json", include=described), "music": music}
 
 
-def restore(trainer: Trainer, path: Path) -> int:
+def restore(trainer: Trainer, folder: RunFolder) -> int:
     """Take up a training state; returns its step."""
+    state = read_state(folder.state, kind=folder.kind)
     try:
-        state = torch.load(path, weights_only=True, map_location=trainer.ranks.device)
         trainer.load_state(state)
         return int(state["step"])
     except Exception as error:
-        raise CheckpointError("cannot be resumed from", where=path, value=str(error)[:300]) from error
+        raise CheckpointError("cannot be resumed from", where=folder.state, value=str(error)[:300]) from error
 
 
 def start_from(trainer: Trainer, path: Path) -> None:
