@@ -54,7 +54,7 @@ def _header(path: Path) -> dict[str, Any]:
     for key, text in sorted(metadata.items()):
         try:
             header[key] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             header[key] = text
     return header
 

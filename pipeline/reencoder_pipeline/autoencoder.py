@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.named_function import call_named, reads_like_a_function, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,12 +84,45 @@ FAMILIES = {
 }
 
 
+SHIPPED = (HOUSE,)  # what a file may name
+
+
+def shipped_name(name: str, *, where: object, option: str = "--autoencoder NAME") -> str:
+    """`name`, which a file gives (the header of a module, the index of a cache, ...), if it ships with this program.
+
+    AutoencoderError for every other name. It may be a path, a function or a hub id, and whoever wrote the file would
+    have it opened, called or downloaded: a person has to give it, with `option`.
+    """
+    if name not in SHIPPED:
+        raise AutoencoderError(
+            "names an autoencoder that does not ship with this program, and a file's word is not enough to load it",
+            where=where,
+            value=shown(name),
+            remedy=f"if you know where that autoencoder is, give its file, folder, hub id or function: {option}",
+        )
+    return name
+
+
+def load_own_autoencoder(
+    spec: LatentSpec, *, named: str | None, where: object, device: str = "cpu", option: str = "--autoencoder NAME"
+) -> Autoencoder:
+    """The autoencoder of latents whose `spec` a file gives: the one that a person `named`, else one that ships with us.
+
+    CacheError where it is not the one of `spec`, weights and all.
+    """
+    name = shipped_name(spec.autoencoder, where=where, option=option) if named is None else named
+    loaded = load_autoencoder(name, device=device)
+    spec.require_same(loaded.spec, where=where, remedy=f"give the autoencoder that made the latents: {option}")
+    return loaded
+
+
 def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
     """`name` is "house", a folder or file of weights, a hub id (owner/name), or "package.module:function", which is
     called with the device. Options of `Options` may follow a "#".
 
-    Only a hub id that is not in the local cache is downloaded, and not with local_files_only=true or HF_HUB_OFFLINE=1.
-    AutoencoderError says what was looked for and what to do.
+    A person gives the name: what it says is opened, imported or downloaded. For a name that a file gives there is
+    `load_own_autoencoder`. Only a hub id that is not in the local cache is downloaded, and not with
+    local_files_only=true or HF_HUB_OFFLINE=1. AutoencoderError says what was looked for and what to do.
     """
     plain, options = parse_name(name)
     if plain == HOUSE:
@@ -97,18 +130,18 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
 
         _refuse(options, where=name, reason="the house autoencoder ships with the package and has one form")
         return load_house(device=device)
-    if ":" in plain and not Path(plain).exists():
+    if reads_like_a_function(plain) and not _exists(plain):
         _refuse(options, where=name, reason="a function of your own is called with the device alone")
-        return _complete(_imported(plain)(device), where=name)
+        return _complete(call_named(plain, device, what="an autoencoder", error=AutoencoderError), where=name)
 
     from reencoder_pipeline.autoencoders.source import find_source, looks_like_hub_id
 
-    if not Path(plain).expanduser().exists() and not looks_like_hub_id(plain):
+    if not _exists(plain) and not looks_like_hub_id(plain):
         near = difflib.get_close_matches(plain, [HOUSE], n=1)
         known = f'"{HOUSE}"; a folder or file of weights; a hub id (owner/name); or package.module:function'
         remedy = f"did you mean {near[0]}?" if near else f"give {known}"
         what = "no such autoencoder on disk" if "/" in plain else "unknown autoencoder"
-        raise AutoencoderError(what, value=plain, remedy=remedy)
+        raise AutoencoderError(what, value=repr(shown(plain)), remedy=remedy)
     source = find_source(
         plain,
         families=tuple(FAMILIES),
@@ -116,13 +149,14 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         subfolder=options.subfolder,
         local_files_only=options.local_files_only,
     )
-    return _imported(FAMILIES[source.family])(source, form=options.form, device=device)
+    module, _, function = FAMILIES[source.family].partition(":")
+    return getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
 
 
 def parse_name(name: str) -> tuple[str, Options]:
     """NAME[#key=value,key=value] -> NAME and its options. AutoencoderError lists every problem."""
     plain, separator, text = name.rpartition("#")
-    if not separator or Path(name).exists():  # a folder's name may hold a "#"
+    if not separator or _exists(name):  # a folder's name may hold a "#"
         return name, Options()
     known = [field.name for field in fields(Options)]
     options, problems = Options(), []
@@ -146,7 +180,9 @@ def parse_name(name: str) -> tuple[str, Options]:
         problems.append("there is no name before the '#'")
     if problems:
         remedy = f"write NAME#key=value,key=value with keys of: {', '.join(known)}"
-        raise AutoencoderError("cannot be read as an autoencoder", where=name, value="; ".join(problems), remedy=remedy)
+        raise AutoencoderError(
+            "cannot be read as an autoencoder", where=shown(name), value="; ".join(problems), remedy=remedy
+        )
     return plain, options
 
 
@@ -155,19 +191,23 @@ def _refuse(options: Options, *, where: str, reason: str) -> None:
         raise AutoencoderError(f"takes no options: {reason}", where=where, remedy="leave out what follows the '#'")
 
 
-def _imported(name: str) -> Callable[..., Autoencoder]:
-    module_name, _, function_name = name.partition(":")
+def _exists(name: str) -> bool:
     try:
-        return getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise AutoencoderError("cannot be imported", where=name, value=str(error)) from None
+        return Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, with a NUL, not to be looked at
+        return False
 
 
 def _complete(autoencoder: Any, *, where: str) -> Autoencoder:
     promised = [attribute for attribute in vars(Autoencoder) if re.match(r"[a-z]", attribute)]
+    remedy = "see the Autoencoder protocol in reencoder_pipeline/autoencoder.py"
     if missing := [attribute for attribute in promised if not hasattr(autoencoder, attribute)]:
-        remedy = "see the Autoencoder protocol in reencoder_pipeline/autoencoder.py"
         raise AutoencoderError(
             "is not an autoencoder: attributes are missing", where=where, value=missing, remedy=remedy
+        )
+    if not isinstance(autoencoder.spec, LatentSpec):
+        value = type(autoencoder.spec).__name__
+        raise AutoencoderError(
+            "is not an autoencoder: its spec is no LatentSpec", where=where, value=value, remedy=remedy
         )
     return autoencoder

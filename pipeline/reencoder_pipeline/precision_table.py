@@ -16,7 +16,6 @@ from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.edge_effects import draw_windows, settings_of, track_audio, tracks_with_sources
 from reencoder_pipeline.encode import encode_stream, make_stream
-from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.int8_frames import dequantised, quantised, scale_of
 from reencoder_pipeline.mapping import gather
 
@@ -210,18 +209,10 @@ def reading_speeds(channels: int, *, seed: int) -> dict[str, tuple[float, float]
 
 
 def its_autoencoder(cache: LatentCache, name: str | None) -> Autoencoder:
-    """The one that made the cache. ConfigError where a name is needed: one that a cache gives is not trusted."""
-    from reencoder_pipeline.autoencoder import HOUSE, load_autoencoder
-    from reencoder_pipeline.verify import verify_autoencoder
+    """The one that made the cache: the one of this name, or one that ships with us."""
+    from reencoder_pipeline.autoencoder import load_own_autoencoder
 
-    if name is None and cache.spec.autoencoder != HOUSE:
-        remedy = "give it with --autoencoder NAME"
-        raise ConfigError("which autoencoder made it?", where=cache.origin, value=cache.spec.autoencoder, remedy=remedy)
-    loaded = load_autoencoder(name or HOUSE)
-    if differing := verify_autoencoder(cache, loaded.spec):
-        value = "; ".join(one.problem for one in differing)
-        raise CacheError("another autoencoder made this cache", where=cache.origin, value=value)
-    return loaded
+    return load_own_autoencoder(cache.spec, named=name, where=cache.origin)
 
 
 def _excerpts(  # noqa: PLR0917, the table's own arguments

@@ -91,6 +91,7 @@ class Encoder:
         import torch
 
         from reencoder_pipeline.autoencoder import load_autoencoder
+        from reencoder_pipeline.named_function import ANNOUNCED
 
         torch.set_num_threads(1)  # as in local workers
         with suppress(OSError):  # where it is missing, so is what lies in it, and that is told below
@@ -99,6 +100,7 @@ class Encoder:
             _require_sight(music, open_store(self._out), mark)
             if device == "cuda" and not torch.cuda.is_available():
                 raise AutoencoderError("this node has a GPU, and a torch that sees none", where=socket.gethostname())
+            ANNOUNCED.add(self._config.autoencoder)  # where the build was started it is said already
             self._autoencoder = load_autoencoder(self._config.autoencoder, device=device)
             if self._autoencoder.spec != spec:
                 raise AutoencoderError(

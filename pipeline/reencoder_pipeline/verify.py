@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reencoder_pipeline.cache import INDEX, LatentCache, Shard
 from reencoder_pipeline.commit import SHARDS, parse_record, record_file, record_name
 from reencoder_pipeline.corpus import file_digest
-from reencoder_pipeline.errors import CacheError, ConfigError
+from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.findings import Finding
 from reencoder_pipeline.int8_frames import latents_of, stored_names
 from reencoder_pipeline.latent_values import ValueCheck
@@ -39,18 +39,17 @@ def verify_all(
 ) -> list[Finding]:
     """All that was asked for: the cache in itself, then beside the autoencoder of this name, then beside its source.
 
-    Without a name, a cache of the house autoencoder is compared with that; a name that a cache gives is not trusted.
+    Without a name, a cache of an autoencoder that ships with us is compared with that (`shipped_name`).
     """
     findings = verify_cache(cache, quick=quick, progress=progress)
     if autoencoder is None and source is None:
         return findings
-    from reencoder_pipeline.autoencoder import HOUSE, load_autoencoder
+    from reencoder_pipeline.autoencoder import load_autoencoder, shipped_name
     from reencoder_pipeline.edge_effects import check_edges
 
-    if autoencoder is None and cache.spec.autoencoder != HOUSE:
-        remedy = "give it with --autoencoder NAME"
-        raise ConfigError("which autoencoder made it?", where=cache.path, value=cache.spec.autoencoder, remedy=remedy)
-    loaded = load_autoencoder(autoencoder or HOUSE)
+    if autoencoder is None:
+        autoencoder = shipped_name(cache.spec.autoencoder, where=cache.path)
+    loaded = load_autoencoder(autoencoder)
     findings += verify_autoencoder(cache, loaded.spec)
     if source is not None and not any(finding.severity == "damage" for finding in findings):
         frames = sum(shard.num_frames for shard in cache.shards)

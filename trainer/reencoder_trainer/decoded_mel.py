@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
+from reencoder_pipeline.autoencoder import Autoencoder, load_own_autoencoder
 from reencoder_pipeline.autoencoders.vocos.losses import mel_filterbanks, mel_loss
 from reencoder_pipeline.cache import LatentCache
 from reencoder_pipeline.errors import AutoencoderError
@@ -51,7 +51,6 @@ class DecodedMel:
 
 def load_decoded_mel(name: str, cache: LatentCache, targets: Scaling, *, device: torch.device) -> DecodedMel:
     """Load the autoencoder that made the cache; CacheError names the fields in which another one differs."""
-    autoencoder = load_autoencoder(name, device=device.type)
-    remedy = "name the autoencoder that made the cache: autoencoder: ..."
-    cache.spec.require_same(autoencoder.spec, where=name, remedy=remedy)
+    option = "autoencoder: NAME in the configuration"
+    autoencoder = load_own_autoencoder(cache.spec, named=name, where=name, device=device.type, option=option)
     return DecodedMel(autoencoder, targets, device=device)

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from reencoder_pipeline.config import StreamName
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.foreign_tensors import first_of
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.named_function import shown
 from reencoder_pipeline.tasks import TASKS, Task
 from reencoder_trainer.latent_module import Output
 
-HEADER_BYTES = 2**20  # ours are below 20 kB; whatever a header makes a reader do is bounded by this
 WRITTEN = "use a file that reencoder-train or save_pretrained wrote"
 
 Count = Annotated[int, Field(ge=1, le=2**40)]  # what the tensors of the file do not bear out is refused after this
@@ -69,7 +70,7 @@ class TaskHeader(_Strict):
 
 
 class SpecHeader(_Strict):
-    """LatentSpec. The name of the autoencoder is text here: `load_named_by_file` decides what may be loaded by it."""
+    """LatentSpec. The name of the autoencoder is text here: `shipped_name` decides what may be loaded by it."""
 
     autoencoder: Line
     weights: Line
@@ -115,13 +116,8 @@ def parse_header(text: str, path: Path) -> ModuleHeader:
         return ModuleHeader.model_validate_json(text)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(repr_of, problem['loc'])) or 'header'}: {problem['msg']}"
+            f"{shown('.'.join(map(str, problem['loc']))) or 'header'}: {shown(problem['msg'])}"
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         ]
-    shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-    raise CheckpointError("the header does not describe a module", where=path, value=shown[:1000], remedy=WRITTEN)
-
-
-def repr_of(key: object) -> str:
-    """A key of a foreign header as text that can be printed."""
-    return ascii(key)[1:-1][:60] if isinstance(key, str) else str(key)
+    value = first_of(problems)
+    raise CheckpointError("the header does not describe a module", where=path, value=value, remedy=WRITTEN)

@@ -9,6 +9,7 @@ from huggingface_hub import constants, hf_hub_download
 
 from reencoder_pipeline.autoencoders.source import looks_like_hub_id
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.named_function import shown
 
 RUN_NAME, HUB_NAME = "module.safetensors", constants.SAFETENSORS_SINGLE_FILE  # the hub counts parameters by the name
 RELEASED = Path(__file__).parent / "released"
@@ -27,10 +28,10 @@ def find_module(
     cache_dir: str | Path | None = None,
 ) -> Path:
     """What is on disk comes before a released module, and that before a hub id. CheckpointError for all else."""
-    path = Path(name).expanduser()
-    if not path.exists() and str(name) in released_modules():
-        path = RELEASED / f"{name}.safetensors"
-    if path.exists():
+    path, there = _on_disk(name)
+    if not there and str(name) in released_modules():
+        path, there = RELEASED / f"{name}.safetensors", True
+    if there:
         if revision is not None:
             raise CheckpointError("a revision is of a hub id, and this is on disk", where=path, value=revision)
         return module_file(path)
@@ -38,7 +39,7 @@ def find_module(
         like = difflib.get_close_matches(str(name), released_modules(), n=1)
         remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or a released one"
         remedy += f": {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
-        raise CheckpointError("no such module", where=name, remedy=remedy)
+        raise CheckpointError("no such module", where=repr(shown(name)), remedy=remedy)
     try:
         found = hf_hub_download(
             str(name), HUB_NAME, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
@@ -50,6 +51,14 @@ def find_module(
             "neither on disk nor to be had from the hub", where=name, value=value, remedy=remedy
         ) from error
     return Path(found)
+
+
+def _on_disk(name: str | Path) -> tuple[Path, bool]:
+    """The path, and whether something is there."""
+    try:
+        return Path(name).expanduser(), bool(str(name)) and Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, with a NUL
+        return Path(name), False
 
 
 def module_file(path: Path) -> Path:

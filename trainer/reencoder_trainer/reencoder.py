@@ -129,6 +129,29 @@ class ReEncoder(ModelHubMixin):
         save_module(self.trained, save_directory / HUB_NAME)
 
     @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        precision: Precision = "float32",
+    ) -> ReEncoder:
+        """The hub's own, but for config.json, which it would take arguments from: it is for other programs to read."""
+        return cls._from_pretrained(
+            model_id=str(pretrained_model_name_or_path),
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            precision=precision,
+        )
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,

@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.foreign_tensors import first_of, misfits, read_safetensors
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.named_function import shown
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.checkpoint import content_digest, require_version
 from reencoder_trainer.condition import ConditionEncoder, Posterior, standard_normal
 from reencoder_trainer.latent_module import LatentModule
-from reencoder_trainer.module_header import HEADER_BYTES, WRITTEN, ModuleHeader, parse_header
+from reencoder_trainer.module_header import WRITTEN, ModuleHeader, parse_header
 from reencoder_trainer.normalisation import Normalisation, Scaling
 
 MODULE_FORMAT = 2
@@ -179,33 +180,29 @@ def load_module(path: Path) -> TrainedModule:
 
 def _require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """CheckpointError unless these are the tensors that the header describes, and finite numbers."""
-    problems = [f"{name} is missing" for name in expected if name not in tensors]
-    problems += [f"{name[:100]!a} is not part of it" for name in tensors if name not in expected]
-    for name, shape in expected.items():
-        if name not in tensors:
-            continue
+    problems = misfits(tensors, expected)
+    for name in expected if not problems else ():
         tensor, statistic = tensors[name], name.startswith("normalisation.")
-        if tuple(tensor.shape) != shape:
-            problems.append(f"{name} is {tuple(tensor.shape)}, not {shape}")
-        elif statistic and tensor.dtype != torch.float32:
+        if statistic and tensor.dtype != torch.float32:
             problems.append(f"{name} is {tensor.dtype}, not torch.float32")
         elif not tensor.isfinite().all():
             problems.append(f"{name} holds numbers that are not finite")
-        elif name.endswith(".std") and statistic and not (tensor > 0).all():
+        elif statistic and name.endswith(".std") and not (tensor > 0).all():
             problems.append(f"{name} is not above 0")
     if problems:
-        value = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        value = first_of(problems)
         raise CheckpointError("the tensors are not those of its header", where=path, value=value, remedy=WRITTEN)
 
 
 def _read(path: Path) -> tuple[ModuleHeader, dict[str, Tensor]]:
     """Header and tensors, whose digest has been checked."""
-    damaged = CheckpointError(
-        "the module file is damaged", where=path, remedy="copy it again, or resume its run, which writes it anew"
-    )
-    metadata, tensors = _open(path, damaged)
+    again = "copy it again, or resume its run, which writes it anew"
+    damaged = CheckpointError("the module file is damaged", where=path, remedy=again)
+    if not path.exists():
+        raise CheckpointError("no such module file", where=path, remedy="train one with reencoder-train")
+    metadata, tensors = read_safetensors(path, error=CheckpointError, what="a module", remedy=again)
     if HEADER not in metadata:
-        value = [ascii(key)[:60] for key in sorted(metadata)[:8]]
+        value = [shown(key) for key in sorted(metadata)[:8]]
         raise CheckpointError(
             "a safetensors file, but not a latent module of this program", where=path, value=value, remedy=WRITTEN
         )
@@ -217,25 +214,3 @@ def _read(path: Path) -> tuple[ModuleHeader, dict[str, Tensor]]:
     if values.pop("sha256", None) != content_digest(values, tensors):
         raise damaged
     return parse_header(json.dumps(values), path), tensors
-
-
-def _open(path: Path, damaged: CheckpointError) -> tuple[Mapping[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file whose header is short and whose tensors are floats."""
-    try:
-        if not path.exists():
-            raise CheckpointError("no such module file", where=path, remedy="train one with reencoder-train")
-        if not path.is_file():
-            raise CheckpointError("not a file that can hold a module", where=path, remedy="name a regular file")
-        with path.open("rb") as file:
-            if int.from_bytes(file.read(8), "little") > HEADER_BYTES:
-                raise damaged
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            types = {name: file.get_slice(name).get_dtype() for name in names}
-            if other := {name: kind for name, kind in types.items() if kind not in ("F16", "BF16", "F32")}:
-                name, kind = next(iter(other.items()))
-                value = f"{name[:100]!a} is {kind}"
-                raise CheckpointError("a module holds floats alone", where=path, value=value, remedy=WRITTEN)
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, OverflowError):
-        raise damaged from None

@@ -21,8 +21,8 @@ from reencoder_eval.apply.outputs import existing_output, existing_outputs, requ
 from reencoder_eval.apply.reading import Sound, opened
 from reencoder_eval.apply.segments import SEGMENT_SECONDS, Progress
 from reencoder_eval.apply.writing import LOSSLESS, Form, container_of, copy_file, require_free, write_sound
-from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
-from reencoder_pipeline.errors import AudioError, AutoencoderError, CheckpointError, ConfigError, ReencoderError
+from reencoder_pipeline.autoencoder import Autoencoder, load_own_autoencoder
+from reencoder_pipeline.errors import AudioError, CheckpointError, ConfigError, ReencoderError
 from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import TrainedModule, load_module
 
@@ -92,7 +92,10 @@ def apply_to(
     require_folder(out, dry_run=dry_run)
     folder = Path(tempfile.gettempdir()) if dry_run else out
     needed = not dry_run and (like is not None or not all(is_latents(job.path) for job in jobs))
-    coder = _autoencoder(autoencoder, loaded[0], device) if needed else None
+    coder = None
+    if needed:
+        path, trained = loaded[0]
+        coder = load_own_autoencoder(trained.spec, named=autoencoder, where=path, device=device)
     oracle = None
     if like is not None and second is not None and coder is not None and second.encoder is not None:
         try:
@@ -252,17 +255,3 @@ def _load(name: str | Path | None, task: str, device: str) -> TrainedModule | No
             f"the module is not one for {command[task]}", where=path, value=f"task {trained.task.name}", remedy=remedy
         )
     return trained.to(device)
-
-
-def _autoencoder(name: str | None, module: tuple[str | Path | None, TrainedModule], device: str) -> Autoencoder:
-    """The one that is named, or that of the module; an error unless it is the module's."""
-    path, trained = module
-    try:
-        coder = load_autoencoder(name or trained.spec.autoencoder, device=device)
-    except AutoencoderError as error:
-        if name is not None:
-            raise
-        remedy = f"{error.remedy or ''}; or name it: --autoencoder NAME".lstrip("; ")
-        raise AutoencoderError(error.what, where=path, value=trained.spec.autoencoder, remedy=remedy) from None
-    trained.spec.require_same(coder.spec, where=path, remedy="use the autoencoder that the module was trained on")
-    return coder

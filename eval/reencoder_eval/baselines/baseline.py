@@ -15,6 +15,7 @@ import numpy as np
 
 from reencoder_eval.flops import FlopCount
 from reencoder_pipeline.errors import ConfigError, EvaluationError
+from reencoder_pipeline.named_function import call_named
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,15 @@ def load_baseline(
     if name in SIGNAL_PROCESSING:
         if weights is not None:
             raise ConfigError("this baseline has no weights", where="baselines", value=name, remedy="leave them out")
-        baseline = _imported(SIGNAL_PROCESSING[name])()
-    elif name in MODELS or ":" in name:
-        baseline = _imported(MODELS.get(name, name))(weights=weights, device=device)
+        baseline = _shipped(SIGNAL_PROCESSING[name])()
+    elif name in MODELS:
+        baseline = _shipped(MODELS[name])(weights=weights, device=device)
+    elif ":" in name:
+        keywords = {"weights": weights, "device": device}
+        baseline = call_named(name, keywords=keywords, what="a baseline", error=EvaluationError)
+        if not isinstance(baseline, Baseline):
+            remedy = "give a reencoder_eval.baselines.baseline.Baseline"
+            raise EvaluationError("is no baseline", where=name, value=type(baseline).__name__, remedy=remedy)
     else:
         known = [*SIGNAL_PROCESSING, *MODELS]
         near = difflib.get_close_matches(name, known, n=1)
@@ -81,11 +88,6 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _imported(name: str) -> Callable[..., Baseline]:
+def _shipped(name: str) -> Callable[..., Baseline]:
     module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise EvaluationError(
-            "no such baseline can be imported", where=name, value=str(error), remedy='name it "package.module:function"'
-        ) from None
+    return getattr(importlib.import_module(module), function)

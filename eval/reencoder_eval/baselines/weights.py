@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors
 import safetensors.torch
+import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from reencoder_pipeline.durable import write_checkpoint
-from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.errors import CheckpointError, ReencoderError
+from reencoder_pipeline.foreign_tensors import FLOATS, first_of, misfits, read_safetensors
+from reencoder_pipeline.named_function import shown
 from reencoder_trainer.checkpoint import content_digest, require_version
 from reencoder_trainer.trained_module import HEADER
 
 BASELINE_FORMAT = 1
+WRITTEN = "give the file that the baseline's training wrote"
+M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S")
 
 
 def save_baseline(
@@ -42,46 +50,69 @@ def save_baseline(
 def read_baseline(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """State on the CPU, sizes, training; CheckpointError if it is missing, foreign, damaged or of another baseline."""
     damaged = CheckpointError("the weights of the baseline are damaged", where=path, remedy="copy the file again")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"no such file with weights of {kind}", where=path) from None
-    except (safetensors.SafetensorError, OSError):
-        raise CheckpointError(
-            "not a safetensors file, or a damaged one", where=path, remedy="give the file that the training wrote"
-        ) from None
+    if not path.exists():
+        raise CheckpointError(f"no such file with weights of {kind}", where=path, remedy="correct the path")
+    what, types = f"weights of {kind}", (*FLOATS, "I64")  # a batch norm counts its batches
+    metadata, state = read_safetensors(path, error=CheckpointError, what=what, remedy=WRITTEN, types=types)
     try:
         header = dict(json.loads(metadata.get(HEADER, "{}")))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise damaged from None
     if "baseline" not in header:
-        raise CheckpointError(
-            "a safetensors file, but not the weights of a baseline of this program", where=path, value=sorted(metadata)
-        )
+        value = [shown(key) for key in sorted(metadata)[:8]]
+        what = "a safetensors file, but not the weights of a baseline of this program"
+        raise CheckpointError(what, where=path, value=value, remedy=WRITTEN)
     require_version(header.get("format"), BASELINE_FORMAT, path)
     if header.pop("sha256", None) != content_digest(header, state):
         raise damaged
     if header["baseline"] != kind:
-        raise CheckpointError(
-            "the weights belong to another baseline", where=path, value=f"{header['baseline']}, not {kind}"
-        )
+        value = f"{shown(header['baseline'])}, not {kind}"
+        raise CheckpointError("the weights belong to another baseline", where=path, value=value, remedy=WRITTEN)
+    if not isinstance(header.get("sizes"), dict) or not isinstance(header.get("training"), dict):
+        raise CheckpointError("the header does not say the sizes of the model", where=path, remedy=WRITTEN)
     return state, header["sizes"], header["training"]
+
+
+def sizes_of(kind: type[S], values: Mapping[str, Any], *, where: Path) -> S:
+    """The dataclass `kind` of sizes that a header gives: no others than its fields, in their own types."""
+    try:
+        if unknown := set(values) - set(getattr(kind, "__dataclass_fields__", ())):
+            raise ValueError(f"unknown sizes: {', '.join(sorted(unknown))}")
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except (ValueError, ReencoderError) as error:
+        raise CheckpointError(
+            "the header's sizes are none of this model", where=where, value=shown(error), remedy=WRITTEN
+        ) from None
+
+
+def build_restored(build: Callable[[], M], sizes: Any, state: Mapping[str, Tensor], *, where: Path) -> M:
+    """build(), a module of these `sizes` (a dataclass), with its tensors. They are believed once the tensors fit:
+    first a module without memory is made, and not even that of more parts than there are tensors."""
+    values = list(asdict(sizes).values())
+    numbers = [number for value in values for number in (value if isinstance(value, tuple | list) else [value])]
+    parts = math.prod(len(value) for value in values if isinstance(value, tuple | list))
+    elements = sum(tensor.numel() for tensor in state.values())
+    if not all(1 <= number <= max(elements, 2**20) for number in numbers) or parts > len(state):
+        value = f"{shown(sizes)}, {len(state)} tensors of {elements:,} numbers"
+        raise CheckpointError("the sizes are not those of the tensors", where=where, value=value, remedy=WRITTEN)
+    try:
+        with torch.device("meta"):
+            empty = build()
+    except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, AssertionError) as error:
+        value = f"{shown(sizes)}: {shown(error)}"
+        raise CheckpointError("no model has these sizes", where=where, value=value, remedy=WRITTEN) from None
+    _require_fit(empty, state, where=where)
+    module = build()
+    restore(module, state, where=where)
+    return module
 
 
 def restore(module: nn.Module, state: Mapping[str, Tensor], *, where: Path) -> None:
     """Load `state` into `module`; CheckpointError naming the first tensors that are missing, unknown or misshapen."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wrong = [f"{name}: missing" for name in expected if name not in found]
-    wrong += [f"{name}: unknown" for name in found if name not in expected]
-    wrong += [
-        f"{name}: {found[name]}, not {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError("the tensors do not fit the model", where=where, value="; ".join(wrong[:3]) + more)
+    _require_fit(module, state, where=where)
     module.load_state_dict(state)
+
+
+def _require_fit(module: nn.Module, state: Mapping[str, Tensor], *, where: Path) -> None:
+    if wrong := misfits(state, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}):
+        raise CheckpointError("the tensors do not fit the model", where=where, value=first_of(wrong), remedy=WRITTEN)

@@ -15,6 +15,7 @@ from typing import Any
 from reencoder_pipeline.autoencoders.licences import licence_of
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.named_function import shown
 
 VOCOS_FILE = "autoencoder.safetensors"
 CONFIG, STABLE_AUDIO_CONFIG = "config.json", "model_config.json"
@@ -24,6 +25,14 @@ NAMED_FILES = {
     "codicodec": ("codicodec.pt", "codicodec.safetensors"),
 }
 TRANSFORMERS = {"dac": "DacModel", "encodec": "EncodecModel"}  # model_type -> class
+JSON_BYTES = 2**24
+# Keys of config.json by which transformers and diffusers import code, fetch it from the hub, or load another model.
+BRINGS_CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "quantization_config", "base_model_name_or_path"}
+BRINGS_CODE |= {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "gguf_file"}
+BRINGS_CODE |= {"experts_implementation", "_experts_implementation", "_experts_implementation_internal"}
+BRINGS_CODE |= {"use_kernels", "kernel_config", "transformers_weights"}
+HARMLESS: tuple[Any, ...] = (None, False, {}, [], "eager", "sdpa")
+ADAPTERS = ("adapter_config.json",)
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model", "model"
 
 
@@ -62,7 +71,11 @@ def find_source(
         path = _from_hub(
             name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=weights
         )
-    family, config = _identify(path, families)
+    try:
+        family, config = _identify(path, families)
+    except OSError as error:
+        remedy = "give a file or folder that can be read"
+        raise AutoencoderError("cannot be read", where=path, value=shown(error), remedy=remedy) from None
     return Source(name, path, family, config, licence_of(name, family))
 
 
@@ -73,12 +86,52 @@ def weights_digest(folder: Path, stem: str, *, config: str = CONFIG) -> str:
     if whole.is_file():
         names = {whole.name}
     elif index.is_file():
-        names = set(read_json(index).get("weight_map", {}).values())
+        names = _pieces(index)
     else:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
         remedy = f"bring {whole.name} here; only safetensors are read, convert other formats with the library's tools"
         raise AutoencoderError(f"no weights named {whole.name}", where=folder, value=found, remedy=remedy)
     return digest_of([folder / name for name in (*names, config)])
+
+
+def _pieces(index: Path) -> set[str]:
+    """The files that an index of weights in pieces names: files beside it, whatever it says."""
+    pieces = read_json(index).get("weight_map")
+    pieces = set(map(str, pieces.values())) if isinstance(pieces, dict) else set()
+    if wrong := sorted(name for name in pieces if not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name)):
+        raise AutoencoderError(
+            "the index names files elsewhere than beside it, or of another kind",
+            where=index,
+            value=shown(wrong[0]),
+            remedy="do not use these weights, and tell whoever gave them to you",
+        )
+    if not pieces:
+        raise AutoencoderError("the index names no files", where=index, remedy="fetch the weights again")
+    return pieces
+
+
+def refuse_what_brings_code(folder: Path) -> None:
+    """AutoencoderError where config.json, or a file beside it, would have a library import, run or fetch something."""
+    waiting: list[Any] = [read_json(folder / CONFIG)]
+    found = [name for name in ADAPTERS if (folder / name).exists()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found += [key for key in value if key in BRINGS_CODE and value[key] not in HARMLESS]
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    for stem in (DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS):
+        if (index := folder / f"{stem}.safetensors.index.json").is_file():
+            _pieces(index)
+    if found:
+        raise AutoencoderError(
+            "the model's folder names code or another model to be loaded, and nothing here is loaded on a file's word",
+            where=folder,
+            value=", ".join(sorted(set(found))),
+            remedy="remove these from a copy of the folder if you know what they do, or write a function of your own "
+            "(package.module:function)",
+        )
 
 
 def digest_of(files: Sequence[Path]) -> str:
@@ -108,6 +161,7 @@ def library_class(library: str, name: str, *, since: str) -> Any:
 def from_pretrained(kind: Any, folder: Path, *, device: str) -> Any:
     """A library's model in float32, evaluation mode, frozen. A weight that the files lack is an error here: the
     libraries would leave it random and only warn."""
+    refuse_what_brings_code(folder)
     try:
         model, info = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -136,18 +190,24 @@ def choose_form(form: str | None, offered: Sequence[str], *, where: object) -> s
 
 def read_json(file: Path) -> dict[str, Any]:
     try:
+        if not file.is_file() or file.stat().st_size > JSON_BYTES:
+            raise ValueError(f"not a file of at most {JSON_BYTES:,} bytes")
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AutoencoderError(
-            "cannot be read as JSON", where=file, value=str(error), remedy="fetch it again"
+            "cannot be read as JSON", where=file, value=shown(error), remedy="fetch it again"
         ) from None
     if not isinstance(values, dict):
-        raise AutoencoderError("is not a model's configuration", where=file, value=type(values).__name__)
+        remedy = "fetch it again"
+        raise AutoencoderError("is not a model's configuration", where=file, value=type(values).__name__, remedy=remedy)
     return values
 
 
 def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """(family, config), by the config beside the weights or, where there is none, by the name of the weights file."""
+    if not path.is_file() and not path.is_dir():
+        remedy = "give a file or folder of weights"
+        raise AutoencoderError("neither a file nor a folder", where=path, remedy=remedy)
     if path.is_file():
         for family, names in NAMED_FILES.items():
             if path.name in names:
@@ -167,14 +227,11 @@ def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "an empty folder"
         raise AutoencoderError(f"no {CONFIG} here", where=path, value=found, remedy=_subfolders(path, families))
     config = read_json(path / CONFIG)
-    named = [
-        config.get("_class_name"),
-        *(config.get("architectures") or ()),
-        TRANSFORMERS.get(config.get("model_type", "")),
-    ]
-    known = next((name for name in named if name in families), None)
+    listed, kind = config.get("architectures"), str(config.get("model_type", ""))
+    named = [config.get("_class_name"), *(listed if isinstance(listed, list) else ()), TRANSFORMERS.get(kind)]
+    known = next((name for name in named if isinstance(name, str) and name in families), None)
     if known is None:
-        found = ", ".join(str(name) for name in (*named, config.get("model_type")) if name) or "no class name"
+        found = shown(", ".join(str(name) for name in (*named, kind) if name) or "no class name")
         remedy = f"known: {', '.join(families)}; for others write a function and name it package.module:function"
         raise AutoencoderError("not an autoencoder that is known here", where=path / CONFIG, value=found, remedy=remedy)
     return known, config
@@ -185,7 +242,7 @@ def _subfolders(path: Path, families: Sequence[str]) -> str:
     holding = []
     for config in sorted(path.glob(f"*/{CONFIG}")) if path.is_dir() else ():
         values = read_json(config)
-        if values.get("_class_name") in families or TRANSFORMERS.get(values.get("model_type", "")) in families:
+        if values.get("_class_name") in families or TRANSFORMERS.get(str(values.get("model_type", ""))) in families:
             holding.append(config.parent.name)
     if holding:
         return f"did you mean #subfolder={' or #subfolder='.join(holding)}?"

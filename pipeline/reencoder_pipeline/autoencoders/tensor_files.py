@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.foreign_tensors import read_pickled, read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,26 +15,18 @@ if TYPE_CHECKING:
 def read_tensors(file: Path, *, inside: str) -> dict[str, Tensor]:
     """All tensors by name; those under the key `inside` where a checkpoint nests them. AutoencoderError when the file
     is damaged, or holds anything that would need its pickled code to be run."""
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        values: dict[str, Any] = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except pickle.UnpicklingError as error:
-        remedy = "save its tensors alone, as safetensors: code in a checkpoint is never run here"
-        raise AutoencoderError("holds more than tensors", where=file, value=str(error)[:300], remedy=remedy) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        value = f"{type(error).__name__}: {str(error)[:300]}"
-        raise AutoencoderError("the weights cannot be read", where=file, value=value, remedy="fetch it again") from None
-    nested = values.get(inside, values)
-    return {name: value for name, value in nested.items() if isinstance(value, torch.Tensor)}
+    if file.suffix == ".safetensors":
+        again = "fetch it again"
+        _, tensors = read_safetensors(file, error=AutoencoderError, what="weights", remedy=again, types=())
+        return tensors
+    values = read_pickled(file, error=AutoencoderError, what="weights")
+    nested = values.get(inside, values) if isinstance(values, dict) else None
+    if not isinstance(nested, dict):
+        remedy = f"give a file that holds tensors by name, or has them under {inside!r}"
+        raise AutoencoderError("holds no tensors by name", where=file, value=type(values).__name__, remedy=remedy)
+    return {str(name): value for name, value in nested.items() if isinstance(value, torch.Tensor)}
 
 
 def load_tensors(model: Any, tensors: dict[str, Tensor], *, file: Path, device: str) -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from reencoder_eval.baselines.aero.foreign_pickle import Inert, StoredTensor, read_foreign, read_stored
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
-from reencoder_eval.baselines.weights import read_baseline, restore, save_baseline
+from reencoder_eval.baselines.weights import build_restored, read_baseline, save_baseline, sizes_of
 from reencoder_pipeline.errors import CheckpointError, ReencoderError
+from reencoder_pipeline.foreign_tensors import Inert, read_pickled
+from reencoder_pipeline.named_function import shown
 
 KIND = "aero"
+ORIGINAL = "give a checkpoint.th of the original program, or our .safetensors file"
 # Settings of the original program that leave no trace in the tensors: a model with others is another model.
 UNSEEN = {"freq_emb": 0.2, "emb_scale": 10, "norm_groups": 4, "spec_upsample": True}
 
@@ -31,48 +33,52 @@ def load_aero_weights(path: Path) -> Aero:
     CheckpointError when it is missing, foreign, damaged, or holds an Aero with other settings.
     """
     config, state = _read_ours(path) if path.suffix == ".safetensors" else _read_original(path)
-    model = Aero(config)
-    restore(model, state, where=path)
+    model = build_restored(lambda: Aero(config), config, state, where=path)
     return model.eval().requires_grad_(False)
 
 
 def _read_ours(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
     state, sizes, _ = read_baseline(path, kind=KIND)
-    return AeroConfig(**{**sizes, "strides": tuple(sizes["strides"])}), state
+    return sizes_of(AeroConfig, sizes, where=path), state
 
 
 def _read_original(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
     """`package["models"]["generator"]`: its tensors, and the settings that they do not show; nothing else is used."""
+    package = read_pickled(path, error=CheckpointError, what="a checkpoint of Aero", stand_ins=True)
     try:
-        generator = read_foreign(path)["models"]["generator"]
+        generator = package["models"]["generator"]
         settings, state = dict(generator["kwargs"]), dict(generator["state"])
     except (KeyError, TypeError, ValueError, IndexError):
         raise CheckpointError(
             "holds no generator of Aero",
             where=path,
-            remedy="give a checkpoint.th of the original program, or our .safetensors file",
+            remedy=ORIGINAL,
         ) from None
-    others = [name for name, tensor in state.items() if not isinstance(tensor, StoredTensor)]
+    others = [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]
     if others:
-        raise CheckpointError("the generator's state holds more than tensors", where=path, value=others[:5])
+        value = [shown(name) for name in others[:5]]
+        raise CheckpointError("the generator's state holds more than tensors", where=path, value=value, remedy=ORIGINAL)
     other_settings = {
         name: settings[name]
         for name, value in UNSEEN.items()
         if name in settings and not isinstance(settings[name], Inert) and settings[name] != value
     }
     if other_settings:
-        raise CheckpointError("an Aero with settings that are not implemented", where=path, value=other_settings)
-    return _config(settings, state, path), read_stored(path, state)
+        value = shown(other_settings)
+        raise CheckpointError(
+            "an Aero with settings that are not implemented", where=path, value=value, remedy=ORIGINAL
+        )
+    return _config(settings, state, path), state
 
 
-def _config(settings: dict[str, Any], state: dict[str, StoredTensor], path: Path) -> AeroConfig:
+def _config(settings: dict[str, Any], state: dict[str, Tensor], path: Path) -> AeroConfig:
     """Rates and hop as they were set; the other sizes from the tensors, for a list among the settings may be inert."""
     try:
         depth = sum(name.endswith("freq_attn_block.freq_fc.weight") for name in state)
-        freqs = [state[f"encoder.{index}.freq_attn_block.freq_fc.weight"].size[0] for index in range(depth)]
-        freqs.append(state[f"encoder.{depth - 1}.dconv.layers.0.act.a"].size[0])
+        freqs = [state[f"encoder.{index}.freq_attn_block.freq_fc.weight"].shape[0] for index in range(depth)]
+        freqs.append(state[f"encoder.{depth - 1}.dconv.layers.0.act.a"].shape[0])
         return AeroConfig(
-            channels=state["encoder.0.pre_conv.weight"].size[0],
+            channels=state["encoder.0.pre_conv.weight"].shape[0],
             n_fft=2 * freqs[0],
             hop=int(settings["hop_length"]),
             strides=tuple(before // after for before, after in pairwise(freqs)),
@@ -80,6 +86,8 @@ def _config(settings: dict[str, Any], state: dict[str, StoredTensor], path: Path
             high_rate=int(settings["hr_sr"]),
         )
     except KeyError as error:
-        raise CheckpointError("the generator is no Aero that is implemented", where=path, value=f"no {error}") from None
-    except (ReencoderError, TypeError, ValueError, ZeroDivisionError, IndexError) as error:
-        raise CheckpointError("the generator's sizes cannot be told", where=path, value=str(error)[:300]) from None
+        raise CheckpointError(
+            "the generator is no Aero that is implemented", where=path, value=f"no {shown(error)}"
+        ) from None
+    except (ReencoderError, TypeError, ValueError, ZeroDivisionError, IndexError, OverflowError) as error:
+        raise CheckpointError("the generator's sizes cannot be told", where=path, value=shown(error)) from None

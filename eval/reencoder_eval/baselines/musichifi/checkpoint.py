@@ -10,9 +10,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reencoder_eval.baselines.musichifi.generator import GeneratorSizes
-from reencoder_eval.baselines.musichifi.model import MusicHiFi, MusicHiFiTask
-from reencoder_eval.baselines.weights import read_baseline, restore, save_baseline
+from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSizes
+from reencoder_eval.baselines.musichifi.model import HOP, MusicHiFi, MusicHiFiTask
+from reencoder_eval.baselines.weights import WRITTEN, build_restored, read_baseline, save_baseline, sizes_of
 from reencoder_pipeline.errors import CheckpointError
 
 
@@ -25,12 +25,13 @@ def save_musichifi(path: Path, model: MusicHiFi, *, training: Mapping[str, Any])
 def load_musichifi(path: Path, *, task: MusicHiFiTask) -> MusicHiFi:
     """What save_musichifi wrote, in eval mode on the CPU; CheckpointError for anything else, and for another task."""
     state, sizes, _ = read_baseline(path, kind=f"musichifi_{task}")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()}
-    try:
-        model = MusicHiFi(task, GeneratorSizes(**values))
-    except (TypeError, AssertionError):
-        raise CheckpointError("sizes that this program does not know", where=path, value=sizes) from None
-    restore(model.generator, state, where=path)
+    known = sizes_of(GeneratorSizes, sizes, where=path)
+    if known.hop != HOP:
+        value = f"{known.hop} samples a frame, not {HOP}"
+        raise CheckpointError("the sizes are none of MusicHiFi", where=path, value=value, remedy=WRITTEN)
+    generator = build_restored(lambda: Generator(known), known, state, where=path)
+    model = MusicHiFi(task, known)
+    model.generator = generator
     return model.eval()
 
 

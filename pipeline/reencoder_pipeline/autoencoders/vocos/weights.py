@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter
 from safetensors.torch import save
+from torch import Tensor
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.foreign_tensors import first_of, misfits, read_safetensors
+from reencoder_pipeline.named_function import shown
 
 FORMAT = "reencoder-vocos-1"
 HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
@@ -30,19 +34,51 @@ def save_vocos(model: Vocos, path: Path, *, training: dict[str, Any]) -> None:
 def load_vocos(path: Path) -> Vocos:
     """The model in float32, evaluation mode, frozen. AutoencoderError for a foreign or damaged file."""
     remedy = f"give a file written by `reencoder-autoencoder train` ({FORMAT})"
+    metadata, tensors = read_safetensors(path, error=AutoencoderError, what="weights of an autoencoder", remedy=remedy)
     try:
-        with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no mapping
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise AutoencoderError("weights cannot be read", where=path, value=str(error), remedy=remedy) from None
-    if header.get("format") != FORMAT:
-        raise AutoencoderError("not weights of the vocos family", where=path, value=header.get("format"), remedy=remedy)
+        header = json.loads(metadata.get(HEADER, "{}"))
+        version = header.get("format")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise AutoencoderError("weights cannot be read", where=path, value=shown(error), remedy=remedy) from None
+    if version != FORMAT:
+        value = shown(version)
+        raise AutoencoderError("not weights of the vocos family", where=path, value=value, remedy=remedy)
     try:
-        values: dict[str, Any] = header["config"]
-        values |= {name: tuple(values[name]) for name in ("fine", "coarse")}
-        model = Vocos(VocosConfig(**values))
+        config = TypeAdapter(VocosConfig).validate_json(json.dumps(header.get("config")), strict=True)
+        if problems := misfits_of(config, set(header["config"]), tensors):
+            raise ValueError(first_of(problems))
+        model = Vocos(config)
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise AutoencoderError("weights do not fit their own header", where=path, value=str(error)[:300]) from None
-    return model.eval().requires_grad_(False)
+    except (TypeError, ValueError, RuntimeError) as error:
+        value = shown(error)
+        raise AutoencoderError("weights do not fit their own header", where=path, value=value, remedy=remedy) from None
+    return model.float().eval().requires_grad_(False)
+
+
+def misfits_of(config: VocosConfig, given: set[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What a header says that its tensors do not bear out; nothing of its sizes is allocated before."""
+    values = asdict(config)
+    sizes = [value for name, value in values.items() if name not in ("lapped", "envelope", "fine", "coarse")]
+    sizes += [*config.fine, *config.coarse]
+    if given - set(values):
+        return [f"unknown keys: {', '.join(sorted(given - set(values)))}"]
+    if not all(1 <= size < 2**31 for size in sizes) or config.sample_rate > 1_000_000 or config.stft_hop > config.n_fft:
+        return ["sizes that no model has"]
+    if not (config.lapped >= 0 and config.envelope >= 0 and config.lapped + config.envelope <= config.latent_channels):
+        return ["straight paths that are no channels of the latents"]
+    if config.lapped and config.lapped * config.hop > max(2**20, sum(tensor.numel() for tensor in tensors.values())):
+        return ["a lapped transform that is larger than the model"]
+    if max(config.fine[2], config.coarse[2]) > len(tensors):
+        return [f"{config.fine[2]} and {config.coarse[2]} blocks in {len(tensors)} tensors"]
+    bins, latents = config.n_fft // 2 + 1, config.latent_channels
+    expected: dict[str, tuple[int, ...]] = {
+        "encoder.fine.embed.weight": (config.fine[0], 3 * bins, config.embed_kernel),
+        "encoder.down.weight": (config.coarse[0], config.fine[0], config.stride),
+        "encoder.posterior.weight": (2 * latents, config.coarse[0], 1),
+    }
+    for half in ("encoder", "decoder"):
+        for stage, (channels, hidden, blocks) in (("fine", config.fine), ("coarse", config.coarse)):
+            expected |= {f"{half}.{stage}.blocks.{n}.expand.weight": (hidden, channels) for n in range(blocks)}
+    if config.envelope:
+        expected["encoder.envelope.weight"] = (latents, bins, config.stride)
+    return misfits({name: tensor for name, tensor in tensors.items() if name in expected}, expected)
