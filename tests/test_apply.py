@@ -305,7 +305,7 @@ def test_latents_in_and_out_without_an_autoencoder(form: str, place: Place, monk
     def unwanted(*arguments: object, **settings: object) -> None:
         raise AssertionError("nothing is decoded")
 
-    monkeypatch.setattr(run, "load_autoencoder", unwanted)
+    monkeypatch.setattr(run, "load_own_autoencoder", unwanted)
     first = read_latents(Path(made.outputs[0]))
     [outcome] = place.apply(Path(made.outputs[0]), upsample_module=place.bwe, out="again")
     again = read_latents(Path(outcome.outputs[0]))
