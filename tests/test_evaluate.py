@@ -75,11 +75,11 @@ def autoencoder(tiny_autoencoder: Path) -> Autoencoder:
 
 def write_module(path: Path, spec: LatentSpec, *, task: str = "bwe", shift: float = 0.0) -> Path:
     """A module that starts at the identity, and adds `shift` to every latent."""
-    channels = spec.channels
-    module = LatentModule(channels, channels, blocks=1, width=16, output="residual")
+    channels = spec.channels, spec.channels * len(get_task(task).targets)
+    module = LatentModule(*channels, blocks=1, width=16, output="residual")
     assert module.conv_out.bias is not None
     torch.nn.init.constant_(module.conv_out.bias, shift)
-    inputs, targets = (Scaling(torch.zeros(channels, 1), torch.ones(channels, 1)) for _ in range(2))
+    inputs, targets = (Scaling(torch.zeros(count, 1), torch.ones(count, 1)) for count in channels)
     save_module(TrainedModule(module, get_task(task), spec, Normalisation(inputs, targets), {}), path)
     return path
 

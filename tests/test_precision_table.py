@@ -17,7 +17,7 @@ from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.losses import mel_filterbanks
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.cli import app
-from reencoder_pipeline.errors import CacheError, ConfigError
+from reencoder_pipeline.errors import AutoencoderError, CacheError
 from reencoder_pipeline.int8_frames import dequantised, quantised, scale_of
 from reencoder_pipeline.precision_table import (
     BYTES,
@@ -191,7 +191,7 @@ def test_the_command(built: Callable[[str], Path], music: Path, tiny: Autoencode
 
 
 def test_the_autoencoder_has_to_be_the_caches_own(cache: LatentCache, tmp_path: Path, tiny_autoencoder: Path) -> None:
-    with pytest.raises(ConfigError, match="--autoencoder NAME"):
+    with pytest.raises(AutoencoderError, match="--autoencoder NAME"):
         its_autoencoder(cache, None)
-    with pytest.raises(CacheError, match="another autoencoder"):
+    with pytest.raises(CacheError, match="different autoencoders"):
         its_autoencoder(open_cache(write_cache(tmp_path)), str(tiny_autoencoder))

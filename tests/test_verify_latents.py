@@ -20,7 +20,7 @@ from reencoder_pipeline.cli import app
 from reencoder_pipeline.corpus import read_corpus
 from reencoder_pipeline.edge_effects import check_edges, near_boundaries
 from reencoder_pipeline.encode import encode_stream, make_stream
-from reencoder_pipeline.errors import ConfigError, CorpusError
+from reencoder_pipeline.errors import AutoencoderError, CorpusError
 from reencoder_pipeline.findings import Finding
 from reencoder_pipeline.latent_values import ValueCheck
 from reencoder_pipeline.verify import discard, verify_all, verify_autoencoder
@@ -264,7 +264,7 @@ def test_files_that_are_others_now_are_not_compared(
 
 
 def test_which_autoencoder_it_was_is_not_taken_from_a_cache(encoded: LatentCache, music: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)which autoencoder.*tiny.*--autoencoder"):
+    with pytest.raises(AutoencoderError, match=r"(?s)does not ship.*tiny.*--autoencoder"):
         verify_all(
             encoded, quick=True, autoencoder=None, source=music, samples=1, seed=0, progress=lambda done, total: None
         )
