@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,10 +174,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     write_checkpoint(path, b"old")
 
     def fail(_: Path) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr("reencoder_pipeline.durable.sync", fail)
-    with pytest.raises(CheckpointError, match="no space left\n  remedy: make room"):
+    with pytest.raises(CheckpointError, match=r"no space left.*\n  remedy: make room"):
         write_checkpoint(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

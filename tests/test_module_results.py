@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from changed_module import read_parts
 from example_run import write_run
 from reencoder_eval.cli import app
 from reencoder_eval.module_results import card_with_results, results_of
@@ -61,6 +63,23 @@ def test_a_released_module_fits_the_house_autoencoder_and_has_the_card_that_the_
     assert card.startswith(head)
     assert card.endswith(tail)
     assert "## Results" in card
+
+
+DATA = {
+    "bwe_s": "29a7831d7607da782350abd716432a0541eb40bd80eb77cbe5c6f7e702b57132",
+    "m2s_s": "2c8b7c363b26a4179aad49b288b5aec5d13a806c2ae5b63ba2e4370d7b16fb8d",
+}
+"""sha256 of all that follows the header: the tensors as they were trained, in their order."""
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_released_module_says_how_its_inputs_were_made_and_has_the_tensors_that_were_trained(name: str) -> None:
+    content = find_module(name).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert hashlib.sha256(content[start:]).hexdigest() == DATA[name]
+    header, _ = read_parts(find_module(name))
+    assert header["low_band"] == {"rate": 22_050, "resampler": "soxr_vhq"}
+    assert header["window_frames"] == 60, "1.4 s"
 
 
 def test_there_are_released_modules() -> None:

@@ -21,6 +21,7 @@ class Config(BaseModel):
 
 StreamName = Literal["mono", "low_band", "left", "right", "stereo"]
 TaskName = Literal["bwe", "m2s"]
+Resampler = Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"]
 
 
 class CacheConfig(Config):
@@ -43,7 +44,7 @@ class CacheConfig(Config):
         1, ge=1, description="segments encoded at once, of any tracks; 1 is fastest on a CPU, a GPU wants more"
     )
     low_band_rate: int = Field(22_050, ge=1_000, description="sample rate that the low_band stream is reduced to")
-    resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
+    resampler: Resampler = "soxr_vhq"
     tasks: Literal["measured"] | list[TaskName] = Field(
         "measured",
         description="which tasks a track serves: by its bandwidth and width, or as listed here for every track",

@@ -28,6 +28,8 @@ A light module for {task} in the latent space of a frozen autoencoder: raw laten
 | latents in, out | (B, {channels_in}, T), (B, {channels_out}, T); streams are stacked along channels |
 | autoencoder | {autoencoder}, weights {weights} |
 | its latents | {channels} channels, {frame_rate:.2f} frames per second ({sample_rate} Hz, hop {hop}), {stereo} |
+| its inputs | {made} |
+| training windows | {window_frames} frames, {window_seconds:.2f} s |
 | normalisation | inside: per channel, by statistics of the training latents |
 | streaming | {streaming} |
 | licence of the weights | {licence} |
@@ -58,6 +60,7 @@ latents = reencoder(autoencoder.encode(audio){seed})
 (`l1_no_module`) and of the channel means (`l1_channel_means`). `level` is how far their levels are apart, in nepers; of
 two targets, the levels of their side and the balance between them too.
 With a condition these are of the oracle's, `_random` of one that was drawn; `kl` is what the condition holds, in nats.
+`precision` is that of the matrix products in training and in `valid`; early files do not say it.
 """
 
 
@@ -89,6 +92,9 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
         "frame_rate": float(spec.frame_rate),
         "sample_rate": spec.sample_rate,
         "hop": spec.hop,
+        "made": _made(trained),
+        "window_frames": trained.window,
+        "window_seconds": float(trained.window / spec.frame_rate),
         "stereo": {"joint": "both channels in one", "per_channel": "each channel its own"}.get(spec.stereo, ""),
         "streaming": f"exact, {latency} frames ({1000 * float(latency / spec.frame_rate):.0f} ms) of latency"
         if exact
@@ -117,9 +123,20 @@ def module_config(trained: TrainedModule) -> dict[str, Any]:
         "width": module.size.width,
         "condition_channels": module.condition_channels,
         "response_frames": module.response_frames,
+        "low_band": asdict(trained.low_band),
+        "window_frames": trained.window,
         "parameters": trained.num_parameters,
         "normalisation": "inside: raw latents in, raw latents out",
     }
+
+
+def _made(trained: TrainedModule) -> str:
+    """How the audio of the input streams is made."""
+    if "low_band" not in trained.task.inputs:
+        return markdown_text(", ".join(trained.task.inputs)) + ": the recording at its full band"
+    rate, resampler = trained.low_band.assumed()
+    doubt = "" if trained.low_band.known else " (taken for granted: the latents were imported, and nobody said)"
+    return markdown_text(f"low_band: mono, reduced to {rate:,} Hz and back by {resampler}{doubt}")
 
 
 def _front_matter(trained: TrainedModule, *, licence: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from reencoder_pipeline.config import StreamName
+from reencoder_pipeline.config import Resampler, StreamName
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.foreign_tensors import first_of
 from reencoder_pipeline.latents import LatentSpec
@@ -84,6 +84,13 @@ class SpecHeader(_Strict):
         return LatentSpec.from_dict(self.model_dump())
 
 
+class LowBandHeader(_Strict):
+    """LowBand; null where the latents were imported and nobody said. Files of the first version lack it."""
+
+    rate: Annotated[int, Field(ge=1_000, le=1_000_000)] | None = 22_050
+    resampler: Resampler | None = "soxr_vhq"
+
+
 class ModuleHeader(_Strict):
     """All of it, but for the digest. A later version adds a field with a default: earlier files lack it."""
 
@@ -93,6 +100,8 @@ class ModuleHeader(_Strict):
     condition_levels: bool = False  # absent from early files
     task: TaskHeader
     spec: SpecHeader
+    low_band: LowBandHeader = LowBandHeader()
+    window_frames: Annotated[int, Field(ge=1, le=10**9)] | None = None  # None: of the first version
     training: dict[str, JsonValue]
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ from reencoder_trainer.normalisation import Normalisation
 from reencoder_trainer.step import Estimator, Learner
 from reencoder_trainer.stopwatch import Stopwatch
 from reencoder_trainer.streaming_windows import open_windows
-from reencoder_trainer.trained_module import TrainedModule, save_module
+from reencoder_trainer.trained_module import LowBand, TrainedModule, save_module
 from reencoder_trainer.validation import validate
 from reencoder_trainer.windows import ReadAhead, Windows, share_of
 
@@ -85,7 +85,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
         folder = RunFolder(config.out, "module.safetensors")
         if ranks.is_first:
             held.enter_context(opened_run(folder, config, may_change=MAY_CHANGE, resume=resume))
-        run = Run(folder, cache=cache, learner=learner)
+        run = Run(folder, cache=cache, learner=learner, num_frames=num_frames)
         if resume:
             run.restore()
             if ranks.is_first and run.step:
@@ -104,7 +104,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
         ) as journal:  # fmt: skip
             alarms = Alarms(warmup_steps=config.warmup_steps)
             if journal is not None:
-                journal.say(run.opening(loader, num_frames=num_frames, steps=config.steps))
+                journal.say(run.opening(loader, steps=config.steps))
             while run.step < config.steps:
                 with stopwatch.phase("data"):
                     batch = batches.batch(run.step)
@@ -141,15 +141,15 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
 class Run:
     """A training's place on the disk: what is saved, how it comes back, and what is released."""
 
-    def __init__(self, folder: RunFolder, *, cache: LatentCache, learner: Learner) -> None:
-        self.folder, self.cache, self.learner = folder, cache, learner
+    def __init__(self, folder: RunFolder, *, cache: LatentCache, learner: Learner, num_frames: int) -> None:
+        self.folder, self.cache, self.learner, self.num_frames = folder, cache, learner, num_frames
         self.step = 0
         self.valid: dict[str, float] = {}
         self.pending: list[dict[str, float]] = []
         self.last_checkpoint = "none yet"
         self._saved_at = time.monotonic()
 
-    def opening(self, loader: Windows, *, num_frames: int, steps: int) -> str:
+    def opening(self, loader: Windows, *, steps: int) -> str:
         if self.step >= steps:
             return f"nothing to do: {self.folder.path} is at step {self.step} already, and {steps} steps were asked for"
         left_out = f"; {loader.too_short} shorter ones left out" if loader.too_short else ""
@@ -158,7 +158,7 @@ class Run:
             parameters += f" against {self.learner.discriminator.num_parameters:,}"
         return (
             f"{self.learner.task.name}: {parameters}, {loader.num_tracks} tracks with "
-            f"{loader.num_windows:,} windows of {num_frames} frames{left_out}; steps {self.step} to {steps}"
+            f"{loader.num_windows:,} windows of {self.num_frames} frames{left_out}; steps {self.step} to {steps}"
         )
 
     def is_due(self) -> bool:
@@ -225,6 +225,8 @@ class Run:
             self.learner.normalisation,
             training,
             estimator.encoder,
+            LowBand.of(self.cache.low_band),
+            self.num_frames,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,43 @@ MODULE_FORMAT = 2
 HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
 
 
+FIRST_WINDOW_SECONDS = 1.4  # of modules whose header does not say it
+
+
+@dataclass(frozen=True)
+class LowBand:
+    """How the stream `low_band` of a module's training was made; None where that is not known, of imported latents.
+
+    The defaults are those of modules whose header does not say it.
+    """
+
+    rate: int | None = 22_050
+    resampler: str | None = "soxr_vhq"
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> LowBand:
+        """From the index of a cache, which has "unknown" for what is not known."""
+        rate, resampler = (None if described[name] == "unknown" else described[name] for name in ("rate", "resampler"))
+        return cls(rate, resampler)
+
+    @property
+    def known(self) -> bool:
+        return None not in (self.rate, self.resampler)
+
+    def assumed(self) -> tuple[int, str]:
+        """Rate and resampler; what is not known is taken as what is usual."""
+        usual = LowBand()
+        return self.rate or usual.rate or 0, self.resampler or usual.resampler or ""
+
+
 @dataclass(frozen=True)
 class TrainedModule:
     """A module with all that its use needs: raw latents in, raw latents out.
 
     `training` says where it comes from: steps, seed, digest of the cache, losses, and the precision of the matrix
     products that it was trained and validated in. `encoder` is there where the module
-    takes a condition.
+    takes a condition. `low_band` says how its inputs were made, `window_frames` how much it saw at a time in training
+    (None: it does not say so; see `window`).
     """
 
     module: LatentModule
@@ -43,6 +73,8 @@ class TrainedModule:
     normalisation: Normalisation
     training: Mapping[str, Any]
     encoder: ConditionEncoder | None = None
+    low_band: LowBand = LowBand()
+    window_frames: int | None = None
 
     @torch.no_grad()  # not inference_mode: a decoder that keeps gradients could not take what comes out
     def __call__(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -82,11 +114,16 @@ class TrainedModule:
         """Of the module, and of the condition's encoder where there is one."""
         return self.module.num_parameters + (self.encoder.num_parameters if self.encoder else 0)
 
+    @property
+    def window(self) -> int:
+        """Frames of a training window."""
+        return self.window_frames or self.spec.frames_in(FIRST_WINDOW_SECONDS)
+
     def to(self, device: torch.device | str) -> TrainedModule:
         """On `device`; the modules themselves move, as modules do."""
         encoder = self.encoder.to(device) if self.encoder else None
-        return TrainedModule(
-            self.module.to(device), self.task, self.spec, self.normalisation.to(device), self.training, encoder
+        return replace(
+            self, module=self.module.to(device), normalisation=self.normalisation.to(device), encoder=encoder
         )
 
 
@@ -119,6 +156,8 @@ def save_module(trained: TrainedModule, path: Path, *, weights: torch.dtype = to
         "condition_levels": encoder.levels if encoder else False,
         "task": asdict(trained.task),
         "spec": trained.spec.to_dict(),
+        "low_band": asdict(trained.low_band),
+        "window_frames": trained.window,
         "training": dict(trained.training),
     }
     header["sha256"] = content_digest(header, tensors)
@@ -175,6 +214,8 @@ def load_module(path: Path) -> TrainedModule:
         Normalisation(inputs, targets),
         header.training,
         encoder.eval() if encoder else None,
+        LowBand(header.low_band.rate, header.low_band.resampler),
+        header.window_frames,
     )
 
 
