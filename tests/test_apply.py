@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from reencoder_eval.apply import run
-from reencoder_eval.apply.decision import LOW_RATE, Decision
+from reencoder_eval.apply.conditions import condition_like
+from reencoder_eval.apply.decision import Decision
 from reencoder_eval.apply.inputs import find_jobs
 from reencoder_eval.apply.latents_io import read_latents
 from reencoder_eval.apply.make import Source
@@ -33,7 +34,7 @@ from reencoder_pipeline.autoencoders.vocos.adapter import VocosAutoencoder
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError, ReencoderError
 from reencoder_trainer.condition import ConditionEncoder
 from reencoder_trainer.latent_module import LatentModule
-from reencoder_trainer.trained_module import TrainedModule, load_module, save_module
+from reencoder_trainer.trained_module import LowBand, TrainedModule, load_module, save_module
 from test_apply_segments import random_module
 from tiny_build import music
 
@@ -131,15 +132,21 @@ def test_an_autoencoder_that_looks_at_whole_pieces_is_said_to(place: Place, monk
     assert (text in quiet.notices, text in said.notices) == (False, True)
 
 
-def test_a_cut_off_input_is_low_passed_first_and_keeps_its_own_band(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("rate", "resampler"), [(22_050, "soxr_vhq"), (11_025, "soxr_vhq"), (11_025, "torchaudio_default")]
+)
+def test_a_cut_off_input_is_low_passed_first_and_keeps_its_own_band(rate: int, resampler: str, place: Place) -> None:
     """13 kHz of it: the module is given what it is trained on, and the crossover lies at the input's own end."""
     cut = resample(resample(music(seconds=1.5, channels=1), RATE, 28_000), 28_000, RATE)
     path = place.write("a.wav", cut, subtype="FLOAT")
-    [kept] = place.apply(path, upsample_module=place.bwe)
-    [bare] = place.apply(path, upsample_module=place.bwe, crossover=False, out="bare")
+    module = place.folder / "module.safetensors"
+    save_module(replace(load_module(place.bwe), low_band=LowBand(rate, resampler)), module)
+    [kept] = place.apply(path, upsample_module=module)
+    [bare] = place.apply(path, upsample_module=module, crossover=False, out="bare")
     coder = load_autoencoder(str(place.autoencoder))
     with torch.inference_mode():
-        latents = coder.encode(torch.from_numpy(low_band(cut, sample_rate=RATE, low_rate=LOW_RATE))[None])
+        low = low_band(cut, sample_rate=RATE, low_rate=rate, resampler=resampler)
+        latents = coder.encode(torch.from_numpy(low)[None])
         expected = coder.decode(load_module(place.bwe)(latents))[0].numpy()
     inner = slice(2 * coder.context * coder.spec.hop, -2 * coder.context * coder.spec.hop)
     np.testing.assert_allclose(read(bare.outputs[0])[:, inner], expected[:, : cut.shape[1]][:, inner], atol=1e-4)
@@ -173,6 +180,20 @@ def lowpassed(audio: np.ndarray, edge: float) -> np.ndarray:
     spectrum = np.fft.rfft(audio * np.hanning(audio.shape[1]))
     spectrum[:, np.fft.rfftfreq(audio.shape[1], 1 / RATE) > edge] = 0
     return np.fft.irfft(spectrum, audio.shape[1])
+
+
+@pytest.mark.parametrize(("rate", "said"), [(22_050, "11 kHz"), (11_025, None), (None, "11 kHz")])
+def test_what_is_said_of_a_band_goes_by_what_the_module_was_trained_on(
+    rate: int | None, said: str | None, place: Place
+) -> None:
+    path = place.write("a.wav", low_music(rate=11_025), 11_025)
+    module = place.folder / "module.safetensors"
+    save_module(replace(load_module(place.bwe), low_band=LowBand(rate, None if rate is None else "soxr_vhq")), module)
+    [outcome] = place.apply(path, upsample_module=module)
+    about = "; ".join(outcome.notices)
+    expected = "" if said is None else f"between there and {said}, where the module starts, little is restored"
+    assert (expected or "little is restored") in about if said else "little is restored" not in about
+    assert ("does not know how its inputs were made: taken as 22050 Hz" in about) == (rate is None)
 
 
 def test_rates_above_the_autoencoders_come_back(place: Place) -> None:
@@ -245,6 +266,24 @@ def test_seeds_variants_and_likeness(place: Place) -> None:
     np.testing.assert_array_equal(far, neutral)
     distinct = [*variants, neutral, alike]
     assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(distinct) for b in distinct[:i])
+
+
+@pytest.mark.parametrize("window", [25, 60, None, 10**9])
+def test_a_reference_is_seen_through_windows_as_long_as_those_of_training(window: int | None, place: Place) -> None:
+    """None: a module of the first version, which saw 1.4 s. A longer one than the recording is all of it."""
+    like = place.write("like.wav", music(seconds=3, seed=3), subtype="FLOAT")
+    coder = load_autoencoder(str(place.autoencoder))
+    trained = replace(load_module(place.m2s), window_frames=window)
+    found = condition_like(like, trained, coder, device="cpu", folder=place.folder)
+    audio = torch.from_numpy(read(like)).float()
+    with torch.inference_mode():
+        latents = coder.encode(audio[:, None]).flatten(0, 1)[None]
+        length = min(window or coder.spec.frames_in(1.4), latents.shape[-1])
+        starts = [*range(0, latents.shape[-1] - length, length), latents.shape[-1] - length]
+        means = torch.stack([trained.posterior(latents[..., start : start + length]).mean for start in starts])
+    expected = means.mean(dim=0)
+    assert (len(starts) > 1) == (window != 10**9)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def survey(*, rate: int = RATE, channels: int = 1, band: float = 20_000.0, side:
     ],
 )
 def test_decisions(found: Survey, wishes: Wishes, upsample: bool, upmix: bool, band: float | None) -> None:
-    decision = decide(found, wishes)
+    decision = decide(found, wishes, low_rate=22_050)
     assert (decision.upsample, decision.upmix, decision.band_hz) == (upsample, upmix, band)
     assert decision.copy == (not upsample and not upmix)
     assert decision.reasons or (upmix and not upsample), "what is decided is said"

@@ -31,8 +31,10 @@ FRAME, HOP = 2048, 512
 SMALLEST_POWER = 1e-8
 
 
-def log_spectral_distance(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> dict[str, float | None]:
-    """LSD_METRICS of one channel of one clip, (samples,) both: over all bins, those below 11,025 Hz, and the others.
+def log_spectral_distance(
+    estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int, edge_hz: float = EDGE_HZ
+) -> dict[str, float | None]:
+    """LSD_METRICS of one channel of one clip, (samples,) both: over all bins, those below `edge_hz`, and the others.
 
     No filter is applied, unlike in STFT-D. None as for that: everything where the reference is silent, a band where the
     reference is silent in it. EvaluationError when the two cannot be compared: other lengths, too short, not finite.
@@ -42,9 +44,9 @@ def log_spectral_distance(estimate: np.ndarray, reference: np.ndarray, *, sample
     if level_dbfs(reference) < SILENCE_DBFS:
         return scores
     squares = torch.square(_log_power(estimate) - _log_power(reference))  # (bins, T)
-    edge = math.ceil(EDGE_HZ * FRAME / sample_rate)
+    edge = math.ceil(edge_hz * FRAME / sample_rate)
     for band, bins in zip(BANDS, (slice(None), slice(edge), slice(edge, None)), strict=True):
-        if level_dbfs(filter_band(reference, band, sample_rate=sample_rate)) >= BAND_SILENCE_DBFS:
+        if level_dbfs(filter_band(reference, band, sample_rate=sample_rate, edge_hz=edge_hz)) >= BAND_SILENCE_DBFS:
             scores[f"lsd_{band}"] = float(squares[bins].mean(dim=0).sqrt().mean())
     return scores
 

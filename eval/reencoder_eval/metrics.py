@@ -28,7 +28,7 @@ METRICS_VERSION = 1  # raise it when any number below changes: stored scores of 
 BANDS = ("full", "low", "high")
 METRICS = (*(f"{name}_{band}" for name in ("stft_d", "mel_d") for band in BANDS), "si_sdr")
 
-EDGE_HZ = 11_025.0
+EDGE_HZ = 11_025.0  # between low and high band, unless modules were trained on another low band
 TAPS = 1023  # 216 Hz of transition: -80 dB is reached within 0.2 semitones of the edge
 ATTENUATION_DB = 80.0
 MEL_BANDS = 128
@@ -40,7 +40,9 @@ BAND_SILENCE_DBFS = -80.0
 SHORTEST = 2048  # samples; the longest FFT of STFT-D
 
 
-def score(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> dict[str, float | None]:
+def score(
+    estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int, edge_hz: float = EDGE_HZ
+) -> dict[str, float | None]:
     """Every metric of METRICS for one channel of one clip, each (samples,). Lower is better, except SI-SDR in dB.
 
     A band in which the reference is silent scores None (both metrics), and so does everything for a silent reference.
@@ -51,7 +53,7 @@ def score(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> d
     if level_dbfs(reference) < SILENCE_DBFS:
         return scores
     for band in BANDS:
-        x, y = (filter_band(signal, band, sample_rate=sample_rate) for signal in (estimate, reference))
+        x, y = (filter_band(signal, band, sample_rate=sample_rate, edge_hz=edge_hz) for signal in (estimate, reference))
         if level_dbfs(y) >= BAND_SILENCE_DBFS:
             scores[f"stft_d_{band}"] = stft_distance(x, y)
             scores[f"mel_d_{band}"] = mel_distance(x, y, sample_rate=sample_rate)
@@ -59,9 +61,11 @@ def score(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> d
     return scores
 
 
-def score_channels(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> dict[str, float | None]:
+def score_channels(
+    estimate: np.ndarray, reference: np.ndarray, sample_rate: int, *, edge_hz: float = EDGE_HZ
+) -> dict[str, float | None]:
     """(channels, samples) both: the mean of the channels' scores, None where any channel has none."""
-    channels = [score(x, y, sample_rate=sample_rate) for x, y in zip(estimate, reference, strict=True)]
+    channels = [score(x, y, sample_rate=sample_rate, edge_hz=edge_hz) for x, y in zip(estimate, reference, strict=True)]
     values = np.array([[channel[metric] for channel in channels] for metric in METRICS], dtype=float)  # None -> NaN
     means = {metric: float(value) for metric, value in zip(METRICS, values.mean(axis=1), strict=True)}
     return {metric: None if np.isnan(value) else value for metric, value in means.items()}
@@ -91,19 +95,19 @@ def level_dbfs(signal: np.ndarray) -> float:
         return float(10 * np.log10(np.mean(np.square(signal, dtype=np.float64))))
 
 
-def filter_band(signal: np.ndarray, band: str, *, sample_rate: int) -> np.ndarray:
-    """(samples,) -> (samples,): the signal, or what lies below or above 11,025 Hz, without any delay."""
+def filter_band(signal: np.ndarray, band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.ndarray:
+    """(samples,) -> (samples,): the signal, or what lies below or above `edge_hz`, without any delay."""
     if band == "full":
         return signal
-    filtered = oaconvolve(signal, band_filter(band, sample_rate=sample_rate), mode="same")
+    filtered = oaconvolve(signal, band_filter(band, sample_rate=sample_rate, edge_hz=edge_hz), mode="same")
     return np.asarray(filtered, dtype=np.float32)
 
 
 @cache
-def band_filter(band: str, *, sample_rate: int) -> np.ndarray:
+def band_filter(band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.ndarray:
     """(TAPS,) symmetric taps of the "low" or "high" band; an odd number of them, for a delay of whole samples."""
     window: Any = ("kaiser", 0.1102 * (ATTENUATION_DB - 8.7))  # Kaiser's formula for the attenuation
-    return np.asarray(firwin(TAPS, EDGE_HZ, window=window, pass_zero=band == "low", fs=sample_rate))
+    return np.asarray(firwin(TAPS, edge_hz, window=window, pass_zero=band == "low", fs=sample_rate))
 
 
 class _MagnitudeSTFTLoss(STFTLoss):

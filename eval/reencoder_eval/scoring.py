@@ -15,7 +15,7 @@ import torch
 
 from reencoder_eval.listening_quality import visqol_mos, zimtohrli_mos
 from reencoder_eval.log_spectral import log_spectral_distance
-from reencoder_eval.metrics import score_channels
+from reencoder_eval.metrics import EDGE_HZ, score_channels
 from reencoder_eval.stereo_metrics import balance, score_stereo
 from reencoder_pipeline.errors import ReencoderError
 
@@ -34,8 +34,10 @@ def score_clip(
     task: str,
     scored: str = "all",
     quality: Sequence[Quality] = (),
+    edge_hz: float = EDGE_HZ,
 ) -> Scores:
-    """bwe: STFT-D, mel-D, SI-SDR and log-spectral distance; m2s: the first two by channel, and stereo cues.
+    """bwe: STFT-D, mel-D, SI-SDR and log-spectral distance, also below and above `edge_hz`; m2s: the first two by
+    channel, and stereo cues.
 
     Both (targets, samples). `scored` is System's: "balance" wants that alone. `quality` names models of hearing.
     """
@@ -44,8 +46,8 @@ def score_clip(
     if task == "m2s":
         scores = score_stereo(estimate, reference, sample_rate=sample_rate)
     else:
-        scores = score_channels(estimate, reference, sample_rate)
-        scores |= log_spectral_distance(estimate[0], reference[0], sample_rate=sample_rate)
+        scores = score_channels(estimate, reference, sample_rate, edge_hz=edge_hz)
+        scores |= log_spectral_distance(estimate[0], reference[0], sample_rate=sample_rate, edge_hz=edge_hz)
     measures = {"zimtohrli": zimtohrli_mos, "visqol": visqol_mos}
     return scores | {name: measures[name](estimate, reference, sample_rate=sample_rate) for name in quality}
 

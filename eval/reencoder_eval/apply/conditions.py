@@ -18,8 +18,6 @@ from reencoder_pipeline.errors import AudioError, ConfigError
 from reencoder_trainer.condition import interpolated
 from reencoder_trainer.trained_module import TrainedModule
 
-POSTERIOR_SECONDS = 4.0  # what the condition's encoder has seen in training
-
 
 class Variant(NamedTuple):
     """`name` is what its file's name gets: empty where there is one output alone."""
@@ -80,9 +78,8 @@ def condition_like(
             sound.audio if same else resampled(sound.audio, sound.rate, spec.sample_rate),
             device=device,
         )
-    window = spec.frames_in(POSTERIOR_SECONDS)
     means = []
-    for segment in plan_segments(len(latents), segment_frames=window, context=0):
+    for segment in plan_segments(len(latents), segment_frames=trained.window, context=0):
         piece = torch.from_numpy(latents.read(segment.start, segment.stop).copy())[None]
         means.append(trained.posterior(piece.to(device)).mean)
     return torch.stack(means).mean(dim=0)

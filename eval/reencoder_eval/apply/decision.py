@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from reencoder_eval.apply.crossover import TRANSITION_HZ
 from reencoder_pipeline.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB, Survey
 
-LOW_RATE = 22_050  # of the low band that modules are trained on
 USABLE = 0.9  # of a rate's Nyquist frequency: above it resamplers take away
 MONO_DB = M2S_SIDE_MID_DB[0]  # what training takes as no stereo
 OPPOSED_DB = M2S_SIDE_MID_DB[1]
@@ -44,8 +43,11 @@ class Decision:
         return None if self.band_hz is None else max(TRANSITION_HZ / 2, self.band_hz - TRANSITION_HZ / 2)
 
 
-def decide(survey: Survey, wishes: Wishes) -> Decision:
-    """A full band is what training takes as one: 15.5 kHz or more. Near-mono is what training takes as no stereo."""
+def decide(survey: Survey, wishes: Wishes, *, low_rate: int) -> Decision:
+    """A full band is what training takes as one: 15.5 kHz or more. Near-mono is what training takes as no stereo.
+
+    `low_rate` is that of the low band which the module was trained on.
+    """
     if survey.level_db < SILENT_DB:
         return Decision(False, False, None, ("silent",))
     upsample, upmix, reasons = wishes.upsample, wishes.upmix, []
@@ -55,8 +57,8 @@ def decide(survey: Survey, wishes: Wishes) -> Decision:
         reasons.append(f"full band already ({survey.bandwidth_hz / 1000:.1f} kHz)")
     elif upsample:
         reasons.append(f"own band ends at {band / 1000:.1f} kHz")
-        if band < USABLE * LOW_RATE / 2 - 1000:
-            start = LOW_RATE / 2000
+        if band < USABLE * low_rate / 2 - 1000:
+            start = low_rate / 2000
             reasons.append(f"between there and {start:.0f} kHz, where the module starts, little is restored")
     if upmix and survey.num_channels == 2:
         side = f"side {survey.side_mid_db:+.0f} dB against mid"

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from reencoder_eval.apply.conditions import Variant
 from reencoder_eval.apply.crossover import crossed
-from reencoder_eval.apply.decision import LOW_RATE, Decision
+from reencoder_eval.apply.decision import Decision
 from reencoder_eval.apply.latents_io import Latents
 from reencoder_eval.apply.reading import Sound
-from reencoder_eval.apply.scratch import Scratch, downmixed, excerpt, resampled
+from reencoder_eval.apply.scratch import Scratch, downmixed, excerpt, low_banded, resampled
 from reencoder_eval.apply.segments import Progress, decoded, encoded, margin_frames, through_module
 from reencoder_pipeline.autoencoder import Autoencoder
 from reencoder_pipeline.errors import CacheError
-from reencoder_trainer.trained_module import TrainedModule
+from reencoder_trainer.trained_module import LowBand, TrainedModule
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,19 @@ class Chain:
     crossover: bool = True
     mono_compatible: bool = False
     width: float = 1.0
+
+    @property
+    def low_rate(self) -> int:
+        """Of the low band, as it was made for the training of `upsampler`."""
+        return self._low_band.assumed()[0]
+
+    @property
+    def resampler(self) -> str:
+        return self._low_band.assumed()[1]
+
+    @property
+    def _low_band(self) -> LowBand:
+        return LowBand() if self.upsampler is None else self.upsampler.low_band
 
     @property
     def modules(self) -> tuple[TrainedModule, ...]:
@@ -140,9 +153,8 @@ def _input_latents(
 ) -> Scratch:
     """What is decoded or goes on to the upmixer: the input's latents, upsampled where that is decided."""
     spec, audio = autoencoder.spec, source.wide
-    if decision.upsample and source.rate > LOW_RATE:  # as training makes its low band
-        low = resampled(audio, spec.sample_rate, LOW_RATE)
-        audio = resampled(low, LOW_RATE, spec.sample_rate, length=len(audio))
+    if decision.upsample and source.rate > chain.low_rate:
+        audio = low_banded(audio, spec.sample_rate, low_rate=chain.low_rate, resampler=chain.resampler)
     latents = encoded(
         autoencoder,
         audio,

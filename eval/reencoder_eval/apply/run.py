@@ -161,8 +161,10 @@ def _apply_to_sound(
 ) -> Outcome:
     """Decide, make and write. Without an autoencoder, in a dry run, decide. Variants that exist are left as they are,
     unless `overwrite`."""
-    decision = decide(sound.survey, wishes)
+    decision = decide(sound.survey, wishes, low_rate=chain.low_rate)
     notices, container = list(decision.reasons), container_of(sound, form)
+    if decision.upsample and chain.upsampler is not None and not chain.upsampler.low_band.known:
+        notices.append(f"the module does not know how its inputs were made: taken as {chain.low_rate} Hz")
     copied = decision.copy and latents is None
     suffix = f".{latents}" if latents else container.suffix
     names = [variant.name for variant in chain.variants] if decision.upmix else [""]

@@ -11,6 +11,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from reencoder_pipeline.block_resampling import BlockLowBand
+
 Block = NDArray[np.float32]
 
 IN_MEMORY = 32 * 2**20  # bytes; what is larger goes to a file without a name, which no end of the process leaves behind
@@ -76,6 +78,16 @@ def resampled(audio: Scratch, rate: int, new_rate: int, *, length: int | None = 
         block = stream.resample_chunk(np.ascontiguousarray(audio.read(start, stop).T), last=stop == len(audio))
         output.append(block.reshape(-1, audio.width).T[:, : length - len(output)])
     output.append(np.zeros((audio.width, length - len(output)), dtype=np.float32))
+    return output
+
+
+def low_banded(audio: Scratch, rate: int, *, low_rate: int, resampler: str) -> Scratch:
+    """The low band as training makes it: (width, length) -> (width, length), down to `low_rate` and back."""
+    output = Scratch(audio.width, folder=audio.folder)
+    stage = BlockLowBand(channels=audio.width, sample_rate=rate, low_rate=low_rate, resampler=resampler)
+    for start, stop in audio.blocks():
+        output.append(stage.add(audio.read(start, stop)))
+    output.append(stage.finish())
     return output
 
 
