@@ -61,13 +61,13 @@ def test_nested_names_are_suggested_from_their_own_group(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tstreams: x", "streams: 2020-13-45", "{"])
 def test_bad_yaml_names_the_file(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, text)
-    assert f"{path}: not valid YAML" in problem(path)
+    assert f"{path}: the configuration file is not valid YAML" in problem(path)
 
 
 def test_a_file_that_is_not_text_is_bad_yaml(tmp_path: Path) -> None:
     path = tmp_path / "cache.yaml"
     path.write_bytes(b"\xff\xfe\x00\x80")
-    assert f"{path}: not valid YAML" in problem(path)
+    assert f"{path}: the configuration file is not UTF-8 text" in problem(path)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "5"])
@@ -112,8 +112,8 @@ def test_an_override_is_a_key_and_a_value(override: str) -> None:
 
 
 def test_an_override_with_bad_yaml_is_shown() -> None:
-    assert "found: tasks=[bwe" in problem(None, overrides=["tasks=[bwe"])
-    assert "found: workers=2020-13-45" in problem(None, overrides=["workers=2020-13-45"])
+    assert "--set tasks=[bwe: " in problem(None, overrides=["tasks=[bwe"])
+    assert "--set workers=2020-13-45: " in problem(None, overrides=["workers=2020-13-45"])
 
 
 def test_an_override_cannot_reach_into_a_value(tmp_path: Path) -> None:

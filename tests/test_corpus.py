@@ -156,8 +156,8 @@ def test_null_is_the_same_as_nothing(tmp_path: Path) -> None:
 
 
 BAD_ROWS: list[tuple[Any, str]] = [
-    ("{", "not a line of JSON"),
-    ('{"path": "b.wav"} x', "not a line of JSON"),
+    ("{", "the manifest row is not valid JSON"),
+    ('{"path": "b.wav"} x', "the manifest row is not valid JSON"),
     ('["b.wav"]', "a manifest row is a JSON object"),
     ({"title": "b"}, "path, audio_filepath, file_name"),
     ({"path": 5}, "names no audio file"),

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from reencoder_pipeline.errors import ConfigError
+from reencoder_pipeline.errors import ConfigError, shown
+from reencoder_pipeline.safe_text import LARGEST_CONFIG, names_a_file, parse_yaml, read_text
 
 
 class Config(BaseModel):
@@ -145,6 +145,7 @@ class AutoencoderTrainConfig(Config):
 
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
+MOST_PROBLEMS = 50  # that a message lists
 
 
 def load_config(path: Path | None, kind: type[ConfigType], overrides: Sequence[str] = ()) -> ConfigType:
@@ -155,21 +156,21 @@ def load_config(path: Path | None, kind: type[ConfigType], overrides: Sequence[s
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  - {_explain(problem, kind)}" for problem in error.errors())
+        problems = "\n".join(f"  - {_explain(problem, kind)}" for problem in error.errors()[:MOST_PROBLEMS])
+        if error.error_count() > MOST_PROBLEMS:
+            problems += f"\n  - and {error.error_count() - MOST_PROBLEMS} more"
         raise ConfigError(f"{error.error_count()} problem(s) in the configuration\n{problems}", where=path) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not names_a_file(path):
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         remedy = (
             f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file; configs/ has examples"
         )
         raise ConfigError("no such configuration file", where=path, remedy=remedy)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
-        raise ConfigError("not valid YAML", where=path, value=str(error).replace("\n", " ")) from None
+    text = read_text(path, kind=ConfigError, what="configuration file", limit=LARGEST_CONFIG)
+    values = parse_yaml(text, kind=ConfigError, where=path, what="configuration file")
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -186,16 +187,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"{parent} is not a group of settings", where="--set", value=override)
-    try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError("the value is not valid YAML", where="--set", value=override) from None
+    values[last] = parse_yaml(text, kind=ConfigError, where=f"--set {shown(override, limit=200)}", what="value")
 
 
 def _explain(problem: Any, kind: type[BaseModel]) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
+    location = shown(".".join(str(part) for part in problem["loc"]), limit=200)
     if problem["type"] != "extra_forbidden":
-        return f"{location}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r})"
+        found = shown(problem["input"], limit=200, quoted=True)
+        return f"{location}: {problem['msg'].removeprefix('Value error, ')} (found {found})"
     names = list(_field_names(kind, problem["loc"][:-1]))
     near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from reencoder_pipeline.errors import CorpusError
+from reencoder_pipeline.safe_text import parse_json, read_regular, require_regular
 from reencoder_pipeline.tasks import TASKS
 
 AUDIO_SUFFIXES = frozenset(
     [".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".caf", ".au"]
 )
 SPLITS = ("train", "valid", "test")
+LARGEST_MANIFEST = 2**32  # bytes
+MOST_UNPACKED = 200  # times its size: paths that are much alike are packed to a thirtieth
 # NeMo, Hugging Face AudioFolder, audiocraft and our own; lhotse's `sources` is read below.
 PATH_KEYS = ("path", "audio_filepath", "file_name")
 
@@ -44,10 +45,9 @@ def read_corpus(source: Path) -> tuple[Track, ...]:
     """
     if source.is_dir():
         tracks = tuple(_from_folder(source))
-    elif source.is_file():
-        tracks = tuple(_from_manifest(source))
     else:
-        raise CorpusError("no such folder or manifest", where=source)
+        require_regular(source, kind=CorpusError, what="folder or manifest")
+        tracks = tuple(_from_manifest(source))
     if not tracks:
         kinds = " ".join(sorted(AUDIO_SUFFIXES))
         raise CorpusError("no tracks found", where=source, remedy=f"audio files end in {kinds}")
@@ -66,11 +66,12 @@ def _from_folder(folder: Path) -> Iterator[Track]:
 
 def _from_manifest(manifest: Path) -> Iterator[Track]:
     is_json = ".jsonl" in manifest.suffixes or manifest.suffix == ".json"
+    content = read_regular(manifest, kind=CorpusError, what="manifest", limit=LARGEST_MANIFEST)
     try:
-        content = manifest.read_bytes()
-        text = (gzip.decompress(content) if manifest.suffix == ".gz" else content).decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
-        raise CorpusError("cannot be read as a manifest", where=manifest, value=str(error)) from None
+        text = (_unpacked(content, manifest) if manifest.suffix == ".gz" else content).decode("utf-8-sig")
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        remedy = "give a folder of audio, a .jsonl or .jsonl.gz manifest, or a text list of files"
+        raise CorpusError("cannot be read as a manifest", where=manifest, value=str(error), remedy=remedy) from None
     # Not splitlines: it also breaks at characters that JSON strings and file names may hold, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         if text := line.strip():
@@ -86,13 +87,26 @@ def _resolved(name: str, folder: Path) -> Path:
     return folder / (Path(name).expanduser() if name.startswith("~/") else name)
 
 
+def _unpacked(content: bytes, manifest: Path) -> bytes:
+    """gzip's content, all members of it, unless it is far larger than a manifest's would be."""
+    most, unpacked, rest = MOST_UNPACKED * len(content) + 2**24, bytearray(), content
+    while rest:
+        member = zlib.decompressobj(wbits=31)
+        unpacked += member.decompress(rest, most + 1 - len(unpacked))
+        if len(unpacked) > most:
+            value, remedy = f"more than {most:,} bytes from {len(content):,}", "give it without compression"
+            raise CorpusError("unpacks to far more than a manifest does", where=manifest, value=value, remedy=remedy)
+        if not member.eof:
+            raise EOFError("it ends before its compressed data does")
+        rest = member.unused_data.lstrip(b"\0")
+    return bytes(unpacked)
+
+
 def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CorpusError("not a line of JSON", where=where, value=str(error)) from None
+    row = parse_json(text, kind=CorpusError, where=where, what="manifest row")
     if not isinstance(row, dict):
-        raise CorpusError("a manifest row is a JSON object", where=where, value=text[:80])
+        remedy = "write one JSON object a line"
+        raise CorpusError("a manifest row is a JSON object", where=where, value=text[:80], remedy=remedy)
     return row
 
 

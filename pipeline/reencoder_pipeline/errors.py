@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+MOST_SHOWN = 2_000  # characters of a value
+MOST_SAID = 20_000  # characters of all that is wrong: a long list of problems
+
+
+def shown(value: object, *, limit: int = MOST_SHOWN, quoted: bool = False) -> str:
+    """A value as text of about `limit` characters at most, made without writing out more than that.
+
+    A few hundred bytes of YAML can hold a value whose `repr` takes gigabytes. `quoted`: text as `repr` shows it.
+    """
+    pieces, length = [], 0
+    for piece in _pieces(value, limit=limit, quoted=quoted):
+        pieces.append(piece)
+        length += len(piece)
+        if length > limit:
+            return "".join(pieces)[:limit] + " ... (shortened)"
+    return "".join(pieces)
+
+
+def _pieces(value: object, *, limit: int, quoted: bool = True, level: int = 0) -> Iterator[str]:
+    match value:
+        case str():
+            part = value[: limit + 1]
+            yield repr(part) if quoted else part
+        case bytes():
+            yield repr(value[: limit + 1])
+        case bool():
+            yield str(value)
+        case int() if value.bit_length() > 256:
+            yield f"a whole number of {value.bit_length()} bits"
+        case Mapping() | list() | tuple() | set() | frozenset() if level > 8:
+            yield "..."
+        case Mapping():
+            yield "{"
+            for number, (key, item) in enumerate(value.items()):
+                yield ", " if number else ""
+                yield from _pieces(key, limit=limit, level=level + 1)
+                yield ": "
+                yield from _pieces(item, limit=limit, level=level + 1)
+            yield "}"
+        case list() | tuple() | set() | frozenset():
+            first, last = {list: "[]", tuple: "()"}.get(type(value), "{}")
+            yield first
+            for number, item in enumerate(islice(value, limit)):
+                yield ", " if number else ""
+                yield from _pieces(item, limit=limit, level=level + 1)
+            yield ("," if isinstance(value, tuple) and len(value) == 1 else "") + last
+        case _:
+            yield repr(value) if quoted else str(value)
+
 
 class ReencoderError(Exception):
     """Base of every expected error: the command line prints it and exits 2; anything else is a bug.
 
     `what` says what is wrong; `where` names a file, key or track; `value` is what was found; `remedy` says what to do.
+    The message shortens them where they are long; the attributes keep them whole.
     """
 
     def __init__(self, what: str, *, where: object = None, value: object = None, remedy: str | None = None) -> None:
         self.what, self.where, self.value, self.remedy = what, where, value, remedy
-        lines = [what if where is None else f"{where}: {what}"]
+        said = shown(what, limit=MOST_SAID)
+        lines = [said if where is None else f"{shown(where)}: {said}"]
         if value is not None:
-            lines.append(f"  found: {value}")
+            lines.append(f"  found: {shown(value)}")
         if remedy is not None:
-            lines.append(f"  remedy: {remedy}")
+            lines.append(f"  remedy: {shown(remedy)}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
