@@ -24,13 +24,15 @@ from reencoder_eval.latent_diagnostics import DIAGNOSTICS_VERSION, diagnose
 from reencoder_eval.latent_figure import latent_figure
 from reencoder_eval.listening_page import write_report
 from reencoder_eval.paper import TABLE_1
-from reencoder_eval.run_folder import AUTOENCODER, COSTS, LATENTS_FIGURE, plain, read_json, write_json
+from reencoder_eval.run_contents import costs_of
+from reencoder_eval.run_folder import AUTOENCODER, LATENTS_FIGURE, OWN, plain, read_json, working_in, write_json
 from reencoder_eval.systems import systems_of
 from reencoder_eval.tables import Summary, write_tables
 from reencoder_eval.weights_record import weights_record
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.durable import write_whole
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.own_folder import require_own_folder
 from reencoder_pipeline.tasks import get_task
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def evaluate_autoencoder(
     same weights, audio and measures are kept.
     """
     asked = dict(locals())
+    require_own_folder(out, marks=OWN)
     if device == "cuda" and not torch.cuda.is_available():
         raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
     if not source.exists():
@@ -82,69 +85,69 @@ def evaluate_autoencoder(
     systems = [system for system in systems_of(get_task("bwe"), coder, device=device) if system.name in ROWS]
     described = describe(choice, listening_clips=listening_clips)
 
-    out.mkdir(parents=True, exist_ok=True)
-    write_run(
-        out,
-        choice,
-        systems,
-        title=f"Autoencoder {name}: reconstruction",
-        task="bwe",
-        split=split,
-        seed=seed,
-        clip_seconds=clip_seconds,
-        autoencoder=coder,
-        resampler=resampler,
-        listening_clips=listening_clips,
-    )
-    evaluation = run_systems(
-        systems,
-        choice.clips,
-        autoencoder=coder,
-        task=get_task("bwe"),
-        resampler=resampler,
-        listening_clips=listening_clips,
-        device=device,
-        workers=workers,
-        out=out,
-        failures=[{"where": str(e.where), "what": e.what, "found": str(e.value)} for e in choice.failures],
-    )
-    summary = write_tables(out)
-    write_report(out)
+    with working_in(out):
+        write_run(
+            out,
+            choice,
+            systems,
+            title=f"Autoencoder {name}: reconstruction",
+            task="bwe",
+            split=split,
+            seed=seed,
+            clip_seconds=clip_seconds,
+            autoencoder=coder,
+            resampler=resampler,
+            listening_clips=listening_clips,
+        )
+        evaluation = run_systems(
+            systems,
+            choice.clips,
+            autoencoder=coder,
+            task=get_task("bwe"),
+            resampler=resampler,
+            listening_clips=listening_clips,
+            device=device,
+            workers=workers,
+            out=out,
+            failures=[{"where": str(e.where), "what": e.what, "found": str(e.value)} for e in choice.failures],
+        )
+        summary = write_tables(out)
+        write_report(out)
 
-    excerpts: Sequence[Excerpt] = []
-    if diagnostic_clips:
-        first = choice.clips[:diagnostic_clips]
-        excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=resampler)
-    diagnostics = diagnosed(coder, excerpts, seed=seed, device=device, known=read_json(out / AUTOENCODER))
-    report = {
-        "format": FORMAT,
-        "name": name,
-        "autoencoder": {
-            **coder.spec.to_dict(),
-            "frame_rate": float(coder.spec.frame_rate),
-            "context": coder.context,
-            "local": coder.local,
-            "licence": coder.licence,
-        },
-        "weights": weights,
-        "size": sizes(coder, read_json(out / COSTS)),
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()},
-        "clips": {
-            "count": summary.clips,
-            "tracks": summary.tracks,
-            "silent": summary.silent,
-            "failures": len(evaluation.failures),
-            "ids": [clip["id"] for clip in described["clips"]],
-        },
-        "scores": scores(summary),
-        "paper": paper_scores(),
-        "diagnostics": diagnostics,
-        "versions": versions(),
-    }
-    report = finite(report)
-    if diagnostics is not None:
-        write_whole(out / LATENTS_FIGURE, latent_figure(report["diagnostics"], title=figure_title(report)))
-    write_json(out / AUTOENCODER, report)
+        excerpts: Sequence[Excerpt] = []
+        if diagnostic_clips:
+            first = choice.clips[:diagnostic_clips]
+            excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=resampler)
+        diagnostics = diagnosed(coder, excerpts, seed=seed, device=device, known=read_json(out / AUTOENCODER))
+        report = {
+            "format": FORMAT,
+            "name": name,
+            "autoencoder": {
+                **coder.spec.to_dict(),
+                "frame_rate": float(coder.spec.frame_rate),
+                "context": coder.context,
+                "local": coder.local,
+                "licence": coder.licence,
+            },
+            "weights": weights,
+            "size": sizes(coder, costs_of(out)),
+            "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()},
+            "clips": {
+                "count": summary.clips,
+                "tracks": summary.tracks,
+                "silent": summary.silent,
+                "failures": len(evaluation.failures),
+                "ids": [clip["id"] for clip in described["clips"]],
+            },
+            "scores": scores(summary),
+            "paper": paper_scores(),
+            "diagnostics": diagnostics,
+            "versions": versions(),
+        }
+        report = finite(report)
+        if diagnostics is not None:
+            write_whole(out / LATENTS_FIGURE, latent_figure(report["diagnostics"], title=figure_title(report)))
+        write_json(out / AUTOENCODER, report)
     return report, evaluation
 
 
@@ -162,7 +165,7 @@ def diagnosed(
     made_of = [DIAGNOSTICS_VERSION, seed, coder.spec.to_dict(), hasattr(coder, "posterior")]
     key = hashlib.sha256(json.dumps([*made_of, *(one.digest for one in excerpts)]).encode()).hexdigest()
     before = (known or {}).get("diagnostics")
-    if before is not None and before["key"] == key:
+    if isinstance(before, dict) and before.get("key") == key:
         return before
     interval = 0.1 if sys.stderr.isatty() else 30.0
     with tqdm(total=len(excerpts), unit="excerpt", desc="latents", file=sys.stderr, mininterval=interval) as progress:

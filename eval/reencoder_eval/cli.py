@@ -116,10 +116,14 @@ def tables(
 def report(run: Annotated[Path, typer.Argument(help="the folder of a finished run")]) -> None:
     """Write tables, figures and page of a run anew, from what its folder holds. Prints the path of the page."""
     from reencoder_eval.listening_page import write_report
+    from reencoder_eval.run_contents import description_of
+    from reencoder_eval.run_folder import working_in
     from reencoder_eval.tables import write_tables
 
-    write_tables(run)
-    typer.echo(write_report(run))
+    description_of(run)  # it is the folder of an evaluation, or an error
+    with working_in(run):
+        write_tables(run)
+        typer.echo(write_report(run))
 
 
 @app.command()
@@ -146,10 +150,10 @@ def card(  # noqa: PLR0917, typer reads the signature
 
 def print_tables(run: Path, *, against: str | None = None, as_json: bool, markdown: bool) -> None:
     from reencoder_eval import tables, text_table
-    from reencoder_eval.run_folder import COSTS, LATENT_SCORES, SCORES, read_json, read_rows
+    from reencoder_eval.run_contents import costs_of, finished_scores, latent_scores_of
 
-    summary = tables.summarise(read_rows(run / SCORES), against=against)
-    texts = tables.text_tables(summary, read_json(run / COSTS), read_json(run / LATENT_SCORES))
+    summary = tables.summarise(finished_scores(run), against=against)
+    texts = tables.text_tables(summary, costs_of(run), latent_scores_of(run))
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     elif markdown:

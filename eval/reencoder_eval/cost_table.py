@@ -59,7 +59,7 @@ def count_notes(costs: Costs | None) -> list[str]:
     if costs is None:
         return []
     counts = [*costs["autoencoder"].values(), *(cost["module"] for cost in costs["systems"].values())]
-    return list(dict.fromkeys(count["note"] for count in counts if count and count["note"]))
+    return list(dict.fromkeys(count["note"] for count in counts if count and count.get("note")))
 
 
 def _cost(system: str, costs: Costs | None) -> Mapping[str, Any] | None:

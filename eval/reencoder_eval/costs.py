@@ -16,9 +16,10 @@ import torch
 
 from reencoder_eval.clips import ClipAudio
 from reencoder_eval.flops import FlopCount
-from reencoder_eval.run_folder import read_json, write_json
-from reencoder_eval.systems import System, count_pass
-from reencoder_pipeline.errors import EvaluationError
+from reencoder_eval.run_contents import read_costs
+from reencoder_eval.run_folder import write_json
+from reencoder_eval.systems import System, count_pass, estimate_of
+from reencoder_pipeline.errors import EvaluationError, ReencoderError
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -34,15 +35,16 @@ def measure_costs(
     digests = {system.name: system.digest for system in systems}
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name() if device == "cuda" else cpu
-    known = read_json(path)
-    if known and known["digests"] == digests and known["machine"] == machine:
+    known = read_costs(path)
+    if known and known["digests"] == digests and known["machine"] == machine and "failed" not in known:
         return
     calls = {
-        system.name: partial(system.run, audio)
+        system.name: partial(estimate_of, system, audio)
         for system in systems
         if system.run is not None and system.scored == "all" and (system.stages or system.count)
     }
-    speeds, peaks = speed_and_memory(calls, device=device)
+    failed = failing(calls)
+    speeds, peaks = speed_and_memory({name: calls[name] for name in calls if name not in failed}, device=device)
     seconds = (audio.length - 2 * audio.margin) / audio.sample_rate
     values = {
         "digests": digests,
@@ -61,8 +63,20 @@ def measure_costs(
             for system in systems
             if system.scored == "all"
         },
+        **({"failed": failed} if failed else {}),  # they are measured again
     }
     write_json(path, values)
+
+
+def failing(calls: Mapping[str, Callable[[], object]]) -> dict[str, str]:
+    """Those that fail on this clip, and how: as rows they are failures, and what they cost is not known."""
+    failed = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except ReencoderError as error:
+            failed[name] = str(error)
+    return failed
 
 
 def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 import torch
 from tqdm import tqdm
 
@@ -24,28 +24,32 @@ from reencoder_eval.latent_distance import encode_clip
 from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_record
 from reencoder_eval.listening_page import write_report
 from reencoder_eval.listening_quality import require_available
+from reencoder_eval.run_contents import read_scores
 from reencoder_eval.run_folder import (
     AUDIO,
     COSTS,
     EXTERNAL,
     FAILURES,
     JOURNAL,
-    LATENTS,
+    OWN,
     REFERENCE,
     RUN,
     SCORES,
     append_row,
     audio_path,
-    read_rows,
+    remove_stale,
+    working_in,
+    write_audio,
     write_json,
     write_rows,
 )
 from reencoder_eval.scoring import SCORING_VERSION, Quality, Scores, scoring_processes
-from reencoder_eval.systems import System, systems_of
+from reencoder_eval.systems import System, estimate_of, systems_of
 from reencoder_eval.tables import write_tables
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.corpus import Track, assign_splits, read_corpus
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
+from reencoder_pipeline.own_folder import require_own_folder
 from reencoder_pipeline.tasks import Task, get_task
 from reencoder_trainer.module_source import find_module
 from reencoder_trainer.trained_module import load_module
@@ -94,6 +98,7 @@ def evaluate(
     to the same audio, the same system and the same metrics.
     """
     require_available(quality)
+    require_own_folder(out, marks=OWN)  # before the work of choosing clips and loading models
     if device == "cuda" and not torch.cuda.is_available():
         raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
     tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
@@ -114,35 +119,35 @@ def evaluate(
         seed=seed,
         device=device,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    write_run(
-        out,
-        choice,
-        systems,
-        title=TITLES[task],
-        task=task,
-        split=split,
-        seed=seed,
-        clip_seconds=clip_seconds,
-        autoencoder=coder,
-        resampler=resampler,
-        listening_clips=listening_clips,
-    )
-    evaluation = run_systems(
-        systems,
-        choice.clips,
-        autoencoder=coder,
-        task=get_task(task),
-        resampler=resampler,
-        listening_clips=listening_clips,
-        device=device,
-        workers=workers,
-        out=out,
-        quality=quality,
-        failures=[_failure(error, where=error.where) for error in choice.failures],
-    )
-    write_tables(out)
-    write_report(out)
+    with working_in(out):
+        write_run(
+            out,
+            choice,
+            systems,
+            title=TITLES[task],
+            task=task,
+            split=split,
+            seed=seed,
+            clip_seconds=clip_seconds,
+            autoencoder=coder,
+            resampler=resampler,
+            listening_clips=listening_clips,
+        )
+        evaluation = run_systems(
+            systems,
+            choice.clips,
+            autoencoder=coder,
+            task=get_task(task),
+            resampler=resampler,
+            listening_clips=listening_clips,
+            device=device,
+            workers=workers,
+            out=out,
+            quality=quality,
+            failures=[_failure(error, where=error.where) for error in choice.failures],
+        )
+        write_tables(out)
+        write_report(out)
     return evaluation
 
 
@@ -216,7 +221,7 @@ def run_systems(
     that came before. EvaluationError when nothing at all could be scored.
     """
     (out / AUDIO).mkdir(parents=True, exist_ok=True)
-    known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_rows(out / name)}
+    known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_scores(out / name)}
     write_rows(out / JOURNAL, known.values())
     rows, failed = [], list(failures)
     references: dict[str, str] = {}  # clip -> key of the record of its reference's latents
@@ -240,15 +245,15 @@ def run_systems(
             return row, scores
         assert system.run is not None
         try:
-            estimate = system.run(audio)
+            estimate = estimate_of(system, audio)
+            if whole:
+                latents = encode_clip(estimate, autoencoder=autoencoder, device=device)
+                write_record(record_path(out, key), LatentRecord.of(latents, reference))
         except ReencoderError as error:
             scores.set_exception(error)
             return row, scores
-        if whole and np.isfinite(estimate).all():
-            latents = encode_clip(estimate, autoencoder=autoencoder, device=device)
-            write_record(record_path(out, key), LatentRecord.of(latents, reference))
         if whole and keep_audio:
-            _write_audio(files[-1], estimate, audio.sample_rate)
+            write_audio(files[-1], estimate, audio.sample_rate)
         settings = {"task": task.name, "scored": system.scored, "quality": tuple(quality)}
         return row, submit(estimate, audio.stack(task.targets), audio.sample_rate, **settings)
 
@@ -266,11 +271,16 @@ def run_systems(
                 progress.unpause()  # the time left is that of the scores
                 costed = True
             latents = encode_clip(audio.stack(task.targets), autoencoder=autoencoder, device=device)
+            try:
+                write_record(record_path(out, audio.digest), LatentRecord.of(latents, latents))
+            except EvaluationError as error:
+                failed.append(_failure(error, where=clip.id))
+                progress.update(len(runnable))
+                continue
             references[clip.id] = audio.digest
-            write_record(record_path(out, audio.digest), LatentRecord.of(latents, latents))
             listened = number < listening_clips
             if listened:
-                _write_audio(audio_path(out, clip.id, REFERENCE), audio.stack(task.targets), audio.sample_rate)
+                write_audio(audio_path(out, clip.id, REFERENCE), audio.stack(task.targets), audio.sample_rate)
             for system in runnable:
                 yield job(system, audio, latents, keep_audio=listened)
 
@@ -284,6 +294,11 @@ def run_systems(
                 rows.append({**row, "scores": scores.result()})
             except ReencoderError as error:
                 failed.append(_failure(error, where=f"{row['clip']}, {row['label']}"))
+            except BrokenProcessPool:
+                raise EvaluationError(
+                    "a process that scores was ended", where=f"{row['clip']}, {row['label']}",
+                    remedy="was there too little memory? Fewer workers need less; the same command goes on",
+                ) from None  # fmt: skip
             else:
                 if row["key"] not in known:
                     append_row(out / JOURNAL, rows[-1])
@@ -294,7 +309,8 @@ def run_systems(
     add_latent_scores(out, rows, references)
     write_rows(out / SCORES, rows)
     (out / JOURNAL).unlink()
-    _remove_stale(out, rows, listening=[clip.id for clip in clips[:listening_clips]], references=references)
+    listening = [clip.id for clip in clips[:listening_clips]]
+    remove_stale(out, kept=_files_of(out, rows, listening=listening, references=references))
     return Evaluation(tuple(rows), tuple(failed))
 
 
@@ -327,19 +343,10 @@ def _failure(error: ReencoderError, *, where: object) -> dict[str, str]:
     return {"where": str(where), "what": error.what, "found": str(error.value)}
 
 
-def _remove_stale(
+def _files_of(
     out: Path, rows: Sequence[Mapping[str, Any]], *, listening: Sequence[str], references: Mapping[str, str]
-) -> None:
-    """Audio and latents of earlier versions of a system, or of clips that are no longer listened to."""
-    kept = {audio_path(out, clip, REFERENCE) for clip in listening}
-    kept |= {audio_path(out, row["clip"], row["system"], key=row["key"]) for row in rows if row["clip"] in listening}
-    kept |= {record_path(out, key) for key in (*references.values(), *(row["key"] for row in rows))}
-    for file in {*(out / AUDIO).glob("*.flac"), *(out / LATENTS).glob("*.npz")} - kept:
-        file.unlink()
-
-
-def _write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
-    """(channels, samples) -> 16-bit FLAC, beside and renamed; what exceeds full scale is clipped."""
-    beside = path.with_suffix(".tmp")
-    soundfile.write(str(beside), audio.T, sample_rate, format="FLAC", subtype="PCM_16")  # (C, n) -> (n, C)
-    beside.replace(path)
+) -> set[Path]:
+    """The audio of the clips that are listened to, and the latents of all."""
+    files = {audio_path(out, clip, REFERENCE) for clip in listening}
+    files |= {audio_path(out, row["clip"], row["system"], key=row["key"]) for row in rows if row["clip"] in listening}
+    return files | {record_path(out, key) for key in (*references.values(), *(row["key"] for row in rows))}

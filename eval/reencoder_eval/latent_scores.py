@@ -7,7 +7,8 @@ until then, found again by the key of its row when an interrupted run goes on.
 
 from __future__ import annotations
 
-import os
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -20,6 +21,7 @@ import numpy as np
 from reencoder_eval.latent_distance import FrechetStatistics, frechet_distance
 from reencoder_eval.latent_statistics import SMALLEST_STD
 from reencoder_eval.run_folder import LATENT_SCORES, LATENTS, write_json
+from reencoder_pipeline.durable import write_whole
 from reencoder_pipeline.errors import EvaluationError
 
 
@@ -41,20 +43,40 @@ def record_path(run: Path, key: str) -> Path:
 
 
 def write_record(path: Path, record: LatentRecord) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    statistics = record.statistics
-    with beside.open("wb") as file:
-        np.savez(
-            file, count=statistics.count, mean=statistics.mean, scatter=statistics.scatter, distance=record.distance
+    """EvaluationError where a value is not a finite number: an autoencoder gave it."""
+    statistics, content = record.statistics, io.BytesIO()
+    if not _finite(record):
+        raise EvaluationError(
+            "latents of its output hold values that are not finite numbers", remedy="check the system's output"
         )
-    beside.replace(path)
+    np.savez(
+        content, count=statistics.count, mean=statistics.mean, scatter=statistics.scatter, distance=record.distance
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content.getbuffer())
 
 
 def read_record(path: Path) -> LatentRecord:
-    with np.load(path, allow_pickle=False) as values:
-        statistics = FrechetStatistics(int(values["count"]), values["mean"], values["scatter"])
-        return LatentRecord(statistics, values["distance"])
+    try:
+        with zipfile.ZipFile(path) as archive:  # written without compression: it unpacks to no more than its size
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
+        with np.load(path, allow_pickle=False) as values:
+            statistics = FrechetStatistics(int(values["count"]), values["mean"], values["scatter"])
+            record = LatentRecord(statistics, values["distance"])
+        channels = len(statistics.mean)
+        shapes = statistics.mean.shape, statistics.scatter.shape, record.distance.shape
+        if shapes != ((channels,), (channels, channels), (channels,)) or not _finite(record) or statistics.count < 1:
+            raise ValueError(f"shapes {shapes}, {statistics.count} frames")
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        remedy = "remove the file and evaluate again"
+        raise EvaluationError("damaged statistics of latents", where=path, value=error, remedy=remedy) from None
+    return record
+
+
+def _finite(record: LatentRecord) -> bool:
+    statistics = record.statistics
+    return all(np.isfinite(one).all() for one in (statistics.mean, statistics.scatter, record.distance))
 
 
 def add_latent_scores(run: Path, rows: Sequence[dict[str, Any]], references: Mapping[str, str]) -> None:

@@ -20,18 +20,13 @@ from reencoder_eval.figures import as_file, balance_chart, spectrogram_pictures,
 from reencoder_eval.loudness import integrated_loudness, matching_gains
 from reencoder_eval.metrics import EDGE_HZ
 from reencoder_eval.paper import PAPER_TABLES
+from reencoder_eval.run_contents import costs_of, description_of, finished_scores, read_failures
 from reencoder_eval.run_folder import (
     BALANCES,
     CHART,
-    COSTS,
-    FAILURES,
     REFERENCE,
     REPORT,
-    RUN,
-    SCORES,
     audio_path,
-    read_json,
-    read_rows,
 )
 from reencoder_eval.system_names import MODULES
 from reencoder_eval.tables import Summary, mean_of, summarise, text_tables
@@ -48,10 +43,7 @@ def write_report(run: Path) -> Path:
 
     The audio of the listening clips is embedded as FLAC: lossy formats would cut the band that is being judged.
     """
-    description = read_json(run / RUN)
-    if description is None:
-        raise EvaluationError("not the folder of an evaluation", where=run, remedy="run reencoder-eval CONFIG")
-    rows, costs = read_rows(run / SCORES), read_json(run / COSTS)
+    description, rows, costs = description_of(run), finished_scores(run), costs_of(run)
     summary = summarise(rows)
     listening = [clip for clip in description["clips"] if clip["id"] in description["listening"]]
     chart, balances = stft_d_chart(summary, costs), balance_chart(rows)
@@ -79,7 +71,7 @@ def write_report(run: Path) -> Path:
         columns=[_heading(column) for column in main_columns(summary.task)],
         paper=paper_rows(summary.task),
         here=here_rows(summary, costs),
-        failures=read_rows(run / FAILURES),
+        failures=read_failures(run),
         split_interval=split_interval,
         edge_percent=100 * (1 - EDGE_HZ / (description["sample_rate"] / 2)),  # from the top of a spectrogram
     )
@@ -103,7 +95,7 @@ def listening_clip(
     present = [name for name in labels if name in files and files[name].is_file()]
     if not present:
         return {**clip, "signals": [], "pair": (), "rate": 1, "seconds": 0}
-    sounds = [soundfile.read(str(files[name]), dtype="float32", always_2d=True) for name in present]
+    sounds = [_read_audio(files[name]) for name in present]
     audio = [samples.T for samples, _ in sounds]  # (n, C) -> (C, n)
     rate = sounds[0][1]
     loudness = [_loudness_as_played(signal, sample_rate=rate) for signal in audio]
@@ -125,6 +117,16 @@ def listening_clip(
     ours = (place for place, name in enumerate(present) if name.startswith(MODULES))
     pair = (0, next(ours, 1))  # what A/B/X compares until the listener chooses
     return {**clip, "signals": signals, "pair": pair, "rate": rate, "seconds": audio[0].shape[1] / rate}
+
+
+def _read_audio(path: Path) -> tuple[np.ndarray, int]:
+    """(samples, channels) and the rate."""
+    try:
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        remedy = "remove the file and evaluate again"
+        raise EvaluationError("cannot be read as audio", where=path, value=error, remedy=remedy) from None
+    return np.asarray(samples), rate
 
 
 def _loudness_as_played(audio: np.ndarray, *, sample_rate: int) -> float | None:

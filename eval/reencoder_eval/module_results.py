@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reencoder_eval.run_folder import COSTS, RUN, SCORES, read_json, read_rows
+from reencoder_eval.run_contents import costs_of, description_of, finished_scores
 from reencoder_eval.system_names import CEILING_ROW, INPUT_ROWS, LAMBDA, MODULES, START_ROWS
 from reencoder_eval.tables import Summary, correlation_table, summarise, text_tables
 from reencoder_eval.text_table import markdown
@@ -28,10 +27,9 @@ def card_with_results(
 
 def results_of(run: Path, *, row: str) -> str:
     """Markdown: distances of the module, the input, the autoencoder and its reconstruction; of m2s figure 3 too."""
-    rows = read_rows(run / SCORES)
-    about = json.loads((run / RUN).read_text(encoding="utf-8"))
+    rows, about = finished_scores(run), description_of(run)
     chosen = only(summarise(rows), row=row, where=run)
-    tables = [table for table in text_tables(chosen, read_json(run / COSTS)) if len(table.rows) > 1][:2]
+    tables = [table for table in text_tables(chosen, costs_of(run)) if len(table.rows) > 1][:2]
     labels = {one["label"] for one in rows if module_of(one["system"]) == row}
     if figure_3 := {label: r for label, r in chosen.correlations.items() if label in labels}:
         tables.append(correlation_table(replace(chosen, correlations=figure_3)))

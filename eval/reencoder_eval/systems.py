@@ -19,7 +19,8 @@ from reencoder_eval.flops import FlopCount, count_flops
 from reencoder_eval.system_names import AFTER, CEILING_ROW, CONDITIONS, LAMBDA, MODULES, SHARES, START_ROWS
 from reencoder_pipeline.audio import low_band
 from reencoder_pipeline.corpus import file_digest
-from reencoder_pipeline.errors import CheckpointError, EvaluationError
+from reencoder_pipeline.durable import FULL_DISK
+from reencoder_pipeline.errors import CheckpointError, EvaluationError, ReencoderError
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.condition import interpolated
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
     from reencoder_trainer.trained_module import TrainedModule
 
+NOT_FINITE = "the audio holds values that are not finite numbers"
 Stage = Literal["encode", "decode"]
 BOTH: tuple[Stage, ...] = ("encode", "decode")
 
@@ -233,6 +235,26 @@ def module_systems(
         )
         for share in SHARES
     )
+
+
+def estimate_of(system: System, audio: ClipAudio) -> np.ndarray:
+    """What a system makes of a clip. EvaluationError for whatever goes wrong in it: a failing system is a failure of
+    its row, and not the end of an evaluation."""
+    assert system.run is not None, "a row without weights is never run"
+    try:
+        estimate = system.run(audio)
+    except ReencoderError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise
+        raise EvaluationError(
+            "the system failed", where=system.label, value=f"{type(error).__name__}: {error}"
+        ) from error
+    if not np.isfinite(estimate).all():
+        remedy = "check the system's weights"
+        raise EvaluationError(NOT_FINITE, where=system.label, remedy=remedy)
+    return estimate
 
 
 def through_autoencoder(

@@ -17,7 +17,8 @@ import numpy as np
 
 from reencoder_eval.columns import BALANCE, GROUPS, Column, Group, task_of
 from reencoder_eval.cost_table import Costs, cost_table, module_gflops, passes_gflops, times_real_time
-from reencoder_eval.run_folder import COSTS, LATENT_SCORES, MARKDOWN, SCORES, TABLES, read_json, read_rows, write_json
+from reencoder_eval.run_contents import costs_of, finished_scores, latent_scores_of
+from reencoder_eval.run_folder import MARKDOWN, TABLES, write_json
 from reencoder_eval.system_names import CEILING_ROW, MODULES, START_ROWS
 from reencoder_eval.text_table import NOTHING, TextTable, markdown, number
 from reencoder_pipeline.durable import write_text
@@ -216,9 +217,9 @@ def _interval(value: float, resampled: np.ndarray) -> Interval:
 
 def write_tables(run: Path) -> Summary:
     """tables.json and tables.md of a run folder, from its scores (and its costs, where there are any)."""
-    summary = summarise(read_rows(run / SCORES))
+    summary = summarise(finished_scores(run))
     write_json(run / TABLES, summary.to_dict())
-    tables = text_tables(summary, read_json(run / COSTS), read_json(run / LATENT_SCORES))
+    tables = text_tables(summary, costs_of(run), latent_scores_of(run))
     write_text(run / MARKDOWN, "\n".join(markdown(table) for table in tables))
     return summary
 

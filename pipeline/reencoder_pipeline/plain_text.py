@@ -7,6 +7,7 @@ import re
 # Control characters, bytes that are no text, breaks of lines, and what turns the direction of writing.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))")
+_INSIDE = re.compile(r"(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])")
 _NUMBERS = re.compile(r"\\\[([-+0-9.,%a-z ]*)\\\](?![(\[:])")
 
 
@@ -31,8 +32,8 @@ def markdown_text(value: object) -> str:
 
 
 def markdown_cell(value: object) -> str:
-    """The same, but intervals as [1.30, 1.52] keep their brackets, which are no link."""
-    return _NUMBERS.sub(r"[\1]", markdown_text(value))
+    """The same, but intervals as [1.30, 1.52] keep their brackets, which are no link, and x86_64 its bar."""
+    return _INSIDE.sub("_", _NUMBERS.sub(r"[\1]", markdown_text(value)))
 
 
 def markdown_code(value: object) -> str:

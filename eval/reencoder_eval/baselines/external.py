@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +17,14 @@ import soundfile
 
 from reencoder_eval.baselines.baseline import Baseline, digest_of
 from reencoder_pipeline.audio import resample
+from reencoder_pipeline.durable import write_whole
 from reencoder_pipeline.errors import ConfigError, EvaluationError
+from reencoder_pipeline.programs import run_program
 from reencoder_pipeline.tasks import Task
 
 TAIL = 600  # characters of a failing program's last words
 SLACK_SECONDS = 0.1  # what an output may lack at its end; more means that it is another piece
+MOST_CHANNELS = 64
 PLACES = {"input", "output", "outdir"}
 
 
@@ -32,8 +35,9 @@ class ExternalProgram:
     `cmd` is split like a command line; then {input} becomes a 32-bit float WAV file at `sample_rate` (None: the full
     rate), {outdir} an empty folder and {output} a WAV path in it. The one file there that matches the pattern `output`
     is the result, at any rate, with as many channels as the task has targets (or one, for all). It comes `delay`
-    samples late, at the full rate. A program that fails, takes longer than `timeout` seconds or writes nothing has
-    failed on that clip, with the end of what it said.
+    samples late, at the full rate. A program that fails, takes longer than `timeout` seconds, or writes nothing or
+    what is no audio has failed on that clip, with the end of what it said. It is done when its own process ends; what
+    else it has started is killed then, as at the limit of time.
     """
 
     label: str
@@ -58,14 +62,22 @@ class ExternalProgram:
 
         def run(audio: np.ndarray, rate: int) -> np.ndarray:
             file = kept / f"{hashlib.sha256(f'{digest}/{rate}/'.encode() + audio.tobytes()).hexdigest()}.wav"
-            if not file.is_file():
-                with tempfile.TemporaryDirectory(prefix="reencoder-") as folder:
-                    made = _run(self, words, audio, rate, folder=Path(folder))
-                    kept.mkdir(parents=True, exist_ok=True)
-                    beside = file.with_suffix(f".{os.getpid()}.tmp")
-                    shutil.copyfile(made, beside)
-                    beside.replace(file)
-            return _in_step(_read(file, rate), self, targets=len(task.targets), length=audio.shape[-1], rate=rate)
+            expected = {"targets": len(task.targets), "length": audio.shape[-1], "rate": rate}
+            if (made := _kept(file, self, **expected)) is not None:
+                return made
+            try:
+                with tempfile.TemporaryDirectory(prefix="reencoder-", ignore_cleanup_errors=True) as folder:
+                    result = _run(self, words, audio, rate, folder=Path(folder))
+                    made = _in_step(_read(result, self, length=audio.shape[-1], rate=rate), self, **expected)
+                    content = result.read_bytes()
+            except OSError as error:
+                raise EvaluationError(
+                    "the folder for temporary files cannot be used", where=error.filename or tempfile.gettempdir(),
+                    value=error.strerror, remedy="make room there, or set TMPDIR to another folder",
+                ) from None  # fmt: skip
+            kept.mkdir(parents=True, exist_ok=True)
+            write_whole(file, content)
+            return made
 
         return Baseline(f"external:{self.label}", self.label, f"the program `{self.cmd}`", task.name, digest, run)
 
@@ -93,28 +105,27 @@ def _run(program: ExternalProgram, words: list[str], audio: np.ndarray, rate: in
     source, made = folder / "input.wav", folder / "out"
     made.mkdir()
     given = audio if at == rate else resample(audio, rate, at, resampler="soxr_vhq")
-    soundfile.write(str(source), given.T, at, subtype="FLOAT")  # (1, n) -> (n, 1)
+    content = io.BytesIO()  # libsndfile does not say why a write failed
+    soundfile.write(content, given.T, at, format="WAV", subtype="FLOAT")  # (1, n) -> (n, 1)
+    source.write_bytes(content.getbuffer())
     places = {"input": str(source), "output": str(made / "output.wav"), "outdir": str(made)}
     command = [word.format(**places) for word in words]
-    name = words[0]
+    name = f"{program.label} ({words[0]})"
     try:
-        result = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            timeout=program.timeout,
-            cwd=folder,
-            env={**os.environ, **program.environment},
-            stdin=subprocess.DEVNULL,
+        ended = run_program(
+            command, timeout=program.timeout, cwd=folder, environment={**os.environ, **program.environment}
         )
-    except subprocess.TimeoutExpired:
-        value = f"more than {program.timeout:g} s"
-        raise EvaluationError("the program took too long", where=name, value=value) from None
-    except OSError as error:
-        raise EvaluationError("the program cannot be started", where=name, value=str(error)) from None
-    said = (result.stderr + result.stdout).decode(errors="replace").strip()[-TAIL:]
-    if result.returncode != 0:
-        raise EvaluationError(f"the program ended with code {result.returncode}", where=name, value=said)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the command or the environment
+        raise EvaluationError(
+            "the program cannot be started", where=name, value=error, remedy="correct cmd, or leave the program out"
+        ) from None
+    said = ended.said[-TAIL:]
+    if ended.code is None:
+        value = f"more than {program.timeout:g} s; {said}"
+        raise EvaluationError("the program took too long", where=name, value=value, remedy="raise its timeout")
+    if ended.code != 0:
+        remedy = "try the command by hand"
+        raise EvaluationError(f"the program ended with code {ended.code}", where=name, value=said, remedy=remedy)
     files = [file for file in sorted(made.rglob(program.output)) if file.is_file()]
     if len(files) != 1:
         raise EvaluationError(
@@ -126,13 +137,37 @@ def _run(program: ExternalProgram, words: list[str], audio: np.ndarray, rate: in
     return files[0]
 
 
-def _read(file: Path, rate: int) -> np.ndarray:
-    """(channels, samples) at `rate`."""
+def _kept(file: Path, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray | None:
+    """What the program made of the same before; None where that is not there, or is damaged."""
+    if not file.is_file():
+        return None
     try:
-        samples, own_rate = soundfile.read(str(file), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        file.unlink(missing_ok=True)  # or it would be found again
-        raise EvaluationError("what the program wrote is no audio", where=file, value=str(error)) from None
+        return _in_step(
+            _read(file, program, length=length, rate=rate), program, targets=targets, length=length, rate=rate
+        )
+    except EvaluationError:
+        return None
+
+
+def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np.ndarray:
+    """(channels, samples) at `rate`; no more than is needed of a file that is much too long."""
+    try:
+        with soundfile.SoundFile(os.fsencode(file)) as sound:  # type: ignore[arg-type], bytes are read
+            if sound.channels > MOST_CHANNELS:
+                raise EvaluationError("wrong number of channels", where=program.label, value=f"{sound.channels}")
+            own_rate = sound.samplerate
+            needed = (length + program.delay) * own_rate // rate + own_rate
+            samples = sound.read(min(needed, sound.frames), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, MemoryError) as error:
+        raise EvaluationError(
+            "what the program wrote is no audio", where=program.label, value=f"{file.name}: {error}",
+            remedy="correct cmd, or the pattern `output`",
+        ) from None  # fmt: skip
+    if not np.isfinite(samples).all():
+        raise EvaluationError(
+            "the program wrote values that are not finite numbers", where=program.label, value=file.name,
+            remedy="correct the program or its settings",
+        )  # fmt: skip
     audio = np.ascontiguousarray(samples.T, dtype=np.float32)  # (n, C) -> (C, n)
     return audio if own_rate == rate else resample(audio, own_rate, rate)
 
