@@ -132,7 +132,7 @@ def upmix(  # noqa: PLR0917, typer reads the signature
 
 
 @app.command()
-def export(
+def export(  # noqa: PLR0917, typer reads the signature
     module: Annotated[str, typer.Argument(metavar="MODULE", help=MODULE_HELP)],
     out: Out,
     formats: Annotated[
@@ -141,12 +141,15 @@ def export(
     latents: Annotated[
         list[Path] | None, typer.Option("--latents", metavar="FILE", help="latents to compare on, beside random ones")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace files of these names, whoever made them")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a module as ONNX and as torch.export's .pt2, and compare what was written with the module."""
     from reencoder_eval.apply.export import export_and_compare
 
-    found = export_and_compare(module, out, formats=formats, latents=latents or [])
+    found = export_and_compare(module, out, formats=formats, latents=latents or [], overwrite=overwrite)
     for one in found:
         print(json.dumps(one.to_dict()) if as_json else one.text())
     if not all(one.agrees for one in found):

@@ -15,6 +15,7 @@ from reencoder_pipeline.errors import ConfigError
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
+OVERWRITE_HELP = "replace a file of that name that is no card of ours; cards are replaced anyway"
 Name = Annotated[str, typer.Argument(help="house, a file or folder of weights, a hub id, or package.module:function")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")]
 
@@ -79,7 +80,7 @@ def evaluate(
 
 
 @app.command()
-def card(
+def card(  # noqa: PLR0917, typer reads the signature
     autoencoder: Name,
     measured: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="what `evaluate` wrote")],
     out: Annotated[Path, typer.Option(metavar="FILE.md", help="the card")],
@@ -87,11 +88,12 @@ def card(
         Path | None, typer.Option(help="manifest of the music it was trained on; default: what is known of house")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="of the weights; default: what the autoencoder says")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Write the model card of an autoencoder from its measurements. Prints the path of the card."""
     from reencoder_eval.model_card import write_card
 
-    typer.echo(write_card(autoencoder, measured=measured, out=out, music=music, licence=licence))
+    typer.echo(write_card(autoencoder, measured=measured, out=out, music=music, licence=licence, overwrite=overwrite))
 
 
 def _print_tables(tables) -> None:

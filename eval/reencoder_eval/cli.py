@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reencoder_eval.config import EvalConfig
 
 DEFAULT = "run"
+OVERWRITE_HELP = "replace a file of that name that is no card of ours; cards are replaced anyway"
 
 
 class _WithDefault(TyperGroup):
@@ -134,17 +135,19 @@ def card(  # noqa: PLR0917, typer reads the signature
     name: Annotated[str | None, typer.Option(help="what the module is loaded by: a released name or a hub id")] = None,
     licence: Annotated[str | None, typer.Option(help="of the weights")] = None,
     out: Annotated[Path | None, typer.Option(help="a file; default: standard output")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Write the card of a module, with what evaluations found of it."""
+    from reencoder_eval.card_file import require_card_place, write_card_file
     from reencoder_eval.module_results import card_with_results
 
+    if out is not None:
+        require_card_place(out, overwrite=overwrite)
     text = card_with_results(module, row=row, runs=runs, name=name, licence=licence)
     if out is None:
         typer.echo(text, nl=False)
     else:
-        from reencoder_pipeline.durable import write_text
-
-        write_text(out, text)
+        write_card_file(out, text, overwrite=overwrite)
         typer.echo(out)
 
 

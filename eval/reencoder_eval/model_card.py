@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reencoder_eval.card_file import require_card_place, write_card_file
 from reencoder_eval.config import AutoencoderEvalConfig
 from reencoder_eval.findings import findings, number
 from reencoder_eval.report_tables import (
@@ -29,7 +30,6 @@ from reencoder_pipeline.autoencoder import HOUSE
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.debian_music import manifest_path
-from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.plain_text import markdown_code, markdown_text, printable
 
@@ -62,13 +62,19 @@ class Music:
     packages: tuple[Package, ...]
 
 
-def write_card(name: str, *, measured: Path, out: Path, music: Path | None, licence: str | None) -> Path:
+def write_card(
+    name: str, *, measured: Path, out: Path, music: Path | None, licence: str | None, overwrite: bool = False
+) -> Path:
     """EvaluationError where `measured` holds no measurements, or those of other weights than `name` has now."""
+    require_card_place(out, overwrite=overwrite)
     report = read_json(measured / AUTOENCODER)
     if report is None:
         remedy = f"run: reencoder-autoencoder evaluate {shlex.quote(name)} --set out={shlex.quote(str(measured))}"
         raise EvaluationError("there are no measurements", where=measured / AUTOENCODER, remedy=remedy)
-    require_same_weights(name, report, where=measured / AUTOENCODER)
+    try:
+        require_same_weights(name, report, where=measured / AUTOENCODER)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _of_another_version(measured / AUTOENCODER, error) from None
     manifest = music or (manifest_path() if name == HOUSE else None)
     options = {"--music": music, "--licence": licence}
     words = [word for key, value in options.items() if value is not None for word in (key, str(value))]
@@ -80,8 +86,7 @@ def write_card(name: str, *, measured: Path, out: Path, music: Path | None, lice
         licence=licence or report["autoencoder"]["licence"],
         commands=[*measuring_commands(report, name=name), command],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, text)
+    write_card_file(out, text, overwrite=overwrite)
     return out
 
 
@@ -136,13 +141,15 @@ def render_card(report: Report, *, name: str, music: Music | None, licence: str,
             number=number,
             millions=millions,
         )
-    except (KeyError, TypeError) as error:
-        raise EvaluationError(
-            "cannot be made into a card: written by another version?",
-            where=AUTOENCODER,
-            value=repr(error),
-            remedy="evaluate the autoencoder again",
-        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _of_another_version(AUTOENCODER, error) from error
+
+
+def _of_another_version(where: object, error: Exception) -> EvaluationError:
+    return EvaluationError(
+        "cannot be made into a card: it is damaged, or was written by another version or program", where=where,
+        value=repr(error)[:300], remedy="evaluate the autoencoder again",
+    )  # fmt: skip
 
 
 def front_matter(report: Report, *, name: str, licence: str) -> str:

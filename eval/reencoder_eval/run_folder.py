@@ -28,12 +28,12 @@ AUDIO = "audio"
 LATENTS, LATENT_SCORES = "latents", "latents.json"  # what scores in latent space are made of, by row; Fréchet distances
 EXTERNAL = "external"  # what programs made of which audio
 REFERENCE = "reference"  # the audio that estimates are compared with, beside the systems' own
-OWN = {RUN: ("title", "task", "systems", "clips")}  # by which the folder of an evaluation is known
+OWN = {RUN: ("title", "systems", "clips", "autoencoder")}  # by which the folder of an evaluation is known
 MADE = {  # names of files that evaluations make, and remove when they belong to no row any more
     AUDIO: re.compile(r"[A-Za-z0-9-]*\.[A-Za-z0-9-]*\.[0-9a-f]{8}\.flac"),
     LATENTS: re.compile(r"[0-9a-f]{64}\.npz"),
 }
-NOT_WRITABLE = (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR)
+NOT_WRITABLE = {*FULL_DISK, *(getattr(errno, name) for name in ("EFBIG", "EACCES", "EPERM", "EROFS", "EIO", "EISDIR"))}
 
 
 @contextmanager

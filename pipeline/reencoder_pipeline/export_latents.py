@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from reencoder_pipeline.cache import CachedTrack, LatentCache, canonical_digest, open_cache
@@ -106,6 +107,9 @@ def _write(item: Item, *, frames: Mapping[CachedTrack, dict[str, Frames]], out: 
     """The fields last: they say that the latents are there."""
     first = item.origin.first_frame
     piece = frames[item.track][item.origin.stream][first : first + item.num_frames]
+    if not np.isfinite(piece).all():
+        where, remedy = f"{item.origin.id}, stream {item.origin.stream}", "build the cache again"
+        raise CacheError("the cache holds values that are not finite numbers", where=where, remedy=remedy)
     write_whole(out / (item.name + LATENTS), latents_bytes(piece, length=item.length))
     write_text(out / (item.name + FIELDS), json.dumps(fields_of(item.origin, spec, length=item.length)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from reencoder_pipeline.cache import LatentCache
+from reencoder_pipeline.durable import write_whole
 from reencoder_pipeline.inspection import HISTOGRAM_EDGES, seconds_of
+from reencoder_pipeline.own_folder import require_own_file
 from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB, SIDE_MID_LIMIT_DB
 
+MADE_BY = "reencoder-cache inspect"  # in the pictures, by which they are known again
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
 SPLITS = ("train", "valid", "test")
 MEAN_L1 = math.sqrt(2 / math.pi)
@@ -22,19 +26,22 @@ SIDE_MID_SHOWN_DB = -60.0  # below it a track is as good as mono
 
 
 def draw(cache: LatentCache, measured: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write corpus.png, channels.png and latents.png. `measured` is that of `inspection.measure`."""
+    """Write corpus.png, channels.png and latents.png; ConfigError where one of that name exists that is not ours.
+
+    `measured` is that of `inspection.measure`.
+    """
     import matplotlib
 
+    paths = [folder / f"{name}.png" for name in ("corpus", "channels", "latents")]
+    for path in paths:
+        require_own_file(path, holds=MADE_BY.encode(), remedy="choose another folder, or move it away")
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     with matplotlib.rc_context({"font.family": "sans-serif", "font.size": 9, "text.parse_math": False}):
-        for name, figure in (
-            ("corpus", _corpus(cache)),
-            ("channels", _channels(cache, measured)),
-            ("latents", _latents(cache, measured)),
-        ):
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], metadata={"Software": None})
+        figures = _corpus(cache), _channels(cache, measured), _latents(cache, measured)
+        for path, figure in zip(paths, figures, strict=True):
+            content = io.BytesIO()
+            figure.savefig(content, format="png", metadata={"Software": MADE_BY})
+            write_whole(path, content.getbuffer())
     return paths
 
 

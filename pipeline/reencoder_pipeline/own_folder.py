@@ -58,6 +58,28 @@ def require_own_folder(
         )
 
 
+def require_own_file(path: Path, *, holds: bytes, remedy: str, proof: Path | None = None) -> None:
+    """ConfigError where something of this name exists that the command has not made: what it makes holds the bytes
+    `holds`, in the file itself or in `proof` beside it.
+
+    Example::
+
+        require_own_file(Path("README.md"), holds=b"library_name: reencoder", remedy="give another --out")
+    """
+    if not os.path.lexists(path):
+        return
+    proof = proof or path
+    try:
+        ours = proof.is_file() and holds in proof.read_bytes()
+    except OSError:
+        ours = False
+    if not ours:
+        raise ConfigError(
+            "a file of this name exists, and is none that this command made: it is left as it is", where=path,
+            remedy=remedy,
+        )  # fmt: skip
+
+
 def _holds(mark: Path, keys: Sequence[str]) -> bool:
     try:
         if not mark.is_file() or mark.stat().st_size > LARGEST_MARK:

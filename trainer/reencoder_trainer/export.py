@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from reencoder_pipeline.durable import write_text, write_whole
 from reencoder_pipeline.errors import CheckpointError, ConfigError
+from reencoder_pipeline.own_folder import require_own_file
 from reencoder_trainer.trained_module import TrainedModule, load_module
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOLERANCE = 1e-4  # of the targets' deviation; another engine's float32 differs by some 1e-6 of it
 SHAPES = ((1, 1), (1, 60), (3, 172))  # batch and frames of the random latents; none is the example's of the export
+NORMALISATION = "inside: raw latents in, raw latents out"  # by which an export is known as well
 NAME, CONDITION, OUTPUT = "latents", "condition", "output"
 
 
@@ -59,15 +61,19 @@ def export_module(
     formats: Sequence[str] = FORMATS,
     latents: Sequence[Tensor] = (),
     tolerance: float = TOLERANCE,
+    overwrite: bool = False,
 ) -> tuple[Exported, ...]:
     """The module file `path` -> `out`/<its name>.<format>, each read back and run beside the module.
 
     Compared on random latents of several shapes and on `latents`, raw (B, C_in, T). What differs by more than
     `tolerance` is not written. The ONNX file carries its description as metadata; the .pt2 has it
-    in a .json beside it. ConfigError for an unknown format, CheckpointError for what is not a module or does not fit.
+    in a .json beside it. ConfigError for an unknown format, and, unless `overwrite`, where a file that no export made
+    has the name of one; CheckpointError for what is not a module or does not fit.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError("unknown format", where="--format", value=unknown, remedy=f"one of: {', '.join(FORMATS)}")
+    if not overwrite:
+        _require_own_files(path, out, formats)
     trained = load_module(path)
     expected = trained.module.in_channels
     for example in latents:
@@ -88,6 +94,16 @@ def export_module(
     return tuple(found)
 
 
+def _require_own_files(path: Path, out: Path, formats: Sequence[str]) -> None:
+    remedy, holds = "give another --out, or --overwrite replaces it", NORMALISATION.encode()
+    for name in formats:
+        target = out / f"{path.stem}.{name}"
+        beside = target.with_suffix(f".{name}.json")
+        require_own_file(target, holds=holds, remedy=remedy, proof=beside if name == "pt2" else None)
+        if name == "pt2":
+            require_own_file(beside, holds=holds, remedy=remedy)
+
+
 def describe(trained: TrainedModule) -> dict[str, Any]:
     """What a program needs to know that has the exported file alone."""
     module = trained.module
@@ -101,7 +117,7 @@ def describe(trained: TrainedModule) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": {OUTPUT: ["batch", module.out_channels, "frames"]},
         "type": "float32",
-        "normalisation": "inside: raw latents in, raw latents out",
+        "normalisation": NORMALISATION,
         "streams": "stacked along channels, in the order of the task",
         "condition": "from a standard normal, or zero for the neutral one" if module.condition_channels else None,
         "whole_piece": module.response_frames is None,
