@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from reencoder_pipeline.config import Config
+from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, require_excerpts
 
 
 class ModuleEntry(Config):
@@ -33,9 +33,9 @@ class ExternalEntry(Config):
     label: str = Field(min_length=1)
     cmd: str = Field(min_length=1, description="with {input} and {output} or {outdir}; run without a shell")
     output: str = Field("*.wav", description="pattern of the one file it makes in {outdir}")
-    sample_rate: int | None = Field(None, gt=0, description="of {input}; null: the full rate")
-    delay: int = Field(0, ge=0, description="samples that its output comes late, at the full rate")
-    timeout: float = Field(600.0, gt=0, description="seconds a clip")
+    sample_rate: int | None = Field(None, gt=0, le=768_000, description="of {input}; null: the full rate")
+    delay: int = Field(0, ge=0, le=10**8, description="samples that its output comes late, at the full rate")
+    timeout: float = Field(600.0, gt=0, le=604_800, description="seconds a clip")
     environment: dict[str, str] = Field({}, description="variables added to those that are set")
 
 
@@ -47,22 +47,24 @@ class ClipsConfig(Config):
     valid_share: float = Field(0.05, ge=0, lt=1, description="for tracks without a split; the same as the cache's")
     test_share: float = Field(0.10, ge=0, lt=1, description="for tracks without a split; the same as the cache's")
     resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
-    num_clips: int = Field(48, ge=1)
-    clip_seconds: float = Field(10.0, ge=0.1)
-    seed: int = Field(0, ge=0)
+    num_clips: int = Field(48, ge=1, le=10**6)
+    clip_seconds: float = Field(10.0, ge=0.1, le=3600)
+    seed: int = Field(0, ge=0, lt=2**63)
     listening_clips: int = Field(
-        6, ge=0, description="the first of the clips, kept as audio and put on the listening page"
+        6, ge=0, le=10**6, description="the first of the clips, kept as audio and put on the listening page"
     )
     device: Literal["cpu", "cuda"] = "cpu"
-    workers: int = Field(2, ge=0, description="processes that score, one thread each; 0: none beside this one")
+    workers: int = Field(
+        2, ge=0, le=1_024, description="processes that score, one thread each; 0: none beside this one"
+    )
 
 
 class AutoencoderEvalConfig(ClipsConfig):
     """`reencoder-autoencoder evaluate`: works without a file; configs/eval/autoencoder.yaml says the same."""
 
     source: Path = Field(Path("out/music/manifest.jsonl"), description="folder, list or manifest of audio")
-    diagnostic_clips: int = Field(16, ge=0, description="the first of the clips, for the latents; 0: none")
-    diagnostic_seconds: float = Field(5.0, ge=0.25, description="how much of each of them")
+    diagnostic_clips: int = Field(16, ge=0, le=10**6, description="the first of the clips, for the latents; 0: none")
+    diagnostic_seconds: float = Field(5.0, ge=0.25, le=3600, description="how much of each of them")
     out: Path | None = Field(None, description="null: out/eval/autoencoder/NAME/SPLIT")
 
 
@@ -73,20 +75,27 @@ class BaselineTrainConfig(Config):
     source: Path = Field(description="folder, list or manifest of audio; its train split is used")
     pcm: Path = Field(description="folder for the decoded music, about 635 MB an hour")
     out: Path = Field(description="run folder")
-    channels: int | None = Field(None, ge=1, description="of the generator; default: the published number")
-    discriminator_filters: int | None = Field(None, ge=1, description="default: the published number")
-    adversary_from: int = Field(0, ge=0, description="steps without a discriminator first")
-    steps: int = Field(ge=1)
-    batch_size: int = Field(16, ge=1)
-    excerpt_seconds: float = Field(2.0, gt=0)
-    seed: int = Field(0, ge=0)
-    valid_every: int = Field(500, ge=0, description="steps between validations; 0: none, and the last weights are kept")
-    valid_excerpts: int = Field(24, ge=1)
-    checkpoint_minutes: float = Field(4.0, gt=0)
-    log_every: int = Field(10, ge=1, description="steps that a row of metrics.jsonl averages")
+    channels: int | None = Field(None, ge=1, le=65_536, description="of the generator; default: the published number")
+    discriminator_filters: int | None = Field(None, ge=1, le=4_096, description="default: the published number")
+    adversary_from: int = Field(0, ge=0, le=MOST_STEPS, description="steps without a discriminator first")
+    steps: int = Field(ge=1, le=MOST_STEPS)
+    batch_size: int = Field(16, ge=1, le=65_536)
+    excerpt_seconds: float = Field(2.0, gt=0, le=600)
+    seed: int = Field(0, ge=0, lt=2**63)
+    valid_every: int = Field(
+        500, ge=0, le=MOST_STEPS, description="steps between validations; 0: none, and the last weights are kept"
+    )
+    valid_excerpts: int = Field(24, ge=1, le=10**6)
+    checkpoint_minutes: float = Field(4.0, gt=0, le=1e6)
+    log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps that a row of metrics.jsonl averages")
     tensorboard: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; default: torch's choice")
+
+    @field_validator("excerpt_seconds", "valid_excerpts")
+    @classmethod
+    def _fit_in_memory(cls, value: float, info: ValidationInfo) -> float:
+        return require_excerpts(value, info)
 
 
 class EvalConfig(ClipsConfig):

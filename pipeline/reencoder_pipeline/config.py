@@ -5,22 +5,29 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from reencoder_pipeline.errors import ConfigError, shown
 from reencoder_pipeline.safe_text import LARGEST_CONFIG, names_a_file, parse_yaml, read_text
 
 
 class Config(BaseModel):
-    """Base of every configuration: unknown keys are errors, values are checked, instances do not change."""
+    """Base of every configuration: unknown keys are errors, values are checked, instances do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Every number has bounds that no sensible use meets: what is beyond them would run out of memory, or never end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 StreamName = Literal["mono", "low_band", "left", "right", "stereo"]
 TaskName = Literal["bwe", "m2s"]
+MOST_STEPS = 10**10
+MOST_THREADS = 1_024
+MOST_PARAMETERS = 10**10  # 40 GB
+MOST_AUDIO_SECONDS = 10**5  # at once in memory: 18 GB of one channel
 Resampler = Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"]
 
 
@@ -37,25 +44,37 @@ class CacheConfig(Config):
         "float16", description="int8: a scale per track, stream and channel; half of float16's bytes"
     )
     shard_frames: int = Field(
-        65_536, ge=1_024, description="about so many a shard; it closes at a track between half and twice as many"
+        65_536,
+        ge=1_024,
+        le=10**8,
+        description="about so many a shard; it closes at a track between half and twice as many",
     )
     segment_seconds: float = Field(12.0, gt=0, le=3600, description="audio encoded at once, context included")
     batch_segments: int = Field(
-        1, ge=1, description="segments encoded at once, of any tracks; 1 is fastest on a CPU, a GPU wants more"
+        1,
+        ge=1,
+        le=4_096,
+        description="segments encoded at once, of any tracks; 1 is fastest on a CPU, a GPU wants more",
     )
-    low_band_rate: int = Field(22_050, ge=1_000, description="sample rate that the low_band stream is reduced to")
+    low_band_rate: int = Field(
+        22_050, ge=1_000, le=768_000, description="sample rate that the low_band stream is reduced to"
+    )
     resampler: Resampler = "soxr_vhq"
     tasks: Literal["measured"] | list[TaskName] = Field(
         "measured",
         description="which tasks a track serves: by its bandwidth and width, or as listed here for every track",
     )
-    hours: float | None = Field(None, gt=0, description="take only so much of the corpus, of every split its share")
-    track_seconds: float | None = Field(
-        None, gt=0, description="of every track at most so much, from its middle: many tracks in little time"
+    hours: float | None = Field(
+        None, gt=0, le=1e7, description="take only so much of the corpus, of every split its share"
     )
-    workers: int | None = Field(None, ge=1, description="processes; default: one a core; contents do not depend on it")
+    track_seconds: float | None = Field(
+        None, gt=0, le=1e6, description="of every track at most so much, from its middle: many tracks in little time"
+    )
+    workers: int | None = Field(
+        None, ge=1, le=MOST_THREADS, description="processes; default: one a core; contents do not depend on it"
+    )
     lease: float = Field(
-        120.0, gt=0, description="seconds without a sign of life after which another builder takes over a shard"
+        120.0, gt=0, le=1e6, description="seconds without a sign of life after which another builder takes over a shard"
     )
     valid_share: float = Field(0.05, ge=0, lt=1, description="share of tracks for validation where no split is given")
     test_share: float = Field(0.10, ge=0, lt=1, description="share of tracks for testing where no split is given")
@@ -68,47 +87,69 @@ class CacheConfig(Config):
         return streams
 
 
+Stage = tuple[
+    Annotated[int, Field(ge=1, le=65_536)],
+    Annotated[int, Field(ge=1, le=65_536)],
+    Annotated[int, Field(ge=0, le=1_024)],
+]
+
+
 class VocosShape(Config):
     """Sizes of the vocos family; stages are [channels, hidden channels, blocks]."""
 
-    sample_rate: int = Field(default=44_100, ge=8_000)
-    n_fft: int = Field(default=1024, ge=16)
-    stft_hop: int = Field(default=256, ge=4)
-    stride: int = Field(default=4, ge=1)
-    latent_channels: int = Field(default=64, ge=1)
-    fine: tuple[int, int, int] = (256, 768, 4)
-    coarse: tuple[int, int, int] = (384, 1152, 4)
-    embed_kernel: int = Field(default=1, ge=1)
-    lapped: int = Field(default=0, ge=0, description="channels that hold the lowest coefficients of a lapped transform")
-    envelope: int = Field(
-        default=0, ge=0, description="the next channels, which start as a cosine series of the log spectrum above"
+    sample_rate: int = Field(default=44_100, ge=8_000, le=768_000)
+    n_fft: int = Field(default=1024, ge=16, le=65_536)
+    stft_hop: int = Field(default=256, ge=4, le=65_536)
+    stride: int = Field(default=4, ge=1, le=1_024)
+    latent_channels: int = Field(default=64, ge=1, le=65_536)
+    fine: Stage = (256, 768, 4)
+    coarse: Stage = (384, 1152, 4)
+    embed_kernel: int = Field(default=1, ge=1, le=1_023)
+    lapped: int = Field(
+        default=0, ge=0, le=65_536, description="channels that hold the lowest coefficients of a lapped transform"
     )
+    envelope: int = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="the next channels, which start as a cosine series of the log spectrum above",
+    )
+
+    @field_validator("fine", "coarse")
+    @classmethod
+    def _fits_a_machine(cls, stage: tuple[int, int, int]) -> tuple[int, int, int]:
+        channels, hidden, blocks = stage
+        require_parameters(2 * channels * hidden * blocks)
+        return stage
 
 
 class AutoencoderLosses(Config):
     """Weights of the autoencoder's loss terms."""
 
-    spectral: float = Field(default=1.0, ge=0)
-    mel: float = Field(default=1.0, ge=0)
-    complex: float = Field(default=1.0, ge=0)
-    waveform: float = Field(default=1.0, ge=0)
-    kl: float = Field(default=1e-4, ge=0)
-    free_nats: float = Field(default=0.0, ge=0, description="of every latent value, not penalised by kl")
+    spectral: float = Field(default=1.0, ge=0, le=1e6)
+    mel: float = Field(default=1.0, ge=0, le=1e6)
+    complex: float = Field(default=1.0, ge=0, le=1e6)
+    waveform: float = Field(default=1.0, ge=0, le=1e6)
+    kl: float = Field(default=1e-4, ge=0, le=1e6)
+    free_nats: float = Field(default=0.0, ge=0, le=1e6, description="of every latent value, not penalised by kl")
     mixing: float = Field(
-        default=0.0, ge=0, description="decode-mixing: mixed latents should decode to the mixture; a half more decoding"
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="decode-mixing: mixed latents should decode to the mixture; a half more decoding",
     )
 
 
 class AutoencoderAdversary(Config):
     """Discriminators of waveforms; none where `weight` is 0. Periods (2, 3, 5, 7, 11) are for GPUs."""
 
-    weight: float = Field(default=0.0, ge=0, description="of fooling them")
-    features: float = Field(default=1.0, ge=0, description="weight of the distance of what their layers see")
-    from_step: int = Field(default=0, ge=0, description="reconstruction alone before")
-    fft_sizes: tuple[int, ...] = (2048, 1024, 512)
-    periods: tuple[int, ...] = ()
-    filters: int = Field(default=16, ge=1)
-    lr: float = Field(default=2e-4, gt=0)
+    weight: float = Field(default=0.0, ge=0, le=1e6, description="of fooling them")
+    features: float = Field(default=1.0, ge=0, le=1e6, description="weight of the distance of what their layers see")
+    from_step: int = Field(default=0, ge=0, le=MOST_STEPS, description="reconstruction alone before")
+    fft_sizes: tuple[Annotated[int, Field(ge=16, le=65_536)], ...] = Field(default=(2048, 1024, 512), max_length=32)
+    periods: tuple[Annotated[int, Field(ge=1, le=1_024)], ...] = Field(default=(), max_length=32)
+    filters: int = Field(default=16, ge=1, le=4_096)
+    lr: float = Field(default=2e-4, gt=0, le=10)
 
 
 class AutoencoderTrainConfig(Config):
@@ -121,27 +162,53 @@ class AutoencoderTrainConfig(Config):
     model: VocosShape = VocosShape()
     losses: AutoencoderLosses = AutoencoderLosses()
     adversary: AutoencoderAdversary = AutoencoderAdversary()
-    steps: int = Field(ge=1)
-    decay_steps: int = Field(1_500, ge=0, description="the learning rate falls linearly over the last steps")
-    batch_size: int = Field(8, ge=1)
-    excerpt_seconds: float = Field(0.75, gt=0)
+    steps: int = Field(ge=1, le=MOST_STEPS)
+    decay_steps: int = Field(
+        1_500, ge=0, le=MOST_STEPS, description="the learning rate falls linearly over the last steps"
+    )
+    batch_size: int = Field(8, ge=1, le=65_536)
+    excerpt_seconds: float = Field(0.75, gt=0, le=600)
     resolutions_per_step: int = Field(2, ge=1, le=5)
-    lr: float = Field(5e-4, gt=0)
-    warmup_steps: int = Field(300, ge=1)
-    clip: float = Field(1.0, gt=0)
+    lr: float = Field(5e-4, gt=0, le=10)
+    warmup_steps: int = Field(300, ge=1, le=MOST_STEPS)
+    clip: float = Field(1.0, gt=0, le=1e9)
     ema: float = Field(0.998, ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products (autocast); auto: bfloat16 where the device multiplies it, else float32"
     )
     compile: bool = False
-    seed: int = Field(0, ge=0)
-    valid_every: int = Field(500, ge=0, description="steps between validations; 0: none")
-    valid_excerpts: int = Field(24, ge=1)
-    checkpoint_minutes: float = Field(4.0, gt=0)
-    log_every: int = Field(50, ge=1, description="steps that a row of metrics.jsonl averages")
+    seed: int = Field(0, ge=0, lt=2**63)
+    valid_every: int = Field(500, ge=0, le=MOST_STEPS, description="steps between validations; 0: none")
+    valid_excerpts: int = Field(24, ge=1, le=10**6)
+    checkpoint_minutes: float = Field(4.0, gt=0, le=1e6)
+    log_every: int = Field(50, ge=1, le=MOST_STEPS, description="steps that a row of metrics.jsonl averages")
     tensorboard: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; default: torch's choice")
+
+    @field_validator("excerpt_seconds", "valid_excerpts")
+    @classmethod
+    def _fit_in_memory(cls, value: float, info: ValidationInfo) -> float:
+        return require_excerpts(value, info)
+
+
+def require_parameters(number: int) -> None:
+    """ValueError, for validators, beyond what a machine holds."""
+    if number > MOST_PARAMETERS:
+        raise ValueError(f"makes a model of over {MOST_PARAMETERS:.0e} parameters")
+
+
+def require_seconds(seconds: float, *, most: float) -> None:
+    """ValueError, for validators, where so much at once would not fit in memory."""
+    if seconds > most:
+        raise ValueError(f"{seconds:.3g} s would be in memory at once; at most {most:.0e} s may be")
+
+
+def require_excerpts(value: float, info: ValidationInfo) -> float:
+    """For `excerpt_seconds`, after `batch_size`, and for `valid_excerpts`, which are in memory all at once."""
+    known = "batch_size" if info.field_name == "excerpt_seconds" else "excerpt_seconds"
+    require_seconds(value * info.data.get(known, 1), most=MOST_AUDIO_SECONDS)
+    return value
 
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from reencoder_pipeline.config import CacheConfig, Config
+from reencoder_pipeline.config import MOST_STEPS, CacheConfig, Config
 from reencoder_pipeline.latents import LatentSpec
 
 # s3fs sends a file of 100 MiB or more in parts of 50 MiB, with a request before and one after them.
@@ -24,14 +24,16 @@ class Assumptions(Config):
     """Prices in USD, those of a large provider in 2026, and how a training reads."""
 
     device_hour: float = Field(
-        default=2.0, ge=0, description="one device, or one machine where the CPU encodes, for an hour"
+        default=2.0, ge=0, le=1e9, description="one device, or one machine where the CPU encodes, for an hour"
     )
-    gb_month: float = Field(default=0.023, ge=0, description="object storage")
-    put_1000: float = Field(default=0.005, ge=0, description="1,000 writing requests")
-    get_1000: float = Field(default=0.0004, ge=0, description="1,000 reading requests")
-    steps: int = Field(default=250_000, ge=1, description="of one training run")
-    batch_size: int = Field(default=256, ge=1, description="windows a step")
-    streams_read: int = Field(default=2, ge=1, description="that a training reads of each window; bwe: 2, m2s: 3")
+    gb_month: float = Field(default=0.023, ge=0, le=1e9, description="object storage")
+    put_1000: float = Field(default=0.005, ge=0, le=1e9, description="1,000 writing requests")
+    get_1000: float = Field(default=0.0004, ge=0, le=1e9, description="1,000 reading requests")
+    steps: int = Field(default=250_000, ge=1, le=MOST_STEPS, description="of one training run")
+    batch_size: int = Field(default=256, ge=1, le=10**6, description="windows a step")
+    streams_read: int = Field(
+        default=2, ge=1, le=100, description="that a training reads of each window; bwe: 2, m2s: 3"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,47 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from reencoder_pipeline.config import Config
+from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, require_parameters, require_seconds
 from reencoder_pipeline.store import is_url
 
 Place = Annotated[Path | str, AfterValidator(lambda place: place if is_url(place) else Path(place))]
 """A path, or a URL (a Path would make s3:/ of its s3://)."""
 
 
+MOST_BATCH_SECONDS = 10**6  # 8 GB of latents at 64 channels; the paper's batch has 1,024 s
+
+
 class Losses(Config):
     """Weights of the loss terms. A term whose weight is 0 is not computed, and what it alone needs is not built."""
 
-    reconstruction: float = Field(default=10.0, gt=0, description="equation 1: L1 of normalised latents, a mean")
-    adversarial: float = Field(default=0.0, ge=0, description="equation 2; the paper's is 0.5")
-    feature_matching: float = Field(default=0.0, ge=0, description="equation 3; the paper's is 1")
-    mel: float = Field(default=0.0, ge=0, description="mel distance through the frozen decoder (table 1, row 7)")
+    reconstruction: float = Field(
+        default=10.0, gt=0, le=1e6, description="equation 1: L1 of normalised latents, a mean"
+    )
+    adversarial: float = Field(default=0.0, ge=0, le=1e6, description="equation 2; the paper's is 0.5")
+    feature_matching: float = Field(default=0.0, ge=0, le=1e6, description="equation 3; the paper's is 1")
+    mel: float = Field(
+        default=0.0, ge=0, le=1e6, description="mel distance through the frozen decoder (table 1, row 7)"
+    )
     level: float = Field(
-        default=0.0, ge=0, description="distance of the levels of latents, and of their side where there are two; ours"
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="distance of the levels of latents, and of their side where there are two; ours",
     )
     kl: float = Field(
-        default=5e-4, ge=0, description="of the condition's posterior, where there is a condition; logged at any weight"
+        default=5e-4,
+        ge=0,
+        le=1e6,
+        description="of the condition's posterior, where there is a condition; logged at any weight",
     )
 
 
 class Discriminator(Config):
     """The latent discriminator; there is one where losses.adversarial or losses.feature_matching is above 0."""
 
-    channels: int = Field(default=256, ge=1)
-    lr: float = Field(default=1e-4, gt=0)
-    warmup_steps: int = Field(default=20_000, ge=0)
+    channels: int = Field(default=256, ge=1, le=4_096)
+    lr: float = Field(default=1e-4, gt=0, le=10)
+    warmup_steps: int = Field(default=20_000, ge=0, le=MOST_STEPS)
     through_denominator: bool = Field(
         default=False, description="let equation 3's divisor pass gradients, as it stands there"
     )
@@ -43,12 +56,14 @@ class Discriminator(Config):
 class Condition(Config):
     """The variational condition (section 2.3); none where `channels` is 0."""
 
-    channels: int = Field(default=0, ge=0, description="H; the paper's is 64")
-    blocks: int = Field(default=2, ge=1, description="ConvNeXt blocks of its encoder, as wide as the module's")
+    channels: int = Field(default=0, ge=0, le=65_536, description="H; the paper's is 64")
+    blocks: int = Field(default=2, ge=1, le=256, description="ConvNeXt blocks of its encoder, as wide as the module's")
     levels: bool = Field(
         default=False, description="its encoder is also given how much louder left is than right; ours"
     )
-    kl_warmup_steps: int = Field(default=0, ge=0, description="steps in which losses.kl grows from 0 (annealing)")
+    kl_warmup_steps: int = Field(
+        default=0, ge=0, le=MOST_STEPS, description="steps in which losses.kl grows from 0 (annealing)"
+    )
 
 
 class TrainConfig(Config):
@@ -57,18 +72,21 @@ class TrainConfig(Config):
     cache: Place = Field(description="folder or URL (s3://bucket/cache) of the latent cache")
     local_folder: Path | None = Field(None, description="for local copies of a cache at a URL; default: the user's")
     local_gigabytes: float | None = Field(
-        None, gt=0, description="of such copies at most; default: what the disk holds"
+        None, gt=0, le=1e7, description="of such copies at most; default: what the disk holds"
     )
     stream_shards: int | None = Field(
-        None, ge=1, description="keep only so many shards, in memory, and fetch the others in turn; default: all local"
+        None,
+        ge=1,
+        le=10**7,
+        description="keep only so many shards, in memory, and fetch the others in turn; default: all local",
     )
     checked_reads: bool = Field(False, description="compare frames with their checksums when they are first read")
     out: Path = Field(description="run folder; the module, the training state and the metrics are written there")
     task: Literal["bwe", "m2s"] = "bwe"
 
     size: Literal["S", "M"] = "S"
-    blocks: int | None = Field(None, ge=1, description="ConvNeXt blocks, if not the size's")
-    width: int | None = Field(None, ge=1, description="channels of the blocks, if not the size's")
+    blocks: int | None = Field(None, ge=1, le=1_024, description="ConvNeXt blocks, if not the size's")
+    width: int | None = Field(None, ge=1, le=65_536, description="channels of the blocks, if not the size's")
     output: Literal["direct", "residual", "difference", "panning"] = Field(
         "direct",
         description="what is predicted: the target; residual, to be added to the input; difference, half of left minus "
@@ -78,25 +96,32 @@ class TrainConfig(Config):
         "own", description="of latents: by each stream's own statistics, or all by mono's, so that a copy is a copy"
     )
     response_frames: int | None = Field(
-        None, ge=1, description="odd: GRN looks at that many frames around each one (streaming); default: all frames"
+        None,
+        ge=1,
+        le=999_999,
+        description="odd: GRN looks at that many frames around each one (streaming); default: all frames",
     )
     condition: Condition = Condition()
     losses: Losses = Losses()
     discriminator: Discriminator = Discriminator()
     autoencoder: str = Field("house", description="the one that made the cache; loaded only where losses.mel is set")
     mel_windows: int | None = Field(
-        None, ge=1, description="windows of a batch that losses.mel decodes, which costs most; default: all"
+        None, ge=1, le=10**6, description="windows of a batch that losses.mel decodes, which costs most; default: all"
     )
     swap_left_right: bool = Field(False, description="of every other window, by chance; for m2s")
 
-    steps: int = Field(250_000, ge=1)
-    batch_size: int = Field(256, ge=1, description="windows of the global batch, whatever the number of processes")
-    window_seconds: float = Field(1.4, gt=0)
-    lr: float = Field(5e-4, gt=0, description="AdamW's rate after the warm-up")
-    warmup_steps: int = Field(1_000, ge=0)
+    steps: int = Field(250_000, ge=1, le=MOST_STEPS)
+    batch_size: int = Field(
+        256, ge=1, le=10**6, description="windows of the global batch, whatever the number of processes"
+    )
+    window_seconds: float = Field(1.4, gt=0, le=3600)
+    lr: float = Field(5e-4, gt=0, le=10, description="AdamW's rate after the warm-up")
+    warmup_steps: int = Field(1_000, ge=0, le=MOST_STEPS)
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine ends at 0")
-    weight_decay: float = Field(1e-4, ge=0)
-    max_grad_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; default: no clipping")
+    weight_decay: float = Field(1e-4, ge=0, le=1e3)
+    max_grad_norm: float | None = Field(
+        None, gt=0, le=1e9, description="clip gradients to this norm; default: no clipping"
+    )
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of an average of the weights, which is validated and released"
     )
@@ -109,15 +134,19 @@ class TrainConfig(Config):
     compile: bool = Field(False, description="torch.compile; pays after some minutes")
     seed: int = Field(0, ge=0, lt=2**63)
 
-    valid_every: int = Field(1_000, ge=0, description="steps between validations; 0: none, and no valid split needed")
-    valid_windows: int = Field(512, ge=1, description="windows of a validation, rounded up to whole batches")
-    checkpoint_steps: int | None = Field(None, ge=1, description="a checkpoint at every multiple of this, if given")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="a checkpoint after this long without one")
-    log_every: int = Field(10, ge=1, description="steps that a row of metrics.jsonl averages")
+    valid_every: int = Field(
+        1_000, ge=0, le=MOST_STEPS, description="steps between validations; 0: none, and no valid split needed"
+    )
+    valid_windows: int = Field(512, ge=1, le=10**7, description="windows of a validation, rounded up to whole batches")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="a checkpoint at every multiple of this, if given"
+    )
+    checkpoint_minutes: float = Field(5.0, gt=0, le=1e6, description="a checkpoint after this long without one")
+    log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps that a row of metrics.jsonl averages")
     tensorboard: bool = True
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; default: torch's choice")
 
     @field_validator("output", "condition", "swap_left_right")
     @classmethod
@@ -127,6 +156,18 @@ class TrainConfig(Config):
             what = "levels" if isinstance(value, Condition) else str(value).lower()
             raise ValueError(f"{what} is for m2s, whose targets are left and right")
         return value
+
+    @field_validator("width")
+    @classmethod
+    def _fits_a_machine(cls, width: int | None, info: ValidationInfo) -> int | None:
+        require_parameters(4 * (info.data.get("blocks") or 1) * (width or 1) ** 2)  # the expansion is 2
+        return width
+
+    @field_validator("window_seconds")
+    @classmethod
+    def _fits_a_batch(cls, seconds: float, info: ValidationInfo) -> float:
+        require_seconds(seconds * info.data.get("batch_size", 1), most=MOST_BATCH_SECONDS)
+        return seconds
 
     @field_validator("response_frames")
     @classmethod
