@@ -28,7 +28,8 @@ def read_regular(path: Path, *, kind: type[ReencoderError], what: str = "file", 
     require_regular(path, kind=kind, what=what)
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            # Python makes room for as many bytes as are asked for, whatever the file holds.
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         remedy = "check its permissions, or give another file"
         raise kind(f"the {what} cannot be read", where=path, value=error.strerror, remedy=remedy) from None
