@@ -256,7 +256,7 @@ def test_what_is_no_file_of_latents_is_named(tmp_path: Path) -> None:
     for path in [*tmp_path.glob("*.npy"), tmp_path / "text.safetensors", tmp_path / "missing.npy"]:
         with pytest.raises(CacheError) as caught:
             read_latents(path)
-        assert caught.value.where == path
+        assert caught.value.where in (path, path.with_suffix(".json") if path.stem == "json" else path)
 
 
 def survey(*, rate: int = RATE, channels: int = 1, band: float = 20_000.0, side: float = -120.0, level: float = -20.0):

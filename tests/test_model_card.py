@@ -210,7 +210,7 @@ def test_a_manifest_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no such manifest"):
         read_music(tmp_path / "absent.jsonl")
     (tmp_path / "m.jsonl").write_text("a.wav\n")
-    with pytest.raises(EvaluationError, match="not a manifest of JSON lines"):
+    with pytest.raises(EvaluationError, match="not valid JSON"):
         read_music(tmp_path / "m.jsonl")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -32,6 +33,7 @@ from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.debian_music import manifest_path
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.plain_text import markdown_code, markdown_text, printable
+from reencoder_pipeline.safe_text import parse_json, read_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOT_RECORDED = "not recorded"
@@ -179,19 +181,18 @@ def front_matter(report: Report, *, name: str, licence: str) -> str:
 
 def read_music(manifest: Path) -> Music:
     """The train split of a manifest, by package (or by the first folder of the track's id)."""
-    if not manifest.is_file():
-        raise EvaluationError("no such manifest", where=manifest, remedy="give the manifest of the training music")
     packages: dict[str, list[Mapping[str, Any]]] = {}
-    for line in manifest.read_text(encoding="utf-8").split("\n"):
+    for count, line in enumerate(read_text(manifest, kind=EvaluationError, what="manifest").split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationError("not a manifest of JSON lines", where=manifest, value=str(error)) from None
+        where = f"{manifest}:{count}"
+        row = parse_json(line, kind=EvaluationError, where=where, what="line")
+        if not isinstance(row, dict):
+            remedy = "give the manifest of the training music"
+            raise EvaluationError("the line is not a JSON object", where=where, value=type(row).__name__, remedy=remedy)
         if row.get("split", "train") == "train":
-            where = row.get("package") or str(row.get("id", row.get("path", ""))).partition("/")[0]
-            packages.setdefault(where, []).append(row)
+            package = row.get("package") or str(row.get("id", row.get("path", ""))).partition("/")[0]
+            packages.setdefault(str(package), []).append(row)
     rows = tuple(
         Package(package, len(tracks), sum(map(_hours, tracks)), _licences(tracks))
         for package, tracks in sorted(packages.items())
@@ -201,13 +202,14 @@ def read_music(manifest: Path) -> Music:
 
 def _hours(row: Mapping[str, Any]) -> float:
     seconds = row.get("seconds", row.get("duration"))
-    if seconds is None and row.get("num_samples") and row.get("sample_rate"):
+    counts = row.get("num_samples"), row.get("sample_rate")
+    if seconds is None and all(isinstance(count, int) and count > 0 for count in counts):
         seconds = row["num_samples"] / row["sample_rate"]
-    return float(seconds or 0) / 3600
+    return seconds / 3600 if isinstance(seconds, int | float) and math.isfinite(seconds) else 0.0
 
 
 def _licences(rows: Sequence[Mapping[str, Any]]) -> str:
-    counts = Counter(row.get("licence") or row.get("license") or NOT_RECORDED for row in rows)
+    counts = Counter(str(row.get("licence") or row.get("license") or NOT_RECORDED) for row in rows)
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{licence} ({count})" for licence, count in counts.most_common())

@@ -17,6 +17,7 @@ import numpy as np
 from reencoder_pipeline.durable import FULL_DISK, scratch_owner, write_text, write_whole
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.own_folder import folder_lock, require_own_folder
+from reencoder_pipeline.safe_text import parse_json
 
 RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: what was asked for, systems and clips
 SCORES = "scores.jsonl"  # one row per clip and system; written last, so it is only there when the run is complete
@@ -94,16 +95,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _object(content: bytes, *, what: str, where: object) -> dict[str, Any]:
     try:
-        values = json.loads(content.decode("utf-8"))
-        if isinstance(values, dict):
-            return values
+        values = parse_json(content, kind=EvaluationError, where=where, what=what)
         found = f"{type(values).__name__}, not an object"
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
-        found = str(error)
-    raise EvaluationError(
-        f"the {what} is not a JSON object: it is damaged, or another program's", where=where, value=found[:300],
-        remedy="move the file away and evaluate again",
-    )  # fmt: skip
+    except EvaluationError as error:
+        values, found = None, f"{error.what}: {error.value}"
+    if not isinstance(values, dict):
+        raise EvaluationError(
+            f"the {what} is not a JSON object: it is damaged, or another program's", where=where, value=found,
+            remedy="move the file away and evaluate again",
+        )  # fmt: skip
+    return values
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from reencoder_eval.apply.scratch import Scratch
 from reencoder_pipeline.durable import write_text, write_whole
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.safe_text import parse_json, read_json
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
 TENSOR, HEADER = "latents", "reencoder_latents"  # the names inside a .safetensors file
@@ -102,7 +103,7 @@ def write_latents(latents: Latents, path: Path) -> None:
 
 def _npy(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
     beside = path.with_suffix(".json")
-    header = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    header = read_json(beside, kind=CacheError) if beside.is_file() else {}
     return np.load(path, mmap_mode="r", allow_pickle=False), dict(header)
 
 
@@ -111,4 +112,4 @@ def _safetensors(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
         header = (file.metadata() or {}).get(HEADER)
         if header is None:
             raise KeyError(f"no header {HEADER!r}: is this a module?")
-        return file.get_tensor(TENSOR), dict(json.loads(header))
+        return file.get_tensor(TENSOR), dict(parse_json(header, kind=CacheError, where=path, what="header"))

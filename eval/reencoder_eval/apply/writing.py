@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from reencoder_eval.apply.latents_io import NPY
 from reencoder_eval.apply.reading import Sound
 from reencoder_eval.apply.scratch import Block, Scratch
 from reencoder_pipeline.durable import replacing
-from reencoder_pipeline.errors import AudioError, ConfigError
+from reencoder_pipeline.errors import AudioError, CacheError, ConfigError
+from reencoder_pipeline.safe_text import read_json
 
 Depth = Literal["16", "24", "float"]
 Peaks = Literal["scale", "float"]
@@ -190,7 +190,7 @@ def require_free(path: Path, *, overwrite: bool) -> None:
 
 def _is_header(path: Path) -> bool:
     try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 2**20 else None
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path, kind=CacheError)
+    except CacheError:
         return False
     return isinstance(values, dict) and {"spec", "streams"} <= values.keys()
