@@ -6,6 +6,7 @@ import ctypes
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -43,8 +44,8 @@ def measure_costs(
         for system in systems
         if system.run is not None and system.scored == "all" and (system.stages or system.count)
     }
-    failed = failing(calls)
-    speeds, peaks = speed_and_memory({name: calls[name] for name in calls if name not in failed}, device=device)
+    speeds, peaks = speed_and_memory(calls, device=device)
+    failed = [name for name in calls if name not in speeds]
     seconds = (audio.length - 2 * audio.margin) / audio.sample_rate
     values = {
         "digests": digests,
@@ -68,17 +69,6 @@ def measure_costs(
     write_json(path, values)
 
 
-def failing(calls: Mapping[str, Callable[[], object]]) -> dict[str, str]:
-    """Those that fail on this clip, and how: as rows they are failures, and what they cost is not known."""
-    failed = {}
-    for name, call in calls.items():
-        try:
-            call()
-        except ReencoderError as error:
-            failed[name] = str(error)
-    return failed
-
-
 def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:
     """A model that the counters do not understand costs an unknown amount, and is evaluated all the same."""
     try:
@@ -93,15 +83,23 @@ def speed_and_memory(
     """Median seconds of a call, and the bytes it needs at its peak beyond what is there before it.
 
     All are called once to warm up, which is when memory is measured, and then in turns: a busy neighbour meets all of
-    them. Memory is that of the process or, on CUDA, of torch on the device; None where the system does not tell.
+    them. Memory is that of the process or, on CUDA, of torch on the device; None where the system does not tell. A call
+    that fails is left out: as a row it is a failure, and what it costs is not known.
     """
-    peaks = {name: _peak_bytes(call, device=device) for name, call in calls.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    peaks: dict[str, int | None] = {}
+    seconds: dict[str, list[float]] = {}
+    for name, call in calls.items():
+        with suppress(ReencoderError):
+            peaks[name], seconds[name] = _peak_bytes(call, device=device), []
     for _ in range(ROUNDS):
-        for name, call in calls.items():
+        for name in list(seconds):
             start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            try:
+                calls[name]()
+            except ReencoderError:
+                del seconds[name], peaks[name]
+            else:
+                seconds[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seconds.items()}, peaks
 
 

@@ -13,7 +13,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from reencoder_eval.apply.scratch import Scratch
-from reencoder_pipeline.durable import write_text, write_whole
+from reencoder_pipeline.durable import replacing, write_whole
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.safe_text import parse_json, read_json
@@ -93,8 +93,10 @@ def write_latents(latents: Latents, path: Path) -> None:
     if path.suffix == NPY:
         content = io.BytesIO()
         np.save(content, values)
-        write_text(path.with_suffix(".json"), json.dumps(header))
-        write_whole(path, content.getbuffer())
+        # The inner one is renamed first; where either cannot be written, neither is.
+        with replacing(path) as beside, replacing(path.with_suffix(".json")) as header_beside:
+            header_beside.write_text(json.dumps(header), encoding="utf-8")
+            beside.write_bytes(content.getbuffer())
     else:
         from safetensors.numpy import save
 
