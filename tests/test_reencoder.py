@@ -84,6 +84,7 @@ def test_what_comes_out_is_for_decoders_that_keep_gradients(reencoder: ReEncoder
 def test_conditions_and_seeds(reencoder: ReEncoder) -> None:
     x, prior = latents(), reencoder.trained.prior(2, seed=7)
     assert torch.equal(reencoder(x, seed=7), reencoder(x, condition=prior))
+    assert not torch.allclose(prior[0], prior[1]), "an item has its own"
     assert not torch.allclose(reencoder(x, seed=7), reencoder(x, seed=8))
     assert torch.equal(reencoder(x), reencoder(x, condition=torch.zeros(3)))
     alike = reencoder.posterior(latents(8))

@@ -131,9 +131,10 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
     return ClipChoice(tuple(clips), tuple(silent), tuple(near_mono), tuple(too_short), tuple(failures))
 
 
-def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str) -> ClipAudio:
+def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str, low_rate: int = 22_050) -> ClipAudio:
     """Read the excerpt and half a second on either side (not the file), bring it to `sample_rate`, and make the task's
-    streams. Where the track begins or ends, silence is put in place of what is not there."""
+    streams; `low_rate` and `resampler` make the low band. Where the track begins or ends, silence is put in place of
+    what is not there."""
     audio = _read_with_margins(clip, clip.sample_rate // 2)
     if clip.sample_rate != sample_rate:
         audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
@@ -141,7 +142,7 @@ def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str) -> Cl
 
     def stream(name: str) -> np.ndarray:
         if name == "low_band":
-            return low_band(mono, sample_rate=sample_rate, resampler=resampler)[0]
+            return low_band(mono, sample_rate=sample_rate, low_rate=low_rate, resampler=resampler)[0]
         return {"mono": mono[0], "left": audio[0], "right": audio[-1]}[name]
 
     return ClipAudio(clip, sample_rate, {name: stream(name) for name in task.streams}, margin=sample_rate // 2)

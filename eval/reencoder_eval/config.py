@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, require_excerpts
+from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, Resampler, require_excerpts
 
 
 class ModuleEntry(Config):
@@ -46,7 +46,7 @@ class ClipsConfig(Config):
     split: Literal["train", "valid", "test"] | None = Field("test", description="null: every track")
     valid_share: float = Field(0.05, ge=0, lt=1, description="for tracks without a split; the same as the cache's")
     test_share: float = Field(0.10, ge=0, lt=1, description="for tracks without a split; the same as the cache's")
-    resampler: Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"] = "soxr_vhq"
+    resampler: Resampler = "soxr_vhq"
     num_clips: int = Field(48, ge=1, le=10**6)
     clip_seconds: float = Field(10.0, ge=0.1, le=3600)
     seed: int = Field(0, ge=0, lt=2**63)
@@ -103,6 +103,9 @@ class EvalConfig(ClipsConfig):
 
     autoencoder: str = Field(
         "house", description="house, weights on disk, a hub id, or package.module:function; options after #"
+    )
+    resampler: Resampler | None = Field(  # type: ignore[assignment] - of the base, which has no modules to ask
+        None, description="of the low band; null: that of the modules' training, soxr_vhq without modules"
     )
     modules: list[ModuleEntry] = Field([], description="trained modules; the other rows come by themselves")
     baselines: list[BaselineEntry] = Field(

@@ -24,6 +24,7 @@ from reencoder_eval.latent_distance import encode_clip
 from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_record
 from reencoder_eval.listening_page import write_report
 from reencoder_eval.listening_quality import require_available
+from reencoder_eval.low_band import low_band_of, title_of
 from reencoder_eval.run_contents import read_scores
 from reencoder_eval.run_folder import (
     AUDIO,
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
 
 Job = tuple[dict[str, Any], Future[Scores]]  # a row without its scores, and the scores
 
-TITLES = {"bwe": "Bandwidth extension, 22.05 to 44.1 kHz", "m2s": "Mono to stereo"}
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -81,7 +80,7 @@ def evaluate(
     baselines: Sequence[tuple[str, Path | None, str | None]],
     external: Sequence[ExternalProgram],
     task: str,
-    resampler: str,
+    resampler: str | None,
     num_clips: int,
     clip_seconds: float,
     seed: int,
@@ -94,7 +93,8 @@ def evaluate(
     """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
 
     `modules` are pairs of a label and what `find_module` finds, `baselines` of a name, a weights file (None: it has
-    none, or it is only counted) and a label (None: its own). Running it again resumes: a score is kept when it belongs
+    none, or it is only counted) and a label (None: its own). The low band is made as for the training of the modules,
+    with another `resampler` only if one is given. Running it again resumes: a score is kept when it belongs
     to the same audio, the same system and the same metrics.
     """
     require_available(quality)
@@ -110,11 +110,16 @@ def evaluate(
         for name, weights, label in baselines
     ]
     raw_audio += [program.as_baseline(get_task(task), kept=out / EXTERNAL) for program in external]
+    trained = [(label, path, load_module(path).to(device)) for label, path in found]
+    low_rate, resampler = low_band_of(
+        get_task(task), [(path, module) for _, path, module in trained], resampler=resampler, spec=coder.spec
+    )
     systems = systems_of(
         get_task(task),
         coder,
-        modules=[(label, path, load_module(path).to(device)) for label, path in found],
+        modules=trained,
         baselines=raw_audio,
+        low_rate=low_rate,
         resampler=resampler,
         seed=seed,
         device=device,
@@ -124,12 +129,13 @@ def evaluate(
             out,
             choice,
             systems,
-            title=TITLES[task],
+            title=title_of(task, low_rate=low_rate, sample_rate=coder.spec.sample_rate),
             task=task,
             split=split,
             seed=seed,
             clip_seconds=clip_seconds,
             autoencoder=coder,
+            low_rate=low_rate,
             resampler=resampler,
             listening_clips=listening_clips,
         )
@@ -138,6 +144,7 @@ def evaluate(
             choice.clips,
             autoencoder=coder,
             task=get_task(task),
+            low_rate=low_rate,
             resampler=resampler,
             listening_clips=listening_clips,
             device=device,
@@ -178,6 +185,7 @@ def write_run(
     autoencoder: Autoencoder,
     resampler: str,
     listening_clips: int,
+    low_rate: int = 22_050,
 ) -> None:
     """run.json: what was compared on what."""
     write_json(
@@ -190,6 +198,7 @@ def write_run(
             "clip_seconds": clip_seconds,
             "sample_rate": autoencoder.spec.sample_rate,
             "autoencoder": autoencoder.spec.to_dict(),
+            "low_rate": low_rate,
             "resampler": resampler,
             "systems": [
                 {"name": system.name, "label": system.label, "about": system.about, "trained": system.run is not None}
@@ -214,6 +223,7 @@ def run_systems(
     out: Path,
     quality: Sequence[Quality] = (),
     failures: Sequence[dict[str, str]] = (),
+    low_rate: int = 22_050,
 ) -> Evaluation:
     """Every system on every clip: writes costs.json, audio/, failures.jsonl and, when all is done, scores.jsonl.
 
@@ -254,14 +264,16 @@ def run_systems(
             return row, scores
         if whole and keep_audio:
             write_audio(files[-1], estimate, audio.sample_rate)
-        settings = {"task": task.name, "scored": system.scored, "quality": tuple(quality)}
+        settings = {"task": task.name, "scored": system.scored, "quality": tuple(quality), "edge_hz": low_rate / 2}
         return row, submit(estimate, audio.stack(task.targets), audio.sample_rate, **settings)
 
     def jobs() -> Iterator[Job]:
         costed = False
         for number, clip in enumerate(clips):
             try:
-                audio = load_clip(clip, task=task, sample_rate=autoencoder.spec.sample_rate, resampler=resampler)
+                audio = load_clip(
+                    clip, task=task, sample_rate=autoencoder.spec.sample_rate, low_rate=low_rate, resampler=resampler
+                )
             except ReencoderError as error:
                 failed.append(_failure(error, where=clip.id))
                 progress.update(len(runnable))

@@ -56,6 +56,7 @@ def write_report(run: Path) -> Path:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     template = environment.get_template("report.html.j2")
+    edge_hz = description.get("low_rate", 2 * EDGE_HZ) / 2
     page = template.render(
         description=description,
         summary=summary,
@@ -73,7 +74,8 @@ def write_report(run: Path) -> Path:
         here=here_rows(summary, costs),
         failures=read_failures(run),
         split_interval=split_interval,
-        edge_percent=100 * (1 - EDGE_HZ / (description["sample_rate"] / 2)),  # from the top of a spectrogram
+        edge_hz=edge_hz,
+        edge_percent=100 * (1 - edge_hz / (description["sample_rate"] / 2)),  # from the top of a spectrogram
     )
     write_text(run / REPORT, page)
     return run / REPORT

@@ -97,6 +97,7 @@ class _Run(_Part):
     sample_rate: int = Field(gt=0)
     autoencoder: _Autoencoder
     resampler: str
+    low_rate: Annotated[int, Field(ge=1_000, le=1_000_000)] = 22_050  # absent from early runs
     systems: list[_System]
     clips: list[_Clip]
     listening: list[str]

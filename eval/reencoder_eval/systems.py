@@ -87,6 +87,7 @@ def systems_of(
     *,
     modules: Sequence[tuple[str, Path, TrainedModule]] = (),
     baselines: Sequence[Baseline] = (),
+    low_rate: int = 22_050,
     resampler: str = "soxr_vhq",
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -94,11 +95,11 @@ def systems_of(
     """The rows of a task: what the autoencoder can reach, two ways of adding nothing, baselines, and the modules.
 
     `autoencoder` and `modules` (label, file, module) are on `device` already. Baselines come twice: on the undistorted
-    input, and after the autoencoder. `seed` draws the random conditions.
+    input, and after the autoencoder. `seed` draws the random conditions; `low_rate` and `resampler` make a low band.
     """
     rows = list(_plain_rows(task, autoencoder, device=device))
     for baseline in baselines:
-        rows += baseline_systems(task, autoencoder, baseline, resampler=resampler, device=device)
+        rows += baseline_systems(task, autoencoder, baseline, low_rate=low_rate, resampler=resampler, device=device)
     for label, path, module in modules:
         rows += module_systems(task, autoencoder, module, label=label, path=path, seed=seed, device=device)
     return tuple(rows)
@@ -127,7 +128,13 @@ def _plain_rows(task: Task, autoencoder: Autoencoder, *, device: torch.device | 
 
 
 def baseline_systems(
-    task: Task, autoencoder: Autoencoder, baseline: Baseline, *, resampler: str, device: torch.device | str
+    task: Task,
+    autoencoder: Autoencoder,
+    baseline: Baseline,
+    *,
+    low_rate: int,
+    resampler: str,
+    device: torch.device | str,
 ) -> tuple[System, System]:
     """A baseline on the undistorted input, and on what the autoencoder leaves of it (the paper's "VAE + X").
 
@@ -140,7 +147,7 @@ def baseline_systems(
     def after(audio: ClipAudio) -> np.ndarray:
         signals = through_autoencoder(autoencoder, [audio.streams[name] for name in sent], device=device)
         if task.name == "bwe":
-            signals = low_band(signals, sample_rate=audio.sample_rate, resampler=resampler)
+            signals = low_band(signals, sample_rate=audio.sample_rate, low_rate=low_rate, resampler=resampler)
         return finish(audio, signals)
 
     def undistorted(audio: ClipAudio) -> np.ndarray:
