@@ -148,7 +148,7 @@ def test_a_file_that_is_no_audio_is_an_error_that_names_it(tmp_path: Path, conte
     path.write_bytes(content)
     with pytest.raises(AudioError, match=r"bad\.ogg"):
         survey(path)
-    with pytest.raises(AudioError, match="no such file"):
+    with pytest.raises(AudioError, match="no such audio file"):
         survey(tmp_path / "absent.ogg")
 
 

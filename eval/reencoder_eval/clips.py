@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import soundfile
 
 from reencoder_eval.metrics import SILENCE_DBFS, level_dbfs
 from reencoder_eval.stereo_metrics import near_mono as is_near_mono
-from reencoder_pipeline.audio import Audio, audio_header, downmix, low_band, resample
+from reencoder_pipeline.audio import Audio, audio_header, downmix, low_band, open_seekable, resample
 from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.errors import AudioError, EvaluationError
 from reencoder_pipeline.tasks import Task
@@ -160,7 +159,7 @@ def _read_with_margins(clip: Clip, margin: int) -> Audio:
 def read_excerpt(clip: Clip) -> Audio:
     """float32 (channels, samples) at the file's rate; AudioError when the file ends before the excerpt does."""
     try:
-        with soundfile.SoundFile(os.fsencode(clip.path)) as file:  # type: ignore[arg-type], bytes are read
+        with open_seekable(clip.path) as file:
             file.seek(clip.start)
             samples = np.empty((clip.num_samples, file.channels), dtype=np.float32)
             filled = 0

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.errors import AudioError, ConfigError
+from reencoder_pipeline.mp3_frames import SLACK_FRAMES, WithInfo, count_frames
+from reencoder_pipeline.safe_text import file_kind
+from reencoder_pipeline.sound_lengths import STREAMED_BYTES, require_all_counted
 
 if TYPE_CHECKING:
     import soundfile
@@ -23,7 +26,7 @@ MAX_CHANNELS = 2
 BLOCK_SAMPLES = 131_072  # 3 s
 LENGTH_TOLERANCE_SECONDS = 0.01  # a sound Opus file decoded to 10 samples less than its header says
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's answer for a FLAC file that was written to a pipe
-STREAMED_BYTES = 0x7FFFF000  # what programs write as the size of a WAV file whose end they do not know; or more
+RATES = (4_000, 768_000)  # Hz; what lies outside is a damaged header
 
 
 def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int | None = None) -> tuple[Audio, int]:
@@ -43,15 +46,14 @@ def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple
 
     AudioError for anything that cannot be a track: unreadable, empty, more than two channels, not finite, or decoded to
     another length than header or manifest say (libsndfile returns a truncated MP3 or WAV without an error). The last
-    two are known at the end alone: whatever was made of the blocks before is then worth nothing.
+    two errors are only raised at the end of the file; discard anything computed from earlier blocks.
     """
     import soundfile
 
     decoded = bad = 0
     try:
-        with open_sequential(_existing(path)) as file:
-            rate, expected = file.samplerate, file.frames
-            _require_track(path, channels=file.channels, rate=rate, num_samples=expected, log=file.extra_info)
+        with open_sequential(path) as file:
+            rate, expected, slack = file.samplerate, file.frames, length_slack(file)
             length = BLOCK_SAMPLES
             while length == BLOCK_SAMPLES:  # a shorter one is the end, or a gap after which Ogg would go on
                 samples = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
@@ -66,7 +68,7 @@ def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise _unreadable(path, error) from None
     for promised, source in ((expected, "its header"), (num_samples, "its manifest")):
-        if promised is not None and abs(decoded - promised) > LENGTH_TOLERANCE_SECONDS * rate:
+        if promised is not None and abs(decoded - promised) > slack:
             raise AudioError(
                 f"decodes to another length than {source} says",
                 where=path,
@@ -99,37 +101,95 @@ def middle(num_samples: int, rate: int, seconds: float | None) -> slice:
     return slice(first, first + length)
 
 
-def open_sequential(path: bytes) -> soundfile.SoundFile:
-    """A file to be read from its beginning to its end, without the seek that soundfile makes after every read: it takes
-    time, and in Opus the sound after it is another one."""
+def open_sequential(path: Path) -> soundfile.SoundFile:
+    """A track's file to be read from its beginning to its end, without the seek that soundfile makes after every read:
+    it takes time, and in Opus the sound after it is another one. AudioError if it can be seen that this is no track."""
+    return _opened(path, sequential=True)
+
+
+def open_seekable(path: Path) -> soundfile.SoundFile:
+    """A track's file for excerpts. AudioError as from `open_sequential`."""
+    return _opened(path, sequential=False)
+
+
+def length_slack(file: soundfile.SoundFile) -> float:
+    """Samples by which a file may decode to another length than `frames` says: more where MP3 frames were counted."""
+    counted = getattr(file, "samples_a_frame", 0)
+    return max(LENGTH_TOLERANCE_SECONDS * file.samplerate, SLACK_FRAMES * counted)
+
+
+def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
     import soundfile
 
-    class Sequential(soundfile.SoundFile):
-        def seekable(self) -> bool:
-            return False
+    class Track(soundfile.SoundFile):
+        samples_a_frame = 0
+        source: WithInfo | None = None
 
-    return Sequential(path)  # type: ignore[arg-type], bytes are read
+        def seekable(self) -> bool:
+            return not sequential and super().seekable()
+
+        def close(self) -> None:
+            super().close()
+            if self.source is not None:
+                self.source.close()
+
+    if (found := file_kind(path)) != "a file":
+        raise AudioError("no such audio file", where=path, value=found, remedy="correct the manifest, or bring it back")
+    try:
+        file = Track(os.fsencode(path))  # type: ignore[arg-type], bytes are read: a name need not be UTF-8
+        try:
+            rate, num_samples, log = file.samplerate, file.frames, file.extra_info
+            _require_track(path, channels=file.channels, rate=rate)
+            if file.format in ("MP3", "MPEG"):
+                file = _counted(file, path, Track)
+            else:
+                require_all_counted(
+                    path, rate=rate, num_samples=num_samples, tolerance_seconds=LENGTH_TOLERANCE_SECONDS
+                )
+            _require_length(path, rate=rate, num_samples=file.frames, log=log)
+        except BaseException:
+            file.close()
+            raise
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise _unreadable(path, error) from None
+    return file
+
+
+def _counted(file: Any, path: Path, kind: Any) -> Any:
+    """An MP3; where its header does not say how many frames there are, or fewer than there are, as if it did."""
+    counted = count_frames(path)
+    if counted is None or counted.samples == 0:
+        return file
+    if counted.stated is not None and counted.samples < counted.stated - counted.slack and not counted.has_info:
+        value = f"{counted.samples} samples instead of {counted.stated}"
+        raise AudioError("ends before its header says", where=path, value=value, remedy=_REFETCH)
+    known = file.frames if counted.stated is None or not counted.has_info else counted.stated
+    if counted.samples <= known + counted.slack and counted.has_info and counted.stated is not None:
+        return file
+    remedy = "decode it once, for example `ffmpeg -i old.mp3 new.flac`"
+    if counted.problem is not None:
+        raise AudioError("cannot be read to its end", where=path, value=counted.problem, remedy=remedy)
+    if abs(file.frames - counted.samples) <= counted.slack:
+        file.samples_a_frame = counted.first.samples
+        return file
+    if counted.first.layer != 3:
+        value = f"{counted.samples} samples in its frames, {file.frames} by libsndfile's estimate"
+        raise AudioError("does not say how long it is", where=path, value=value, remedy=remedy)
+    file.close()
+    source = WithInfo(path, counted)
+    try:
+        whole = kind(source)
+    except BaseException:
+        source.close()
+        raise
+    whole.source, whole.samples_a_frame = source, counted.first.samples
+    return whole
 
 
 def audio_header(path: Path) -> tuple[int, int]:
     """(sample rate, samples) as the header says; AudioError when it can already be seen that this is no track."""
-    import soundfile
-
-    try:
-        info = soundfile.info(_existing(path))  # type: ignore[arg-type]
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise _unreadable(path, error) from None
-    rate, num_samples = info.samplerate, info.frames
-    _require_track(path, channels=info.channels, rate=rate, num_samples=num_samples, log=info.extra_info)
-    return rate, num_samples
-
-
-def _existing(path: Path) -> bytes:
-    """The file's name for soundfile, which cannot encode a name that is not UTF-8 itself."""
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "nothing"
-        raise AudioError("no such audio file", where=path, value=found, remedy="correct the manifest, or bring it back")
-    return os.fsencode(path)
+    with open_sequential(path) as file:
+        return file.samplerate, file.frames
 
 
 def _unreadable(path: Path, error: Exception) -> AudioError:
@@ -144,10 +204,17 @@ _FORMAT_REMEDY = (
 )
 
 
-def _require_track(path: Path, *, channels: int, rate: int, num_samples: int, log: str) -> None:
+def _require_track(path: Path, *, channels: int, rate: int) -> None:
     if channels > MAX_CHANNELS:
         remedy = "mix it down, or split it into stereo files, first"
         raise AudioError("only mono and stereo are handled", where=path, value=f"{channels} channels", remedy=remedy)
+    lowest, highest = RATES
+    if not lowest <= rate <= highest:
+        remedy = f"{lowest:,} to {highest:,} Hz are read: the header is damaged, or this is no recording of sound"
+        raise AudioError("its sample rate is not that of audio", where=path, value=f"{rate} Hz", remedy=remedy)
+
+
+def _require_length(path: Path, *, rate: int, num_samples: int, log: str) -> None:
     if num_samples == 0:
         raise AudioError("holds no samples", where=path, value="0 samples", remedy="fetch it again, or leave it out")
     if num_samples == UNKNOWN_LENGTH:

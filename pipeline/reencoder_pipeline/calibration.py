@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from reencoder_pipeline.audio import Audio, middle, resample
+from reencoder_pipeline.audio import Audio, middle, open_seekable, resample
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.encode import encode_batch, make_stream, plan_segments
@@ -224,9 +223,7 @@ def _encode(
 
 def _read(path: Path, seconds: float, place: float) -> tuple[Audio, int, int]:
     """(channels, samples) of an excerpt, its rate, and how many samples the whole file has."""
-    import soundfile
-
-    with soundfile.SoundFile(os.fsencode(path)) as file:  # type: ignore[arg-type], bytes for names that are not UTF-8
+    with open_seekable(path) as file:
         length = min(file.frames, round(seconds * file.samplerate))
         file.seek(int(place * (file.frames - length)))
         samples = file.read(length, dtype="float32", always_2d=True)

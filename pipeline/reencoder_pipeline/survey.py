@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, open_sequential
+from reencoder_pipeline.audio import length_slack, open_sequential
 from reencoder_pipeline.errors import AudioError
 
 if TYPE_CHECKING:
@@ -62,16 +61,13 @@ def survey(path: Path) -> Survey:
     import soundfile
 
     path = Path(path)
-    if not path.is_file():
-        raise AudioError("no such file", where=path)
     try:
-        with open_sequential(os.fsencode(path)) as file:
-            promised = file.frames
+        with open_sequential(path) as file:
+            promised, slack = file.frames, length_slack(file)
             result = survey_blocks(_blocks(file), file.samplerate, file.channels)
     except soundfile.SoundFileError as error:
         raise AudioError("cannot be decoded", where=path, value=str(error)) from None
-    short = abs(result.num_samples - promised) > LENGTH_TOLERANCE_SECONDS * result.sample_rate
-    if result.num_samples == 0 or short:
+    if result.num_samples == 0 or abs(result.num_samples - promised) > slack:
         raise AudioError("decodes to another length than its header says", where=path, value=result.num_samples)
     return result
 

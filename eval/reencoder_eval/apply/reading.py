@@ -14,9 +14,10 @@ import numpy as np
 import soundfile
 
 from reencoder_eval.apply.scratch import BLOCK, Block, Scratch
-from reencoder_pipeline.audio import LENGTH_TOLERANCE_SECONDS, audio_header, open_sequential
+from reencoder_pipeline.audio import audio_header, length_slack, open_sequential
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.programs import run_program
+from reencoder_pipeline.safe_text import file_kind
 from reencoder_pipeline.survey import Survey, survey_blocks
 
 FFMPEG_SECONDS = 1800
@@ -38,9 +39,10 @@ class Sound:
 def sound_seconds(path: Path) -> float:
     """For the progress bar alone: what the header says, or 0."""
     try:
-        return soundfile.info(os.fsencode(path)).duration  # type: ignore[arg-type], bytes are read
-    except (soundfile.SoundFileError, OSError, RuntimeError):
+        rate, num_samples = audio_header(path)
+    except AudioError:
         return 0.0
+    return num_samples / rate
 
 
 @contextmanager
@@ -51,9 +53,9 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
     """
     with _readable(path, folder) as (readable, native):
         try:
-            rate, promised = audio_header(readable)
-            with open_sequential(os.fsencode(readable)) as file:
+            with open_sequential(readable) as file:
                 sound_format, subtype = file.format, file.subtype
+                rate, promised, slack = file.samplerate, file.frames, length_slack(file)
                 audio = Scratch(file.channels, folder=folder)
                 survey = survey_blocks(_kept(_blocks(file, path), audio), rate, file.channels)
         except AudioError as error:
@@ -61,7 +63,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError("cannot be read as audio", where=path, value=error, remedy="fetch it again") from None
     with audio:
-        if abs(len(audio) - promised) > LENGTH_TOLERANCE_SECONDS * rate or len(audio) == 0:
+        if abs(len(audio) - promised) > slack or len(audio) == 0:
             raise AudioError(
                 "decodes to another length than its header says",
                 where=path,
@@ -88,6 +90,8 @@ def _kept(blocks: Iterator[Block], audio: Scratch) -> Iterator[Block]:
 @contextmanager
 def _readable(path: Path, folder: Path) -> Iterator[tuple[Path, bool]]:
     """A file that soundfile reads: this one (True), or what ffmpeg makes of it."""
+    if file_kind(path) != "a file":
+        audio_header(path)  # raises: a FIFO or a device is not opened
     try:
         soundfile.info(os.fsencode(path))  # type: ignore[arg-type], bytes are read
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
