@@ -166,16 +166,11 @@ def test_an_mp3_with_a_vbri_frame_is_counted_and_compared(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("count", [60, 400])
-def test_an_mp3_of_free_format_is_read_whole_or_refused(tmp_path: Path, count: int) -> None:
+def test_an_mp3_of_free_format_is_read_whole(tmp_path: Path, count: int) -> None:
     """Its frames are all of one size that is not written in them."""
     frame = bytes([0xFF, 0xFB, 0x00, 0xC4]) + bytes(996)
     path = written(tmp_path, "a.mp3", frame * count)
-    try:
-        audio, _ = read_audio(path)
-    except AudioError as error:
-        assert error.remedy
-    else:
-        assert abs(audio.shape[1] - 1152 * count) <= 3 * 1152
+    assert abs(read_audio(path)[0].shape[1] - 1152 * count) <= 3 * 1152
 
 
 def test_an_excerpt_of_an_mp3_without_a_length_may_lie_at_its_end(tmp_path: Path) -> None:

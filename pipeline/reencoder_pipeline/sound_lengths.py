@@ -73,8 +73,8 @@ def require_all_counted(path: Path, *, rate: int, num_samples: int, tolerance_se
             "holds more than its header says",
             where=path,
             value=f"{promised} bytes of sound by the header, and {there - promised} bytes behind them",
-            remedy="a recorder broke off, a length of over 4 GiB has wrapped, or two files were joined: write its header "
-            "anew, for example `ffmpeg -ignore_length 1 -i old.wav -rf64 auto new.wav`",
+            remedy="a recorder broke off, a length of over 4 GiB has wrapped, or two files were joined: write its "
+            "header anew, for example `ffmpeg -ignore_length 1 -i old.wav -rf64 auto new.wav`",
         )
 
 
