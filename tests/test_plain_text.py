@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import typer
 from rich.console import Console
 
 from example_run import LABELS, write_run
@@ -18,6 +20,8 @@ from reencoder_eval.run_contents import finished_scores
 from reencoder_eval.run_folder import CHART, MARKDOWN, RUN, SCORES, read_json, read_rows, write_json, write_rows
 from reencoder_eval.tables import summarise, write_tables
 from reencoder_eval.text_table import TextTable, markdown, terminal
+from reencoder_pipeline import command_line, durable
+from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.plain_text import markdown_cell, markdown_code, markdown_text, printable
 from reencoder_trainer.module_card import render_card
 from test_trained_module import make_trained
@@ -97,6 +101,43 @@ def test_labels_and_names_stay_text_in_tables_pages_pictures_and_cards(text: str
     body = card.partition("\n---\n")[2]
     headings = [line.partition(" ")[0] for line in body.splitlines() if line.startswith("#")]
     assert headings == ["#", "##", "##", "###", "##"]
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            ConfigError("odd", where="a\x1b[2J.wav", value="b\x9b", remedy="c"),
+            "error: a\\x1b[2J.wav: odd\n",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "a\x07.wav"), "error: a\\x07.wav: No space left on device\n"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "error: a file could not be written: Disk quota exceeded\n"),
+    ],
+)
+def test_errors_of_commands_are_text_and_a_full_disk_is_one(
+    error: Exception, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["fail"])
+    with pytest.raises(SystemExit) as left:
+        command_line.run(app)
+    assert left.value.code == command_line.USAGE
+    assert capsys.readouterr().err.startswith(shown)
+
+
+def test_an_error_of_writing_names_the_file_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable, "sync", full)
+    with pytest.raises(OSError, match=r"a\.txt"):
+        durable.write_text(tmp_path / "a.txt", "x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_long_label_leaves_room_for_the_bars(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
+from reencoder_pipeline.plain_text import printable
 
 app = typer.Typer(
     help="Encode a corpus of audio once into a latent cache, and look after it.",
@@ -132,7 +133,7 @@ def plan(  # noqa: PLR0917, typer reads the signature
         hours_of_corpus=hours_of_corpus,
         assumptions=assumptions,
     )
-    print(json.dumps(summary) if as_json else dry_run_table(summary))
+    print(json.dumps(summary) if as_json else printable(dry_run_table(summary), lines=True))
 
 
 @app.command()
@@ -162,7 +163,7 @@ def inspect(  # noqa: PLR0917, typer reads the signature
         print(json.dumps({**summary, **({"track_list": [vars(track) for track in opened.tracks]} if tracks else {})}))
         return
     for line in report(summary, opened.tracks if tracks else (), frame_rate=float(opened.spec.frame_rate)):
-        print(line)
+        print(printable(line, lines=True))
 
 
 @app.command()
@@ -200,7 +201,7 @@ def verify(  # noqa: PLR0917, typer reads the signature
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        print("\n".join(conclusion(opened, findings)))
+        print(printable("\n".join(conclusion(opened, findings)), lines=True))
     if damages and discard:
         _say(f"{forget(opened, damages)} shard(s) discarded: run the build again")
     if damages:
@@ -234,7 +235,7 @@ def precision(  # noqa: PLR0917, typer reads the signature
             seed=seed,
             progress=progress,
         )
-    print(json.dumps(table) if as_json else "\n".join(report(table)))
+    print(json.dumps(table) if as_json else printable("\n".join(report(table)), lines=True))
 
 
 @app.command()
@@ -366,9 +367,8 @@ def _end(summary: dict[str, object], failures: Sequence[dict[str, str]], out: Pa
 
 
 def _print(summary: dict[str, object], as_json: bool) -> None:
-    print(
-        json.dumps(summary) if as_json else "\n".join(f"{name.replace('_', ' ')}: {v}" for name, v in summary.items())
-    )
+    lines = (f"{name.replace('_', ' ')}: {value}" for name, value in summary.items())
+    print(json.dumps(summary) if as_json else printable("\n".join(lines), lines=True))
 
 
 @contextmanager
@@ -401,7 +401,7 @@ class _progress:  # noqa: N801, used as a function
         self.bar.update(done - self.bar.n)
 
     def say(self, message: str) -> None:
-        self.bar.write(message, file=sys.stderr)
+        self.bar.write(printable(message, lines=True), file=sys.stderr)
 
 
 def _option(key: str, value: str | None) -> list[str]:
@@ -410,7 +410,7 @@ def _option(key: str, value: str | None) -> list[str]:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(printable(message, lines=True), file=sys.stderr)
 
 
 def _command() -> str:

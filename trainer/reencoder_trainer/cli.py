@@ -14,6 +14,7 @@ import yaml
 from typer.core import TyperGroup
 
 from reencoder_pipeline.command_line import SOME_FAILED, run
+from reencoder_pipeline.plain_text import printable
 
 if TYPE_CHECKING:
     from reencoder_trainer.runs import RunSummary
@@ -78,7 +79,7 @@ def runs(
     else:
         _print_table(found)
     for text in unreadable:
-        print(f"not readable: {text}", file=sys.stderr)
+        print(f"not readable: {printable(text, lines=True)}", file=sys.stderr)
     if unreadable:
         raise typer.Exit(SOME_FAILED)
 
@@ -86,6 +87,7 @@ def runs(
 def _print_table(found: list[RunSummary]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "recipe"):
@@ -96,9 +98,10 @@ def _print_table(found: list[RunSummary]) -> None:
         progress = f"{one.step:,}" if one.is_finished else f"{one.step:,} of {one.steps:,}"
         valid = [f"{one.valid[key]:.4f}" if key in one.valid else "-" for key in REFERENCES]
         rate = "-" if one.steps_per_second is None else f"{one.steps_per_second:.2f}"
-        table.add_row(one.name, one.recipe, progress, *valid, rate, _ago(one.seconds))
+        names = [Text(printable(name)) for name in (one.name, one.recipe)]  # Text: what they hold is no markup
+        table.add_row(*names, progress, *valid, rate, _ago(one.seconds))
         for text in one.warnings:
-            table.add_row("", f"warning: {text}")
+            table.add_row("", Text(f"warning: {printable(text)}"))
     console = Console()
     # Not a terminal: as wide as it needs, so that what reads it finds a run on one line.
     console.print(table, width=None if console.is_terminal else 200)
