@@ -17,13 +17,14 @@ from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build import plan_build
 from reencoder_pipeline.cache import LatentCache, open_cache
 from reencoder_pipeline.corpus import assign_splits, read_corpus
+from reencoder_pipeline.durable import scratch_owner
 from reencoder_pipeline.edge_effects import check_edges
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.owners import owner
 from reencoder_pipeline.shard import build_shard
 from reencoder_pipeline.store import FolderStore
 from reencoder_pipeline.track import encode_track
-from tiny_build import MUSIC, NUM_SHARDS, build, command, copied, tiny_config, tree
+from tiny_build import MUSIC, NUM_SHARDS, build, command, copied, scratch_name, tiny_config, tree
 from tiny_build import music as render
 
 STORAGES = ["zarr", "webdataset"]
@@ -130,8 +131,8 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
     sync, rename, link = os.fsync, Path.rename, os.link
 
     def noted_sync(descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        events.append(("sync", path.relative_to(tmp_path / "shards").as_posix()))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path / "shards")
+        events.append(("sync", "/".join("scratch" if scratch_owner(part) == owner() else part for part in path.parts)))
         sync(descriptor)
 
     def noted_rename(path: Path, target: Path) -> Path:
@@ -147,17 +148,17 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
     monkeypatch.setattr(os, "link", noted_link)
     build_shard(job, load_autoencoder(str(tiny_autoencoder)), tmp_path, config)
     written = {path.relative_to(tmp_path / "shards" / job.key) for path in (tmp_path / "shards" / job.key).rglob("*")}
-    claim, partial, record = f"{job.key}.claim", f"{job.key}.{owner()}.partial", f"{job.key}.json"
+    claim, record = f"{job.key}.claim", f"{job.key}.json"
     placed = events.index(("place", job.key))
-    assert events[:3] == [("sync", f"{claim}.{owner()}.partial"), ("place", claim), ("sync", ".")]
+    assert events[:3] == [("sync", "scratch"), ("place", claim), ("sync", "")]
     assert {name for kind, name in events[3:placed] if kind == "sync"} == {
-        (Path(partial) / path).as_posix() for path in (*written, Path())
+        (Path("scratch") / path).as_posix() for path in (*written, Path())
     }
     assert events[placed + 1 :] == [
-        ("sync", "."),
-        ("sync", f"{record}.{owner()}.partial"),
+        ("sync", ""),
+        ("sync", "scratch"),
         ("place", record),
-        ("sync", "."),
+        ("sync", ""),
     ]
 
 
@@ -174,10 +175,11 @@ def test_what_a_killed_build_left_is_swept_away(
 ) -> None:
     out = copied(built("zarr"), tmp_path / "cache")
     key = open_cache(out).shards[0].key
-    for name in (f"shards/{key}.999.partial/mono/zarr.json", "shards/0123456789.999.partial/x", "shards/0123456789/x"):
+    gone = key[::-1]
+    for name in (f"shards/{scratch_name()}/mono/zarr.json", f"shards/{gone}/x"):
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("torn")
-    for name in (f"shards/{key}.json.999.partial", "shards/0123456789.tar", "index.json.999.partial"):
+    for name in (f"shards/{scratch_name()}", f"shards/{gone}.tar", scratch_name()):
         (out / name).write_text("torn")
     assert build(music, out, tiny_autoencoder).kept == NUM_SHARDS
     assert tree(out) == tree(built("zarr"))

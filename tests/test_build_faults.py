@@ -22,7 +22,7 @@ from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.cache import open_cache
 from reencoder_pipeline.errors import AutoencoderError, CacheError, CorpusError
 from reencoder_pipeline.store import FolderStore
-from tiny_build import MUSIC, NUM_SHARDS, SHAPE, build, command, copied, shard_files, tree
+from tiny_build import MUSIC, NUM_SHARDS, SHAPE, build, command, copied, placed_files, scratch_name, shard_files, tree
 from tiny_build import music as render
 
 # Refusals
@@ -204,7 +204,7 @@ def test_a_full_disk_is_named_and_the_build_resumes(
         open_cache(out)
     whole = shard_files(built("zarr"))
     assert len(list((out / "shards").glob("*.json"))) == 2
-    made = {name: content for name, content in shard_files(out).items() if ".claim" not in name}
+    made = placed_files(out)
     assert all(content == whole[name] for name, content in made.items())  # no torn one at its final place
     result = build(music, out, tiny_autoencoder)
     assert (result.built, result.kept) == (NUM_SHARDS - 2, 2)
@@ -223,7 +223,7 @@ def test_no_room_for_the_last_lines_either(
     def no_room(original: Any) -> Any:
         def put(store: FolderStore, its_name: str, content: bytes) -> Any:
             if its_name == name:
-                (out / f"{name}.1.partial").write_text("torn")
+                (out / scratch_name()).write_text("torn")
                 raise OSError(errno.ENOSPC, "No space left on device")
             return original(store, its_name, content)
 
@@ -255,7 +255,7 @@ def test_a_disk_that_is_really_full(music: Path, built: Built, tiny_autoencoder:
         with pytest.raises(CacheError, match="the disk is full"):
             build(music, disk / "cache", tiny_autoencoder, format="webdataset")
         whole = shard_files(built("webdataset"))
-        final = {name: content for name, content in shard_files(disk / "cache").items() if ".partial" not in name}
+        final = placed_files(disk / "cache")
         assert all(content == whole[name] for name, content in final.items())
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         assert build(music, disk / "cache", tiny_autoencoder, format="webdataset").kept > 0

@@ -21,9 +21,9 @@ from reencoder_pipeline.owners import has_ended, owner
 from reencoder_pipeline.plan import plan_build
 from reencoder_pipeline.shard import Job, build_shard
 from reencoder_pipeline.store import FolderStore, Store, open_store
-from tiny_build import leftovers, tiny_config, tree
+from tiny_build import leftovers, scratch_name, tiny_config, tree
 
-ELSEWHERE = "elsewher-7-7"  # a process of another machine
+ELSEWHERE = "e15e3e4e-7-7"  # a process of another machine
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -143,7 +143,7 @@ def test_what_is_known_of_processes() -> None:
     machine, pid, started = owner().split("-")
     assert not has_ended(owner())
     assert has_ended(f"{machine}-{pid}-{int(started) - 1}")  # the number belonged to another process before
-    assert not has_ended(f"elsewher-{pid}-{int(started) - 1}")
+    assert not has_ended(f"e15e3e4e-{pid}-{int(started) - 1}")
     assert not has_ended("")
 
 
@@ -160,8 +160,7 @@ def test_a_holder_who_was_replaced_leaves_the_claim_to_the_other(store: Store) -
 
 def test_a_sweep_leaves_alone_what_living_builders_write(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
-    mine = f"shards/a.{owner()}.partial"
-    theirs, dead = f"shards/b.{ELSEWHERE}.partial", f"shards/c.{owners._machine()}-{2**22 + 1}-1.partial"
+    mine, theirs, dead = (f"shards/{scratch_name(its_owner)}" for its_owner in (owner(), ELSEWHERE, None))
     for name in (f"{mine}/x", f"{theirs}/x", f"{dead}/x", "shards/d/x", "shards/e/x"):
         store.write(name, b"-")
     take_as(ELSEWHERE, store, claim_name("d"))  # in place, and not yet recorded

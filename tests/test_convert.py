@@ -20,7 +20,7 @@ from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.tar_shards import read_members
 from reencoder_pipeline.verify import discard, verify_cache
 from reencoder_pipeline.zarr_shards import data_file
-from tiny_build import leftovers, tree
+from tiny_build import leftovers, scratch_name, tree
 from tiny_cache import write_cache
 
 STORAGES = ["zarr", "webdataset"]
@@ -113,7 +113,7 @@ def test_the_same_command_goes_on(sound: dict[str, Path], tmp_path: Path) -> Non
         open_cache(tmp_path / "out")
     (first,) = (tmp_path / "out" / "shards").glob("*.tar")
     before = first.stat().st_mtime_ns
-    (tmp_path / "out" / "shards" / "valid.123.partial").write_bytes(b"half")
+    (tmp_path / "out" / "shards" / scratch_name()).write_bytes(b"half")
     done = convert(sound["zarr"], tmp_path / "out", "webdataset")
     assert (done.shards_written, done.shards_kept, first.stat().st_mtime_ns) == (1, 1, before)
     assert tree(tmp_path / "out") == tree(sound["webdataset"])

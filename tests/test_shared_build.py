@@ -43,7 +43,7 @@ def test_two_builders_share_the_shards(
     assert leftovers(out) == []
 
 
-@pytest.mark.parametrize(("machine", "lease"), [("", 600.0), ("elsewher", 1.0)])
+@pytest.mark.parametrize(("machine", "lease"), [("", 600.0), ("e15e3e4e", 1.0)])
 def test_when_one_of_two_is_killed_the_other_makes_its_shard(
     music: Path, built: Built, tiny_autoencoder: Path, tmp_path: Path, encodes_here: list[str],
     machine: str, lease: float,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reencoder_pipeline import shard
+from reencoder_pipeline import owners, shard
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
@@ -101,6 +102,18 @@ def leftovers(folder: Path) -> list[str]:
 def shard_files(folder: Path) -> dict[str, bytes]:
     """Those of `tree` that are shards and their commit records."""
     return {name: content for name, content in tree(folder).items() if name.startswith("shards/")}
+
+
+def placed_files(folder: Path) -> dict[str, bytes]:
+    """Those of `shard_files` that are at their final place: neither scratch files nor claims."""
+    passing = (".partial", ".claim")
+    return {name: content for name, content in shard_files(folder).items() if not any(part in name for part in passing)}
+
+
+def scratch_name(its_owner: str | None = None) -> str:
+    """A name such as `durable.beside` gives; by default of a process of this machine that has ended."""
+    dead = f"{owners._machine()}-{2**22 + 1}-1"
+    return f".reencoder-{its_owner or dead}-{secrets.token_hex(4)}.partial"
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
-from reencoder_pipeline.durable import replacing
+from reencoder_pipeline.durable import replacing, scratch_owner
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.object_reads import ObjectReader
 
@@ -53,6 +53,7 @@ class LocalCopy:
             if self._missing(files):
                 with _locked(self.folder / FETCHING):
                     missing = self._missing(files)  # another process may have been here
+                    self._sweep(missing)
                     self._make_room(missing, files)
                     self._fetch(missing)
             for name in files:
@@ -74,6 +75,13 @@ class LocalCopy:
 
     def _missing(self, files: Files) -> dict[str, tuple[int, str]]:
         return {name: promised for name, promised in files.items() if _size(self.folder / name) != promised[0]}
+
+    def _sweep(self, files: Files) -> None:
+        """Remove what a killed fetch left half-written beside these files; the lock is held, so none is at work."""
+        for folder in {(self.folder / name).parent for name in files}:
+            for path in folder.glob(".*.partial"):
+                if scratch_owner(path.name) is not None:
+                    path.unlink(missing_ok=True)
 
     def _fetch(self, files: Files) -> None:
         total, done, counting = sum(size for size, _ in files.values()), 0, Lock()

@@ -12,6 +12,7 @@ import numpy as np
 
 from reencoder_pipeline.audio import low_band, read_audio
 from reencoder_pipeline.corpus import Track, file_digest
+from reencoder_pipeline.durable import replacing
 from reencoder_pipeline.errors import AudioError, CorpusError
 
 VIEWS = ("left", "right", "mono", "mono")
@@ -42,9 +43,8 @@ def _decode(track: Track, folder: Path, sample_rate: int) -> Path:
     if not target.exists():
         audio, _ = read_audio(track.path, sample_rate=sample_rate, num_samples=track.num_samples)
         stereo = np.repeat(audio, 2, axis=0) if len(audio) == 1 else audio
-        partial = target.with_suffix(f".{os.getpid()}.partial")
-        (stereo.T * 32767.0).round().clip(-32768, 32767).astype("<i2").tofile(partial)
-        partial.rename(target)
+        with replacing(target) as scratch:
+            (stereo.T * 32767.0).round().clip(-32768, 32767).astype("<i2").tofile(scratch)
     return target
 
 
