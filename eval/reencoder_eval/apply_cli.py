@@ -33,9 +33,13 @@ Inputs = Annotated[
 Out = Annotated[Path, typer.Option(metavar="DIR", help="folder of the outputs; the tree below a folder is kept")]
 MODULE_HELP = "a released module by its name, module.safetensors, the folder of a run, or a hub id"
 OVERWRITE_HELP = "replace outputs of this call that exist, no other file and no input; default: they are skipped"
+NAME_HELP = (
+    "house, a file or folder of weights, a hub id, or package.module:function, which is imported and called; default: "
+    "the one that the module was trained on, if that is house"
+)
 UPSAMPLES, UPMIXES = "bwe_s", "m2s_s"  # released with the package
 Module = Annotated[str, typer.Option(metavar="MODULE", help=MODULE_HELP)]
-Name = Annotated[str | None, typer.Option(metavar="NAME", help="default: the one that the module was trained on")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help=NAME_HELP)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Format = Annotated[str | None, typer.Option("--format", help="wav, flac, aiff, caf, w64, mp3, ogg; default: as it was")]
 Depth = Annotated[str | None, typer.Option(help="16, 24 or float; default: as it was")]

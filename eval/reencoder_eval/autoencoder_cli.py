@@ -16,7 +16,8 @@ from reencoder_pipeline.errors import ConfigError
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
 OVERWRITE_HELP = "replace a file of that name that is no card of ours; cards are replaced anyway"
-Name = Annotated[str, typer.Argument(help="house, a file or folder of weights, a hub id, or package.module:function")]
+NAME_HELP = "house, a file or folder of weights, a hub id, or package.module:function, which is imported and called"
+Name = Annotated[str, typer.Argument(help=NAME_HELP)]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")]
 
 

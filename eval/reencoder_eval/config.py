@@ -21,7 +21,8 @@ class BaselineEntry(Config):
     """A system on raw audio; a model without weights is counted and not scored."""
 
     name: str = Field(
-        min_length=1, description="folding, decorrelation, aero, musichifi_bwe, ...; package.module:function"
+        min_length=1,
+        description="folding, decorrelation, aero, musichifi_bwe, ...; package.module:function, which is called",
     )
     weights: Path | None = None
     label: str | None = Field(None, min_length=1, description="of its rows, where one baseline stands twice")
@@ -102,7 +103,9 @@ class EvalConfig(ClipsConfig):
     """`reencoder-eval CONFIG`: which clips go through which systems."""
 
     autoencoder: str = Field(
-        "house", description="house, weights on disk, a hub id, or package.module:function; options after #"
+        "house",
+        description="house, weights on disk, a hub id, or package.module:function, which is imported and called; "
+        "options after #",
     )
     resampler: Resampler | None = Field(  # type: ignore[assignment] - of the base, which has no modules to ask
         None, description="of the low band; null: that of the modules' training, soxr_vhq without modules"

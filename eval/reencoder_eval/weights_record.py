@@ -19,9 +19,12 @@ def weights_file(name: str) -> Path | None:
         from reencoder_pipeline.autoencoders.vocos.adapter import HOUSE_WEIGHTS
 
         return HOUSE_WEIGHTS
-    path = Path(plain).expanduser()
-    path = path / "autoencoder.safetensors" if path.is_dir() else path
-    return path if path.is_file() else None
+    try:
+        path = Path(plain).expanduser()
+        path = path / "autoencoder.safetensors" if path.is_dir() else path
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no path at all: too long, of a user who is not there
+        return None
 
 
 def weights_record(name: str, *, digest: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.errors import AutoencoderError, ReencoderError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.named_function import call_named, reads_like_a_function, shown
 
@@ -150,7 +150,15 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         local_files_only=options.local_files_only,
     )
     module, _, function = FAMILIES[source.family].partition(":")
-    return getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
+    try:
+        return getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
+    except ReencoderError:
+        raise
+    except Exception as error:  # a model's own configuration can hold anything, and libraries raise what they hit
+        value = f"{type(error).__name__}: {shown(error)}"
+        remedy = "fetch the weights again; if they are as published, tell us which"
+        what = "the weights and their configuration do not make an autoencoder"
+        raise AutoencoderError(what, where=source.path, value=value, remedy=remedy) from error
 
 
 def parse_name(name: str) -> tuple[str, Options]:

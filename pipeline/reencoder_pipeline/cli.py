@@ -32,8 +32,8 @@ Name = Annotated[
     typer.Option(
         "--autoencoder",
         metavar="NAME",
-        help="house, a folder or file of weights, a hub id, or package.module:function; NAME#key=value,... gives "
-        "options: revision, subfolder, local_files_only, form.",
+        help="house, a folder or file of weights, a hub id, or package.module:function, which is imported and called; "
+        "NAME#key=value,... gives options: revision, subfolder, local_files_only, form.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
@@ -171,7 +171,7 @@ def verify(  # noqa: PLR0917, typer reads the signature
     cache: Place,
     quick: Annotated[bool, typer.Option(help="Only whether every file is there in full size.")] = False,
     autoencoder: Annotated[
-        str | None, typer.Option("--autoencoder", metavar="NAME", help="Whether it is this one that made the latents.")
+        str | None, typer.Option("--autoencoder", metavar="NAME", help="The one that made the latents; as in `build`.")
     ] = None,
     source: Annotated[
         Path | None, typer.Option(help="What the cache was made from: encode some of it again, and look for seams.")

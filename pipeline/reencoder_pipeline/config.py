@@ -36,7 +36,8 @@ class CacheConfig(Config):
 
     autoencoder: str = Field(
         "house",
-        description="house, a folder or file of weights, a hub id, or package.module:function; then [#key=value,...]",
+        description="house, a folder or file of weights, a hub id, or package.module:function, which is imported and "
+        "called; then [#key=value,...]",
     )
     streams: list[StreamName] = Field(["mono", "low_band", "left", "right"], min_length=1)
     format: Literal["zarr", "webdataset"] = "zarr"

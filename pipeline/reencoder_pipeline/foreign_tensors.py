@@ -83,7 +83,7 @@ def read_safetensors(
 
 
 def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_ins: bool = False) -> Any:
-    """What torch.save was given, of tensors and plain values; the tensors lie in the mapped file, on the CPU.
+    """What torch.save was given, of tensors and plain values, on the CPU.
 
     `stand_ins`: the file may name classes of the program that wrote it; each becomes Inert, nothing is imported.
     """
@@ -102,10 +102,11 @@ def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_in
     inert: list[Any] = [(_stand_in(name), name) for name in sorted(foreign)]
     try:
         with torch.serialization.safe_globals(inert):
+            # Mapped, so that no size that the file claims is allocated; and copied once the claims are known to hold.
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as failure:
         raise _unreadable(path, failure, error) from None
-    _require_honest_tensors(values, path, error=error)
+    _copy_honest_tensors(values, path, error=error)
     return values
 
 
@@ -194,11 +195,14 @@ def _refused(name: str, path: Path, *, error: type[ReencoderError], stand_ins: b
     return error(f"{what}; nothing of it was run", where=path, value=shown(name), remedy=remedy)
 
 
-def _require_honest_tensors(values: Any, path: Path, *, error: type[ReencoderError]) -> None:
-    """An `error` unless all tensors together are within the file: a stride of 0 makes any number of elements of one."""
+def _copy_honest_tensors(values: Any, path: Path, *, error: type[ReencoderError]) -> None:
+    """Put copies into the tensors, in place: a mapped file that is changed or cut later would change or end them.
+
+    An `error` unless all tensors together are within the file: a stride of 0 makes any number of elements of one.
+    """
     import torch
 
-    seen: dict[tuple[Any, ...], int] = {}
+    found: dict[tuple[Any, ...], list[Tensor]] = {}
     for tensor in _tensors(values):
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             value = f"{tensor.layout}, {tensor.dtype}, {tensor.device}"
@@ -209,10 +213,16 @@ def _require_honest_tensors(values: Any, path: Path, *, error: type[ReencoderErr
         if size > storage or end > storage:
             value = f"shape {tuple(tensor.shape)} with strides {tensor.stride()} in {storage:,} bytes"
             raise error("a tensor claims more than the file holds for it", where=path, value=value, remedy=SAVED)
-        seen[tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype] = size
-    if sum(seen.values()) > path.stat().st_size:
-        value = f"{sum(seen.values()):,} bytes in tensors, {path.stat().st_size:,} in the file"
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        found.setdefault(place, []).append(tensor)
+    size = sum(same[0].numel() * same[0].element_size() for same in found.values())
+    if size > path.stat().st_size:
+        value = f"{size:,} bytes in tensors, {path.stat().st_size:,} in the file"
         raise error("the tensors claim more than the file holds", where=path, value=value, remedy=SAVED)
+    for same in found.values():
+        copy = same[0].detach().clone()
+        for tensor in same:
+            tensor.data = copy
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

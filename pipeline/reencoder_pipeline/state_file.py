@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickletools
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.foreign_tensors import read_pickled
 
 STATE_FORMAT = 3  # 2 and earlier have no checksum of the file and no settings
 COMMENT = b"reencoder-state sha256 "
 DIGITS = 64
-OPCODES_OF_IMPORTS = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
-IMPORTED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"} | {
-    f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Bool")
-}
-"""All that the states of our trainings import. torch.load allows more, of which some allocates what it is told to."""
 
 
 def write_state(path: Path, values: Mapping[str, Any], *, kind: str, settings: Mapping[str, Any]) -> None:
@@ -55,9 +48,11 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     )
     try:
         content = path.read_bytes() if path.is_file() else b""
-        values = _plain_values(content)
-    except Exception:  # a damaged pickle can raise anything
+        values = read_pickled(path, error=CheckpointError, what="a training state")
+    except (CheckpointError, OSError):
         raise damaged from None
+    if not isinstance(values, dict):
+        raise damaged
     version = values.get("reencoder_state")
     if _claims_checksum(content):
         if content[-DIGITS:] != hashlib.sha256(memoryview(content)[:-DIGITS]).hexdigest().encode():
@@ -96,36 +91,3 @@ def is_state(path: Path) -> bool:
 
 def _claims_checksum(content: bytes) -> bool:
     return content[-len(COMMENT) - DIGITS : -DIGITS] == COMMENT
-
-
-def _plain_values(content: bytes) -> dict[str, Any]:
-    """ValueError for what our trainings do not write; torch.load raises more."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        if any(each.compress_type != zipfile.ZIP_STORED for each in members):
-            raise ValueError("compressed")
-        if sum(each.file_size for each in members) > len(content):
-            raise ValueError("members that share bytes")
-        for member in (each for each in members if each.filename.endswith(".pkl")):
-            for opcode, argument, _ in pickletools.genops(archive.read(member)):
-                if opcode.name in OPCODES_OF_IMPORTS and argument not in IMPORTED:
-                    raise ValueError(f"imports {argument}")
-    values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if not isinstance(values, dict):
-        raise ValueError("not a state")
-    for tensor in _tensors(values):
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError("a tensor that says a value more than once")
-    return values
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    waiting = [value]
-    seen: set[int] = set()
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, Mapping | list | tuple) and id(each) not in seen:
-            seen.add(id(each))
-            waiting += each.values() if isinstance(each, Mapping) else each

@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from reencoder_pipeline.autoencoder import SHIPPED
 from reencoder_pipeline.plain_text import markdown_text
 from reencoder_trainer.streaming import latency_frames
 from reencoder_trainer.trained_module import TrainedModule
 
+UNNAMED = "FILE, FOLDER, HUB ID OR FUNCTION OF ITS AUTOENCODER"
 TASK_NAMES = {"bwe": "bandwidth extension", "m2s": "mono to stereo"}
 CARD = """---
 {front_matter}---
@@ -86,7 +88,8 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
         "channels_in": module.in_channels,
         "channels_out": module.out_channels,
         "autoencoder": markdown_text(spec.autoencoder),
-        "autoencoder_name": json.dumps(spec.autoencoder),
+        # A card is code to copy: a name that the file brings along stands in its table and is not called.
+        "autoencoder_name": json.dumps(spec.autoencoder if spec.autoencoder in SHIPPED else UNNAMED),
         "weights": markdown_text(spec.weights),
         "channels": spec.channels,
         "frame_rate": float(spec.frame_rate),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from reencoder_pipeline.autoencoders.frozen import FrozenAutoencoder
 from reencoder_pipeline.autoencoders.oobleck import freeze_oobleck
 from reencoder_pipeline.autoencoders.source import STABLE_AUDIO_CONFIG, Source, digest_of, library_class
@@ -35,15 +37,17 @@ def load_stable_audio_tools(source: Source, *, form: str | None, device: str) ->
     encoder, decoder = _halves(settings, source)
     file = next((source.path / name for name in WEIGHTS if (source.path / name).is_file()), source.path / WEIGHTS[0])
     digest = digest_of([file, source.path / STABLE_AUDIO_CONFIG])
-    model = library_class("diffusers", "AutoencoderOobleck", since="0.30")(
-        encoder_hidden_size=encoder["channels"],
-        downsampling_ratios=list(encoder["strides"]),
-        channel_multiples=list(encoder["c_mults"]),
-        decoder_channels=decoder["channels"],
-        decoder_input_channels=decoder["latent_dim"],
-        audio_channels=settings.get("io_channels", encoder.get("in_channels", 2)),
-        sampling_rate=source.config["sample_rate"],
-    )
+    oobleck = library_class("diffusers", "AutoencoderOobleck", since="0.30")
+    with torch.device("meta"):  # the sizes are those of a foreign file
+        model = oobleck(
+            encoder_hidden_size=encoder["channels"],
+            downsampling_ratios=list(encoder["strides"]),
+            channel_multiples=list(encoder["c_mults"]),
+            decoder_channels=decoder["channels"],
+            decoder_input_channels=decoder["latent_dim"],
+            audio_channels=settings.get("io_channels", encoder.get("in_channels", 2)),
+            sampling_rate=source.config["sample_rate"],
+        )
     tensors = rename_tensors(read_tensors(file, inside="state_dict"), num_blocks=len(encoder["strides"]))
     model = load_tensors(model, tensors, file=file, device=device)
     return freeze_oobleck(model, source, form=form, digest=digest, scale=scale)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.errors import AutoencoderError
-from reencoder_pipeline.foreign_tensors import read_pickled, read_safetensors
+from reencoder_pipeline.foreign_tensors import first_of, misfits, read_pickled, read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +30,15 @@ def read_tensors(file: Path, *, inside: str) -> dict[str, Tensor]:
 
 
 def load_tensors(model: Any, tensors: dict[str, Tensor], *, file: Path, device: str) -> Any:
-    """The model with these weights: all of them, and no others; float32, evaluation mode, frozen."""
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        value = str(error).replace("\n", " ")[:300]
-        raise AutoencoderError("the weights do not fit the model", where=file, value=value) from None
+    """The model with these weights: all of them, and no others; float32, evaluation mode, frozen.
+
+    A model on the meta device, of sizes that a foreign configuration gives, gets memory once the tensors fit.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if problems := misfits(tensors, shapes):
+        remedy = "fetch the weights and their configuration again"
+        raise AutoencoderError("the weights do not fit the model", where=file, value=first_of(problems), remedy=remedy)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model = model.to_empty(device="cpu")
+    model.load_state_dict(tensors)
     return model.float().eval().requires_grad_(False).to(device)
