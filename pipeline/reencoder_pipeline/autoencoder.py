@@ -141,7 +141,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         known = f'"{HOUSE}"; a folder or file of weights; a hub id (owner/name); or package.module:function'
         remedy = f"did you mean {near[0]}?" if near else f"give {known}"
         what = "no such autoencoder on disk" if "/" in plain else "unknown autoencoder"
-        raise AutoencoderError(what, value=repr(shown(plain)), remedy=remedy)
+        raise AutoencoderError(what, value=f"'{shown(plain)}'", remedy=remedy)
     source = find_source(
         plain,
         families=tuple(FAMILIES),
@@ -151,7 +151,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
     )
     module, _, function = FAMILIES[source.family].partition(":")
     try:
-        return getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
+        loaded = getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
     except ReencoderError:
         raise
     except Exception as error:  # a model's own configuration can hold anything, and libraries raise what they hit
@@ -159,6 +159,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         remedy = "fetch the weights again; if they are as published, tell us which"
         what = "the weights and their configuration do not make an autoencoder"
         raise AutoencoderError(what, where=source.path, value=value, remedy=remedy) from error
+    return _complete(loaded, where=str(source.path))
 
 
 def parse_name(name: str) -> tuple[str, Options]:
@@ -218,4 +219,9 @@ def _complete(autoencoder: Any, *, where: str) -> Autoencoder:
         raise AutoencoderError(
             "is not an autoencoder: its spec is no LatentSpec", where=where, value=value, remedy=remedy
         )
+    spec = autoencoder.spec
+    sizes = {"sample_rate": spec.sample_rate, "hop": spec.hop, "channels": spec.channels}
+    if wrong := {name: size for name, size in sizes.items() if type(size) is not int or not 1 <= size <= 10**6}:
+        what = "is not an autoencoder: sizes of its latents are no whole numbers from 1 to a million"
+        raise AutoencoderError(what, where=where, value=shown(wrong), remedy=remedy)
     return autoencoder

@@ -66,7 +66,7 @@ def _imported(name: str, *, what: str, error: type[ReencoderError]) -> Callable[
     module_name, _, function_name = name.partition(":")
     if not reads_like_a_function(name):
         remedy = "write package.module:function"
-        raise error("not the name of a function", where=f"{shown(name)!r}", remedy=remedy)
+        raise error("not the name of a function", where=f"'{shown(name)}'", remedy=remedy)
     _announce(name, what)
     try:
         module = importlib.import_module(module_name)

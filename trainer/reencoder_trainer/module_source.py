@@ -39,7 +39,7 @@ def find_module(
         like = difflib.get_close_matches(str(name), released_modules(), n=1)
         remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or a released one"
         remedy += f": {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
-        raise CheckpointError("no such module", where=repr(shown(name)), remedy=remedy)
+        raise CheckpointError("no such module", where=f"'{shown(name)}'", remedy=remedy)
     try:
         found = hf_hub_download(
             str(name), HUB_NAME, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir

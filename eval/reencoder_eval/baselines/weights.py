@@ -79,7 +79,7 @@ def sizes_of(kind: type[S], values: Mapping[str, Any], *, where: Path) -> S:
         if unknown := set(values) - set(getattr(kind, "__dataclass_fields__", ())):
             raise ValueError(f"unknown sizes: {', '.join(sorted(unknown))}")
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
-    except (ValueError, ReencoderError) as error:
+    except (ValueError, ZeroDivisionError, ReencoderError) as error:
         raise CheckpointError(
             "the header's sizes are none of this model", where=where, value=shown(error), remedy=WRITTEN
         ) from None

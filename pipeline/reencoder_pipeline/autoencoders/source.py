@@ -112,6 +112,10 @@ def _pieces(index: Path) -> set[str]:
 
 def refuse_what_brings_code(folder: Path) -> None:
     """AutoencoderError where config.json, or a file beside it, would have a library import, run or fetch something."""
+    if odd := [path for path in sorted(folder.iterdir()) if path.exists() and not path.is_file() and not path.is_dir()]:
+        raise AutoencoderError(
+            "a pipe or device lies among the weights, and reading it may never end", where=odd[0], remedy="remove it"
+        )
     waiting: list[Any] = [read_json(folder / CONFIG)]
     found = [name for name in ADAPTERS if (folder / name).exists()]
     while waiting:

@@ -14,6 +14,7 @@ from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSiz
 from reencoder_eval.baselines.musichifi.model import HOP, MusicHiFi, MusicHiFiTask
 from reencoder_eval.baselines.weights import WRITTEN, build_restored, read_baseline, save_baseline, sizes_of
 from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.named_function import shown
 
 
 def save_musichifi(path: Path, model: MusicHiFi, *, training: Mapping[str, Any]) -> None:
@@ -27,7 +28,7 @@ def load_musichifi(path: Path, *, task: MusicHiFiTask) -> MusicHiFi:
     state, sizes, _ = read_baseline(path, kind=f"musichifi_{task}")
     known = sizes_of(GeneratorSizes, sizes, where=path)
     if known.hop != HOP:
-        value = f"{known.hop} samples a frame, not {HOP}"
+        value = f"rates {shown(known.rates)}, whose product is not {HOP}"
         raise CheckpointError("the sizes are none of MusicHiFi", where=path, value=value, remedy=WRITTEN)
     generator = build_restored(lambda: Generator(known), known, state, where=path)
     model = MusicHiFi(task, known)
