@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch._utils import _rebuild_tensor_v2
 
 from reencoder_eval.baselines.aero.checkpoint import load_aero_weights
 from reencoder_eval.baselines.musichifi.checkpoint import load_musichifi
@@ -44,7 +45,7 @@ def storage_of(count: int) -> torch.storage.TypedStorage:
 
 def rebuilt(size: tuple[int, ...], stride: tuple[int, ...], *, offset: int = 0, count: int = 2) -> Reduced:
     """A tensor of this size and stride, whatever its storage holds."""
-    return Reduced(torch._utils._rebuild_tensor_v2, storage_of(count), offset, size, stride, False, OrderedDict())
+    return Reduced(_rebuild_tensor_v2, storage_of(count), offset, size, stride, False, OrderedDict())
 
 
 def saved(path: Path, values: Any) -> Path:
