@@ -87,6 +87,16 @@ def test_a_late_output_is_brought_in_step(script: Script, tmp_path: Path) -> Non
         ("import sys; open(sys.argv[2], 'w').write('text')", {}, "no audio"),
         (f"{START} soundfile.write(out, x[:100], r)", {}, "too short(?s:.*)100 of 44100"),
         (f"{START} soundfile.write(out, x.repeat(3, axis=1), r)", {}, "wrong number of channels"),
+        (f"{START} soundfile.write(out, x.repeat(100, axis=1), r)", {}, "wrong number of channels"),
+        (f"{START} x[-9] = float('nan'); soundfile.write(out, x, r, subtype='FLOAT')", {}, "not finite numbers"),
+        ("import os, sys; os.mkfifo(sys.argv[2])", {}, "made 0 files"),
+        ("import os, sys; os.symlink('/dev/zero', sys.argv[2])", {}, "made 0 files"),
+        ("import os, shutil, sys; shutil.rmtree(os.path.dirname(sys.argv[2]))", {}, "made 0 files"),
+        (
+            "print('x' * 10**6, 'the last words'); raise SystemExit(9)",
+            {},
+            "the last words",
+        ),
     ],
 )
 def test_a_failure_says_what_the_program_said(
@@ -110,6 +120,38 @@ def test_a_failure_says_what_the_program_said(
 def test_a_command_that_cannot_work_is_refused_at_once(cmd: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         ExternalProgram("mine", cmd).as_baseline(get_task("bwe"), kept=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["#!/no/such/interpreter\n", "no program"])
+def test_a_program_that_cannot_be_started_is_a_failure(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "program"
+    file.write_text(content)
+    file.chmod(0o755)
+    with pytest.raises(EvaluationError, match="cannot be started"):
+        outcome(ExternalProgram("mine", f"{file} {{input}} {{output}}"), tmp_path)
+
+
+def test_of_a_result_that_is_far_too_long_the_beginning_counts(script: Script, tmp_path: Path) -> None:
+    long = f"{START} import numpy; soundfile.write(out, numpy.pad(x, ((0, 60 * r), (0, 0))), r, subtype='FLOAT')"
+    assert np.array_equal(outcome(script(long), tmp_path), AUDIO)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no audio", None])
+def test_a_kept_result_that_is_damaged_is_made_again(damage: bytes | None, script: Script, tmp_path: Path) -> None:
+    assert np.array_equal(outcome(script(COPY), tmp_path), AUDIO)
+    [kept] = (tmp_path / "kept").iterdir()
+    kept.write_bytes(kept.read_bytes()[:2000] if damage is None else damage)
+    (tmp_path / "kept" / "notes.wav").write_bytes(b"theirs")
+    assert np.array_equal(outcome(script(COPY), tmp_path), AUDIO)
+    assert (tmp_path / "kept" / "notes.wav").read_bytes() == b"theirs"
+
+
+def test_no_room_for_temporary_files_is_a_failure(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(EvaluationError, match="folder for temporary files"):
+        outcome(script(COPY), tmp_path)
 
 
 def test_no_shell_sees_the_command(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_an_interruption_kills_it_too(number: signal.Signals, mark: str) -> None
 
 
 @needs_proc
+def test_no_zombies_are_left() -> None:
+    run_program(["sh", "-c", "(sleep 0.01 &); (setsid sleep 0.01 &); (sleep 30 &); sleep 0.3"], timeout=10)
+    states = [path.read_text().rpartition(")")[2].split()[:2] for path in Path("/proc").glob("[0-9]*/stat")]
+    assert ["Z", str(os.getpid())] not in states
+
+
+@needs_proc
 def test_children_of_before_are_left_alone(mark: str) -> None:
     own = subprocess.Popen(["sleep", mark])
     try:

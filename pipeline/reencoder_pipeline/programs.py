@@ -113,13 +113,12 @@ class _Descendants:
     """The processes below this one, but for `known` and those below them. On other systems than Linux: none."""
 
     def __init__(self, *, known: frozenset[int]) -> None:
-        self.known, self.adopted = known, set[int]()
+        self.known = known
 
     def kill(self) -> int:
         """Kill them; how many of them were alive."""
-        children, alive = _living_children(), 0
+        children, alive = _children(), 0
         waiting = [number for number in children.get(os.getpid(), ()) if number not in self.known]
-        self.adopted |= set(waiting)
         while waiting:
             number = waiting.pop()
             waiting += children.get(number, ())
@@ -129,19 +128,20 @@ class _Descendants:
         return alive
 
     def reap(self) -> None:
-        """Those that became our children when their parents had ended."""
-        for number in self.adopted:
-            with suppress(ChildProcessError):
-                os.waitpid(number, os.WNOHANG)
+        """Those that became our children when their parents had ended, and have ended since."""
+        for number in _children(states="Z").get(os.getpid(), ()):
+            if number not in self.known:
+                with suppress(ChildProcessError):
+                    os.waitpid(number, os.WNOHANG)
 
 
-def _living_children() -> dict[int, list[int]]:
-    """Parent -> its children, of all processes that are no zombies."""
+def _children(*, states: str = "RSDTtIKWP") -> dict[int, list[int]]:
+    """Parent -> its children, of all processes in one of these states (proc(5)); by default all but zombies."""
     found: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):  # it has ended meanwhile
             state, parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if state not in ("Z", "X"):
+            if state in states:
                 found.setdefault(int(parent), []).append(int(folder.name))
     return found
 
@@ -155,7 +155,8 @@ def _adopting() -> Iterator[_Descendants]:
     prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: -1)
     prctl(SET_SUBREAPER, 1, 0, 0, 0)
     try:
-        yield _Descendants(known=frozenset(_living_children().get(os.getpid(), ())))
+        known = [*_children().get(os.getpid(), ()), *_children(states="Z").get(os.getpid(), ())]
+        yield _Descendants(known=frozenset(known))
     finally:
         prctl(SET_SUBREAPER, 0, 0, 0, 0)
 

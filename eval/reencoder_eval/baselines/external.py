@@ -25,6 +25,7 @@ from reencoder_pipeline.tasks import Task
 TAIL = 600  # characters of a failing program's last words
 SLACK_SECONDS = 0.1  # what an output may lack at its end; more means that it is another piece
 MOST_CHANNELS = 64
+LARGEST_KEPT = 2**28  # bytes of a result that is kept; what is longer than its input is cut off when it is read
 PLACES = {"input", "output", "outdir"}
 
 
@@ -69,14 +70,15 @@ class ExternalProgram:
                 with tempfile.TemporaryDirectory(prefix="reencoder-", ignore_cleanup_errors=True) as folder:
                     result = _run(self, words, audio, rate, folder=Path(folder))
                     made = _in_step(_read(result, self, length=audio.shape[-1], rate=rate), self, **expected)
-                    content = result.read_bytes()
+                    content = result.read_bytes() if result.stat().st_size <= LARGEST_KEPT else None
             except OSError as error:
                 raise EvaluationError(
                     "the folder for temporary files cannot be used", where=error.filename or tempfile.gettempdir(),
                     value=error.strerror, remedy="make room there, or set TMPDIR to another folder",
                 ) from None  # fmt: skip
-            kept.mkdir(parents=True, exist_ok=True)
-            write_whole(file, content)
+            if content is not None:
+                kept.mkdir(parents=True, exist_ok=True)
+                write_whole(file, content)
             return made
 
         return Baseline(f"external:{self.label}", self.label, f"the program `{self.cmd}`", task.name, digest, run)
