@@ -27,12 +27,13 @@ def write_state(path: Path, values: Mapping[str, Any], *, kind: str, settings: M
     """Write tensors and plain values. `kind` says of which training; `settings` are those of the run."""
     buffer = io.BytesIO()
     torch.save({"reencoder_state": STATE_FORMAT, "kind": kind, "settings": dict(settings), **values}, buffer)
-    content = buffer.getvalue()
-    if content[-2:] != b"\0\0":
+    if buffer.getbuffer()[-2:] != b"\0\0":
         raise AssertionError("an archive ends in the length of its comment, which torch.save leaves empty")
-    size = (len(COMMENT) + DIGITS).to_bytes(2, "little")
-    content = content[:-2] + size + COMMENT
-    write_checkpoint(path, content + hashlib.sha256(content).hexdigest().encode())
+    buffer.seek(-2, io.SEEK_END)
+    buffer.write((len(COMMENT) + DIGITS).to_bytes(2, "little") + COMMENT)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    buffer.write(digest.encode())
+    write_checkpoint(path, buffer.getbuffer())
 
 
 def read_state(path: Path, *, kind: str) -> dict[str, Any]:
@@ -41,22 +42,24 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     CheckpointError if the file is foreign, damaged, or the state of another kind of training. What is read takes no
     more memory than the file, and nothing in it is run.
     """
-    damaged = CheckpointError(
-        "the training state is damaged or not one of this program",
-        where=path,
-        remedy="restore it from a copy, or remove the run folder and start again",
-    )
+    what = "the training state is damaged or not one of this program"
+    remedy = "restore it from a copy, or remove the run folder and start again"
+    damaged = CheckpointError(what, where=path, remedy=remedy)
+    signed = is_state(path)
+    if signed and not _is_intact(path):
+        raise damaged
     try:
-        content = path.read_bytes() if path.is_file() else b""
         values = read_pickled(path, error=CheckpointError, what="a training state")
-    except (CheckpointError, OSError):
+    except CheckpointError as failure:
+        raise CheckpointError(what, where=path, value=f"{failure.what}: {failure.value}", remedy=remedy) from None
+    try:
+        values = _owned(values)
+    except RecursionError:
         raise damaged from None
     if not isinstance(values, dict):
         raise damaged
     version = values.get("reencoder_state")
-    if _claims_checksum(content):
-        if content[-DIGITS:] != hashlib.sha256(memoryview(content)[:-DIGITS]).hexdigest().encode():
-            raise damaged
+    if signed:
         if version != STATE_FORMAT:
             raise CheckpointError(
                 "the training state is in a format of another version",
@@ -80,14 +83,29 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
 
 def is_state(path: Path) -> bool:
     """Whether a file looks like a state that `write_state` wrote, of whatever training; not whether it is sound."""
+    if not path.is_file():  # a pipe may have no beginning
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(4)
             file.seek(-len(COMMENT) - DIGITS, io.SEEK_END)
-            return start == b"PK\3\4" and _claims_checksum(file.read())
+            return start == b"PK\3\4" and file.read(len(COMMENT)) == COMMENT
     except OSError:
         return False
 
 
-def _claims_checksum(content: bytes) -> bool:
-    return content[-len(COMMENT) - DIGITS : -DIGITS] == COMMENT
+def _is_intact(path: Path) -> bool:
+    content = path.read_bytes()
+    return content[-DIGITS:] == hashlib.sha256(memoryview(content)[:-DIGITS]).hexdigest().encode()
+
+
+def _owned(value: Any) -> Any:
+    """The same values; their tensors lie no longer in the mapped file, which would stay on the disk as long."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            value[key] = _owned(item)
+    elif isinstance(value, tuple):
+        return tuple(_owned(item) for item in value)
+    return value
