@@ -97,6 +97,15 @@ def test_a_training_resumes_with_a_damaged_row(tmp_path: Path, capfd: pytest.Cap
     assert capfd.readouterr().err.count("damaged lines, which are kept as they are: 1") == 1
 
 
+def test_a_term_that_begins_between_two_rows_is_averaged_over_the_steps_that_have_it(tmp_path: Path) -> None:
+    """A baseline's discriminator begins at `adversary_from`, wherever a row ends."""
+    with Journal(tmp_path, step=0, steps=9, log_every=3, pending=[], tensorboard=False, stream=StringIO()) as journal:
+        for step, more in enumerate(({}, {"discriminator": 2.0}, {"discriminator": 4.0}), 1):
+            journal.train(step, {"l1": float(step), **more})
+    ((only,), _) = read_rows(tmp_path / "metrics.jsonl")
+    assert (only["l1"], only["discriminator"]) == (2.0, 3.0)
+
+
 @pytest.mark.parametrize("damaged", ["nested", "not UTF-8", "a number", "a list", "no kind", "infinity"])
 def test_the_list_of_runs_counts_damaged_lines(damaged: str, tmp_path: Path) -> None:
     rows = [{"kind": "train", "step": 2, "l1": 0.1, "steps_per_second": "fast"}]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from reencoder_pipeline.errors import CheckpointError
-from reencoder_pipeline.state_file import COMMENT, is_state, read_state, write_state
+from reencoder_pipeline.state_file import COMMENT, is_state, load_optimizer, read_state, write_state
 
 VALUES = {"step": 3, "generator": {"weight": torch.arange(4.0)}}
 
@@ -135,6 +135,39 @@ def test_archives_of_other_values_are_no_states_of_this_version(value: object, t
     assert not is_state(tmp_path / "archive")
     with pytest.raises(CheckpointError):
         read_state(signed(tmp_path / "state.pt", (tmp_path / "archive").read_bytes()), kind="baseline")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"step": "3"}, {"step": -1}, {"step": 10**30}, {"step": 2.5}, {"step": True}, {"step": None},
+        {"pending": 3}, {"pending": [{"l1": "low"}]}, {"pending": [[1.0]]}, {"valid": {"l1": None}}, {"best": "none"},
+        {"spec": []}, {"cache": 5}, {"learner": [1]}, {"settings": [1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_plain_values_of_other_kinds_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    archive = {**VALUES, "reencoder_state": 3, "kind": "baseline", "settings": {}, **values}
+    torch.save(archive, tmp_path / "archive")
+    refused(signed(tmp_path / "state.pt", (tmp_path / "archive").read_bytes()))
+
+
+def test_an_optimiser_keeps_its_own_settings_and_takes_no_moments_that_do_not_fit() -> None:
+    def adamw(lr: float) -> torch.optim.Optimizer:
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.AdamW([parameter], lr=lr, weight_decay=lr)
+        parameter.sum().backward()
+        optimizer.step()
+        return optimizer
+
+    one, state = adamw(0.1), adamw(0.5).state_dict()
+    load_optimizer(one, state)
+    assert (one.param_groups[0]["lr"], one.param_groups[0]["weight_decay"]) == (0.1, 0.1)
+    for bad in (torch.zeros(4), torch.zeros(1), 3.0):
+        changed = adamw(0.5).state_dict()
+        changed["state"][0]["exp_avg"] = bad
+        with pytest.raises(ValueError, match="exp_avg does not fit"):
+            load_optimizer(adamw(0.1), changed)
 
 
 def refused(path: Path) -> None:

@@ -60,7 +60,9 @@ class Journal:
         """Take in the metrics of update `step` (from 1); every `log_every` steps their means become a row."""
         self.pending.append(metrics)
         if step % self._log_every == 0:
-            means = {name: sum(row[name] for row in self.pending) / len(self.pending) for name in metrics}
+            # Of the steps that have it: a discriminator may have begun meanwhile.
+            have = {name: [row[name] for row in self.pending if name in row] for name in metrics}
+            means = {name: sum(values) / len(values) for name, values in have.items()}
             self.pending.clear()
             self._write("train", step, means, self._timings())
         self._progress.update(step, f"{self._headline} {metrics[self._headline]:.4f}")

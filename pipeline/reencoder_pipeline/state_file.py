@@ -10,10 +10,12 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reencoder_pipeline.config import MOST_STEPS
 from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.foreign_tensors import read_pickled
@@ -21,6 +23,21 @@ from reencoder_pipeline.foreign_tensors import read_pickled
 STATE_FORMAT = 3  # 2 and earlier have no checksum of the file and no settings
 COMMENT = b"reencoder-state sha256 "
 DIGITS = 64
+
+
+class _Plain(BaseModel):
+    """What states hold beside tensors, as far as they do."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    step: Annotated[int, Field(ge=0, le=MOST_STEPS)]
+    settings: dict[str, Any] | None = None
+    pending: list[dict[str, float]] = []
+    valid: dict[str, float] = {}
+    best: float = 0.0
+    spec: dict[str, Any] = {}
+    cache: str = ""
+    learner: dict[str, dict[str, Any]] = {}
 
 
 def write_state(path: Path, values: Mapping[str, Any], *, kind: str, settings: Mapping[str, Any]) -> None:
@@ -67,8 +84,6 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
                 value=f"format {version!r}"[:100] + f"; this program reads format {STATE_FORMAT} and earlier",
                 remedy="use the version of this program that wrote it, or train again",
             )
-        if not isinstance(values.get("settings"), dict):
-            raise damaged
         if values.get("kind") != kind:
             raise CheckpointError(
                 "the training state is of another kind of training",
@@ -77,6 +92,12 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
                 remedy="give another out",
             )
     elif version not in (None, 2):
+        raise damaged
+    try:
+        plain = _Plain.model_validate(values)
+    except (ValidationError, RecursionError):
+        raise damaged from None
+    if (plain.settings is not None) != signed:
         raise damaged
     return values
 
@@ -109,3 +130,16 @@ def _owned(value: Any) -> Any:
     elif isinstance(value, tuple):
         return tuple(_owned(item) for item in value)
     return value
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`load_state_dict`, which takes moments of any shape and settings of any kind: here the settings stay the
+    optimiser's own, and moments that do not fit their parameters are a ValueError."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if not isinstance(moment, torch.Tensor) or moment.shape not in (parameter.shape, torch.Size()):
+                raise ValueError(f"{name} does not fit its parameter")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reencoder_pipeline.errors import TrainingError
 from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.ranks import Ranks
+from reencoder_pipeline.state_file import load_optimizer
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.condition import ConditionEncoder, Posterior, coin_tosses, standard_normal
 from reencoder_trainer.config import TrainConfig
@@ -221,7 +222,10 @@ class Learner:
 
     def load_state(self, state: Mapping[str, dict[str, Any]]) -> None:
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                load_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"estimator": self.estimator, "optimizer": self.optimizer}

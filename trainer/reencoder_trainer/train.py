@@ -199,12 +199,12 @@ class Run:
             raise CheckpointError("the run began with another cache", where=path, value=self.cache.path, remedy=remedy)
         try:
             self.learner.load_state(state.learner)
-        except (KeyError, RuntimeError, ValueError):
+        except Exception as error:  # what is in a foreign state can raise anything
             raise CheckpointError(
                 "the training state is of another recipe than this configuration's",
                 where=path,
                 remedy=f"restore the run's own {self.folder.config.name}, or start another run with another out",
-            ) from None
+            ) from error
         self.step, self.valid, self.pending = state.step, state.valid, state.pending
         self.last_checkpoint = f"{path} at step {self.step}"
 

@@ -23,7 +23,7 @@ from reencoder_pipeline.interruptions import interruptions
 from reencoder_pipeline.journal import Journal
 from reencoder_pipeline.ranks import joined_ranks
 from reencoder_pipeline.run_folder import RunFolder, opened_run
-from reencoder_pipeline.state_file import read_state, write_state
+from reencoder_pipeline.state_file import load_optimizer, read_state, write_state
 
 SAMPLE_RATE = 44_100
 MAY_CHANGE = frozenset(
@@ -187,7 +187,7 @@ class Learner:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
-                self.optimizers[name].load_state_dict(state[f"{name}_optimizer"])
+                load_optimizer(self.optimizers[name], state[f"{name}_optimizer"])
             self.step, self.best, self.pending = int(state["step"]), float(state["best"]), list(state["pending"])
         except Exception as error:
             raise CheckpointError("cannot be resumed from", where=folder.state, value=str(error)[:300]) from error

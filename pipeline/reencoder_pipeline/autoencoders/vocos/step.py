@@ -23,6 +23,7 @@ from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.errors import TrainingError
 from reencoder_pipeline.precision import autocast
 from reencoder_pipeline.ranks import Ranks
+from reencoder_pipeline.state_file import load_optimizer
 
 
 class Trainer:
@@ -111,10 +112,10 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.adversary is not None and self.adversary_optimizer is not None:
             self.adversary.load_state_dict(state["adversary"])
-            self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
+            load_optimizer(self.adversary_optimizer, state["adversary_optimizer"])
 
     def _distances(
         self, estimate: Tensor, reference: Tensor, resolutions: list[tuple[int, int, int]]
