@@ -41,6 +41,7 @@ def cache_of(folder: Path, **low_band: object) -> Path:
         ({"rate": 11_025}, 0.7, LowBand(11_025, "soxr_vhq")),
         ({"resampler": "torchaudio_default"}, 0.5, LowBand(22_050, "torchaudio_default")),
         ({"rate": "unknown", "resampler": "unknown"}, 0.7, LowBand(None, None)),
+        ({"rate": "unknown"}, 0.7, LowBand(None, "soxr_vhq")),
     ],
 )
 def test_training_writes_what_the_index_says(

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from reencoder_pipeline.config import Resampler
 from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.foreign_tensors import first_of, misfits, read_safetensors
@@ -43,9 +44,12 @@ class LowBand:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> LowBand:
-        """From the index of a cache, which has "unknown" for what is not known."""
-        rate, resampler = (None if described[name] == "unknown" else described[name] for name in ("rate", "resampler"))
-        return cls(rate, resampler)
+        """From the index of a cache, which has "unknown" for what is not known; so is what no build writes."""
+        rate, resampler = described.get("rate"), described.get("resampler")
+        return cls(
+            rate if type(rate) is int and 1_000 <= rate <= 1_000_000 else None,
+            resampler if resampler in get_args(Resampler) else None,
+        )
 
     @property
     def known(self) -> bool:
