@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shlex
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from reencoder_eval.model_card import (
     measuring_commands,
     read_music,
     render_card,
+    write_card,
 )
 from reencoder_eval.run_folder import AUTOENCODER, write_json
 from reencoder_pipeline.autoencoders.vocos.adapter import HOUSE_WEIGHTS
@@ -252,3 +254,31 @@ def test_the_card_in_the_repository_is_of_the_shipped_weights() -> None:
     card = HOUSE_WEIGHTS.with_name("house.md").read_text(encoding="utf-8")
     assert file_digest(HOUSE_WEIGHTS) in card
     assert front_matter(card)["license"] == "mit"
+
+
+@pytest.mark.parametrize("field", ["sample_rate", "channels", "hop"])
+def test_measurements_of_others_bring_no_markup_into_a_card(field: str) -> None:
+    report = make_report()
+    evil = "<script>alert(1)</script>\n# [a](b)"
+    report["versions"] = {evil: evil}
+    card = render(report)
+    assert "<script>" not in card
+    assert "\n# [" not in card
+    report["autoencoder"] = {**report["autoencoder"], field: evil}
+    with pytest.raises(EvaluationError, match=AUTOENCODER) if field != "hop" else nullcontext():
+        assert "<script>" not in render(report)
+
+
+DAMAGED = [
+    "[1]", "{}", '{"autoencoder": 5}', '{"autoencoder": {"weights": 1}, "name": []}', "[" * 200_000,
+    json.dumps({"name": "house", "autoencoder": {"weights": file_digest(HOUSE_WEIGHTS)}}),
+    json.dumps({"name": "house", "autoencoder": {"weights": file_digest(HOUSE_WEIGHTS), "licence": 5}, "settings": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_measurements_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / AUTOENCODER).write_text(content)
+    with pytest.raises(EvaluationError, match=AUTOENCODER):
+        write_card("house", measured=tmp_path, out=tmp_path / "README.md", music=None, licence=None)
+    assert not (tmp_path / "README.md").exists()

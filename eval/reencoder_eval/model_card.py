@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from reencoder_eval.card_file import require_card_place, write_card_file
 from reencoder_eval.config import AutoencoderEvalConfig
@@ -36,6 +36,7 @@ from reencoder_pipeline.plain_text import markdown_code, markdown_text, printabl
 from reencoder_pipeline.safe_text import parse_json, read_text
 
 TEMPLATES = Path(__file__).with_name("templates")
+NOT_AS_WRITTEN = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, TemplateError)
 NOT_RECORDED = "not recorded"
 # What a value means for use: bounds between one sentence and the next, not claims about a model.
 FOLLOWS_WAVEFORM_DB = 10.0
@@ -73,21 +74,21 @@ def write_card(
     if report is None:
         remedy = f"run: reencoder-autoencoder evaluate {shlex.quote(name)} --set out={shlex.quote(str(measured))}"
         raise EvaluationError("there are no measurements", where=measured / AUTOENCODER, remedy=remedy)
-    try:
-        require_same_weights(name, report, where=measured / AUTOENCODER)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _of_another_version(measured / AUTOENCODER, error) from None
     manifest = music or (manifest_path() if name == HOUSE else None)
     options = {"--music": music, "--licence": licence}
     words = [word for key, value in options.items() if value is not None for word in (key, str(value))]
     command = shlex.join(["reencoder-autoencoder", "card", name, "--from", str(measured), "--out", str(out), *words])
-    text = render_card(
-        report,
-        name=name,
-        music=read_music(manifest) if manifest else None,
-        licence=licence or report["autoencoder"]["licence"],
-        commands=[*measuring_commands(report, name=name), command],
-    )
+    try:
+        require_same_weights(name, report, where=measured / AUTOENCODER)
+        text = render_card(
+            report,
+            name=name,
+            music=read_music(manifest) if manifest else None,
+            licence=licence or report["autoencoder"]["licence"],
+            commands=[*measuring_commands(report, name=name), command],
+        )
+    except NOT_AS_WRITTEN as error:
+        raise _of_another_version(measured / AUTOENCODER, error) from error
     write_card_file(out, text, overwrite=overwrite)
     return out
 
@@ -143,7 +144,7 @@ def render_card(report: Report, *, name: str, music: Music | None, licence: str,
             number=number,
             millions=millions,
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except NOT_AS_WRITTEN as error:
         raise _of_another_version(AUTOENCODER, error) from error
 
 
