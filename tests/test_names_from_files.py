@@ -168,6 +168,29 @@ def test_a_config_that_brings_code_is_refused(change: dict[str, Any], family: st
         load_autoencoder(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("dac_latent", {"hidden_size": 10**6}),
+        ("dac_latent", {"n_codebooks": 10**9}),
+        ("dac_latent", {"hidden_size": "8"}),
+        ("encodec_24khz", {"num_residual_layers": 10**9}),
+        ("oobleck_joint", {"encoder_hidden_size": 10**5}),
+        ("oobleck_joint", {"decoder_channels": 10**12}),
+        ("oobleck_joint", {"channel_multiples": [1, 2, -2]}),
+        ("same_joint", {"encoder_transformer_depths": [10**9, 1]}),
+    ],
+)
+def test_sizes_in_a_config_are_compared_before_they_are_believed(
+    family: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(instance(family).partition("#")[0], tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(AutoencoderError, match="the configuration (asks for more|makes no model)"):
+        load_autoencoder(str(tmp_path / "model"))
+
+
 def test_harmless_settings_of_the_same_names_are_taken(tmp_path: Path) -> None:
     for change in ({"attn_implementation": "eager"}, {"quantization_config": None}, {"auto_map": {}}):
         (tmp_path / "config.json").write_text(json.dumps(change))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reencoder_pipeline.autoencoders.claimed_sizes import require_sizes_of_files
 from reencoder_pipeline.autoencoders.licences import licence_of
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.errors import AutoencoderError
@@ -166,6 +167,8 @@ def from_pretrained(kind: Any, folder: Path, *, device: str) -> Any:
     """A library's model in float32, evaluation mode, frozen. A weight that the files lack is an error here: the
     libraries would leave it random and only warn."""
     refuse_what_brings_code(folder)
+    if files := sorted(folder.glob("*.safetensors")):
+        require_sizes_of_files(kind, read_json(folder / CONFIG), files, where=folder)
     try:
         model, info = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True

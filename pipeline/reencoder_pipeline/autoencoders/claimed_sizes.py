@@ -1,0 +1,68 @@
+"""Compares the sizes that a library's config.json claims with the weights beside it, before a model is made."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.named_function import shown
+
+COUNTS = re.compile(r"(layers|blocks|depths?|n_codebooks|num_quantizers|repeats?)$")  # keys: how often a part is made
+SLACK = 2**20  # numbers that a model may hold beside its weights, such as windows
+
+
+def require_sizes_of_files(kind: Any, config: Mapping[str, Any], files: Sequence[Path], *, where: Path) -> None:
+    """AutoencoderError unless a model of class `kind` with this `config` holds about as many numbers as the files.
+
+    It is made without memory; a config that asks for more parts than there are tensors is not even tried.
+    """
+    import torch
+
+    shapes = [shape for file in files for shape in _shapes(file)]
+    remedy = "fetch the weights and their configuration again"
+    if many := {key: count for key, count in _counts(config) if count > max(len(shapes), 64)}:
+        value = f"{shown(many)}, {len(shapes)} tensors"
+        raise AutoencoderError(
+            "the configuration asks for more than the files hold", where=where, value=value, remedy=remedy
+        )
+    try:
+        with torch.device("meta"):
+            settings = getattr(kind, "config_class", None)
+            model = kind.from_config(dict(config)) if settings is None else kind(settings.from_dict(dict(config)))
+    except Exception as error:  # a config of another version, or nonsense, raises whatever it happens to hit
+        value = f"{type(error).__name__}: {shown(error)}"
+        raise AutoencoderError("the configuration makes no model", where=where, value=value, remedy=remedy) from error
+    claimed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if claimed > 2 * sum(map(math.prod, shapes)) + SLACK:
+        value = f"{claimed:,} numbers, and {sum(map(math.prod, shapes)):,} in the files"
+        raise AutoencoderError(
+            "the configuration asks for more than the files hold", where=where, value=value, remedy=remedy
+        )
+
+
+def _shapes(file: Path) -> list[tuple[int, ...]]:
+    """Of the tensors of a safetensors file; none of a damaged one, whose error is the library's."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, "np") as opened:
+            return [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError):
+        return []
+
+
+def _counts(config: Any) -> Iterator[tuple[str, float]]:
+    """Numbers anywhere below keys that say how often a part is made."""
+    waiting = [("", config)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(str(name), each) for name, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, each) for each in value]
+        elif isinstance(value, int | float) and COUNTS.search(key):
+            yield key, value
