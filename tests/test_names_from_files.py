@@ -187,7 +187,7 @@ def test_sizes_in_a_config_are_compared_before_they_are_believed(
     shutil.copytree(instance(family).partition("#")[0], tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(AutoencoderError, match="the configuration (asks for more|makes no model)"):
+    with pytest.raises(AutoencoderError, match=r"the configuration (asks for more|makes no model)"):
         load_autoencoder(str(tmp_path / "model"))
 
 
