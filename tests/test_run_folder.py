@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,49 @@ def test_a_link_in_a_run_is_not_followed(name: str, places: tuple[Path, Path], t
     with pytest.raises((ConfigError, CheckpointError)):
         run(places[0], tmp_path / "run", steps=2, resume=True)
     assert (tmp_path / "diary.txt").read_text() == "dear diary\n"
+
+
+def test_a_pipe_in_place_of_the_lock_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(ConfigError, match="lock is no file"), folder_lock(tmp_path, what="a training"):
+        pass
+    assert (tmp_path / LOCK).exists()
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("reencoder_pipeline.own_folder.fcntl.flock", flock)
+    with folder_lock(tmp_path, what="a training"):
+        assert "no locks (No locks available)" in capsys.readouterr().err
+
+
+def test_a_folder_can_be_locked_again_and_again_by_many_at_once(tmp_path: Path) -> None:
+    """Whoever waits for a lock whose file is removed meanwhile holds none."""
+    inside, most = 0, 0
+
+    def work(_: int) -> int:
+        nonlocal inside, most
+        held = 0
+        for _attempt in range(300):
+            try:
+                with folder_lock(tmp_path, what="a training"):
+                    inside += 1
+                    most = max(most, inside)
+                    time.sleep(0)
+                    inside -= 1
+                    held += 1
+            except ConfigError:
+                continue
+        return held
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(work, range(4))) > 4
+    assert most == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_demo_removes_an_earlier_run_and_nothing_else(

@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import socket
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +111,9 @@ def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
                     f"{what} is running in this folder", where=folder, value=holder,
                     remedy="wait for it, stop it, or choose another --out folder",
                 ) from None  # fmt: skip
+            except OSError as error:  # some network file systems
+                said = f"this file system has no locks ({error.strerror}): let one process at a time work there"
+                print(f"{folder}: {said}", file=sys.stderr)
             if not _is_still(path, lock):  # its holder has just ended, and a lock on a file without a name is none
                 continue
             lock.truncate(0)
@@ -125,12 +130,15 @@ def _opened(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link may lead anywhere
-        return os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
     except OSError as error:
         remedy = "choose another --out folder, or check its permissions"
         raise ConfigError(
             "the output folder cannot be written", where=path.parent, value=error.strerror, remedy=remedy
         ) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError("the folder's lock is no file", where=path, remedy="move it away")
+    return os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
 
 
 def _is_still(path: Path, lock: TextIO) -> bool:
