@@ -375,6 +375,19 @@ def test_a_bad_item_is_named_and_left_out(tmp_path: Path, name: str) -> None:
     assert [track.id for track in open_cache(tmp_path / "out").tracks] == ["good.wav#0/0000000000000"]
 
 
+@pytest.mark.parametrize("name", ["silence", "0/silence", "SILENCE"])
+def test_padding_beside_the_items_is_no_failure(tmp_path: Path, name: str) -> None:
+    write_item(tmp_path / "sat", 0, music(10), length=12, file="good.wav")
+    np.save(tmp_path / f"sat/{name}.npy", np.zeros((1, SPEC.channels, 100), "float32"))
+    _, failures = bring_in({"mono": tmp_path / "sat"}, tmp_path / "out")
+    assert failures == []
+    assert [track.id for track in open_cache(tmp_path / "out").tracks] == ["good.wav#0/0000000000000"]
+    bad = write_item(tmp_path / "sat", 1, music(10), length=10, file="bad.wav")
+    bad.with_suffix(".json").unlink()
+    _, failures = bring_in({"mono": tmp_path / "sat"}, tmp_path / "out")
+    assert [failure["id"] for failure in failures] == ["0/0000000010000"]
+
+
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_any_floating_point_in_any_order_is_the_same_latents(tmp_path: Path, dtype: str, order: Any) -> None:

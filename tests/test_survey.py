@@ -14,6 +14,7 @@ from reencoder_pipeline.survey import (
     _LongTermSpectrum,
     effective_bandwidth,
     side_mid_level,
+    stereo_width,
     suited_tasks,
     survey,
     survey_audio,
@@ -184,3 +185,113 @@ def offer(**changes: object) -> Survey:
 )
 def test_tasks_follow_the_thresholds(changes: dict[str, object], expected: tuple[str, ...]) -> None:
     assert suited_tasks(offer(**changes)) == expected
+
+
+def tone(frequency: float, level_db: float, *, seconds: float = 4) -> np.ndarray:
+    times = np.arange(int(seconds * RATE)) / RATE
+    return (10 ** (level_db / 20) * np.sin(2 * np.pi * frequency * times)).astype(np.float32)[None]
+
+
+def swept(first: float, last: float, level_db: float, *, seconds: float = 4) -> np.ndarray:
+    times = np.arange(int(seconds * RATE)) / RATE
+    phase = 2 * np.pi * (first * times + (last - first) / (2 * seconds) * times**2)
+    return (10 ** (level_db / 20) * np.sin(phase)).astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("floor", [None, -90, -72])
+@pytest.mark.parametrize("highest", [7_000, 12_000])
+@pytest.mark.parametrize(
+    "whistles",
+    [
+        [tone(15_734, -40)],
+        [tone(15_625, -20)],
+        [tone(19_000, -45)],
+        [tone(15_734, -50), tone(16_000, -50), tone(19_000, -40), tone(19_500, -55)],
+        [swept(16_000, 19_000, -40)],
+    ],
+    ids=["screen", "loud", "pilot", "several", "swept"],
+)
+def test_a_whistle_above_the_music_does_not_extend_its_band(
+    highest: float, whistles: list[np.ndarray], floor: float | None
+) -> None:
+    quiet = noise(seconds=4, highest=highest, slope=3.0)
+    quiet = quiet if floor is None else dither(quiet, level_db=floor)
+    plain = effective_bandwidth(quiet, sample_rate=RATE)
+    assert plain == pytest.approx(highest, abs=400)
+    found = survey_audio(quiet + sum(whistles), sample_rate=RATE)
+    assert found.bandwidth_hz == pytest.approx(plain, abs=400)
+    assert "bwe" not in suited_tasks(found)
+
+
+@pytest.mark.parametrize("level_db", [-40, -60, -75])
+def test_hiss_above_a_gap_does_not_extend_the_band(level_db: float) -> None:
+    hiss = noise(seconds=4, highest=22_050, seed=3) - noise(seconds=4, highest=15_000, seed=3)
+    audio = noise(seconds=4, highest=7_000, slope=3.0) + np.float32(10 ** (level_db / 20)) * hiss
+    assert effective_bandwidth(audio, sample_rate=RATE) < 7_500
+
+
+@pytest.mark.parametrize("pitch", [110, 440, 1_000])
+def test_the_partials_of_one_tone_are_a_band(pitch: float) -> None:
+    partials = sum(tone(pitch * k, -20 - 20 * np.log10(k)) for k in range(1, int(19_500 / pitch) + 1))
+    assert effective_bandwidth(np.asarray(partials), sample_rate=RATE) > 18_000
+
+
+def late(audio: np.ndarray, samples: float) -> np.ndarray:
+    frequency = np.fft.rfftfreq(audio.shape[-1])
+    return np.fft.irfft(np.fft.rfft(audio) * np.exp(-2j * np.pi * frequency * samples), audio.shape[-1])
+
+
+HISS = np.random.default_rng(5).standard_normal(2 * RATE)
+ONE_SIGNAL = {
+    "right is empty": lambda one: (one, 0 * one),
+    "left is empty": lambda one: (0 * one, one),
+    "right is hiss": lambda one: (one, 1e-4 * HISS),
+    "left is hiss and DC": lambda one: (1e-4 * HISS + 0.05, one),
+    "a little DC": lambda one: (one, one + 0.01),
+    "much DC": lambda one: (one - 0.3, one),
+    "DC alone": lambda one: (one, 0 * one + 0.1),
+    "a sample late": lambda one: (one, late(one, 1)),
+    "half a sample early": lambda one: (one, late(one, -0.5)),
+    "44 samples late": lambda one: (one, late(one, 44)),
+    "inverted": lambda one: (one, -one),
+    "panned": lambda one: (0.3 * one, one),
+    "inverted, quieter, late, with hiss": lambda one: (one, -0.4 * late(one, 7) + 1e-4 * HISS),
+    "16 bits": lambda one: (np.round(one * 32_767) / 32_768, np.round(0.5 * one * 32_767) / 32_768),
+}
+
+
+@pytest.mark.parametrize("name", ONE_SIGNAL)
+@pytest.mark.parametrize("slope", [0.0, 2.0])
+def test_one_signal_in_two_channels_is_no_stereo(name: str, slope: float) -> None:
+    left, right = ONE_SIGNAL[name](noise(seconds=2, highest=20_000, slope=slope)[0].astype(np.float64))
+    found = survey_audio(np.stack([left, right]).astype(np.float32), sample_rate=RATE)
+    assert found.is_one_signal
+    assert "m2s" not in suited_tasks(found)
+    assert found.louder == int("left" in name or name == "panned")
+
+
+@pytest.mark.parametrize("share_db", [0, -10, -25, -29])
+@pytest.mark.parametrize("offset", [0.0, 0.2])
+def test_an_independent_side_is_stereo_however_narrow(share_db: float, offset: float) -> None:
+    mid, side = noise(seconds=2, highest=20_000, seed=1)[0], noise(seconds=2, highest=20_000, seed=2)[0]
+    side = side * np.float32(10 ** (share_db / 20))
+    audio = np.stack([mid + side, mid - side + np.float32(offset)])
+    found = survey_audio(audio, sample_rate=RATE)
+    assert stereo_width(audio, sample_rate=RATE) == pytest.approx(share_db, abs=0.5)
+    assert not found.is_one_signal
+    assert suited_tasks(found) == ("bwe", "m2s")
+
+
+def test_the_width_does_not_depend_on_how_the_audio_arrives() -> None:
+    left, right = noise(seconds=3, highest=18_000, seed=1), noise(seconds=3, highest=18_000, seed=2)
+    audio = np.concatenate([left, 0.5 * left + 0.2 * right]).astype(np.float32)
+    pieces = _LongTermSpectrum()
+    for piece in np.array_split(audio, 7, axis=1):
+        pieces.add(piece)
+    assert pieces.width_db(sample_rate=RATE) == pytest.approx(stereo_width(audio, sample_rate=RATE), abs=1e-3)
+
+
+def test_the_peak_is_the_largest_sample_of_any_channel() -> None:
+    audio = np.zeros((2, 600_000), np.float32)
+    audio[1, 599_999] = -2.0
+    assert survey_audio(audio, sample_rate=RATE).peak_db == pytest.approx(20 * np.log10(2), abs=1e-6)

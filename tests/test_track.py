@@ -193,7 +193,7 @@ def damaged(folder: Path) -> dict[str, str]:
     loud[:, 100_000:] *= 1e6
     written(folder / "nan.wav", bad, subtype="FLOAT")
     written(folder / "loud.wav", loud, subtype="FLOAT")
-    return {"cut.mp3": "another length", "nan.wav": "found: 3 of them", "loud.wav": "latents do not fit float16"}
+    return {"cut.mp3": "another length", "nan.wav": "found: 3 of them", "loud.wav": "lies far above full scale"}
 
 
 @pytest.mark.parametrize("size", [1, 4])

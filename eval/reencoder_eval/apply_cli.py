@@ -180,7 +180,7 @@ def _apply(
         raise ConfigError("unknown value", where="--latents", value=latents, remedy="npy or safetensors")
     from reencoder_eval.apply.inputs import find_jobs
 
-    jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer)
+    jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer, say=lambda line: print(printable(line), file=sys.stderr))
     failed = done = 0
     try:
         # An interrupt that is raised anywhere can be lost in a destructor; between segments it cannot.

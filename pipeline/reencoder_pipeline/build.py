@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ from reencoder_pipeline.workers import run_jobs
 @dataclass(frozen=True)
 class BuildResult:
     """What was done: shards made now, kept from before, and made meanwhile by other builders; of the tracks in the
-    shards made now, those that were encoded and those copied from shards made before; the quarantine."""
+    shards made now, those that were encoded and those copied from shards made before; the quarantine; and how many
+    files of the source are no tracks, by kind."""
 
     path: Path | str
     built: int
@@ -50,6 +51,7 @@ class BuildResult:
     by_others: int = 0
     encoded: int = 0
     reused: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 FEW = 256  # shards
@@ -127,6 +129,7 @@ def build_cache(
         by_others=len(plan.jobs) - kept - len(made),
         encoded=sum(len(record.shard.tracks) for record in made) - reused,
         reused=reused,
+        left_out=plan.left_out.counts,
     )
 
 

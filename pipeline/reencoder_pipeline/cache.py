@@ -43,6 +43,8 @@ class CachedTrack:
     side_mid_db: float | None
     first_frame: int
     shard: str
+    level_db: float | None = None  # mean power and largest sample of its audio, full scale = 0 dB; None: not known
+    peak_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,12 @@ def canonical_digest(value: Any) -> str:
 
 
 def shard_to_dict(shard: Shard) -> dict[str, Any]:
-    return asdict(shard)
+    values = asdict(shard)
+    for track in values["tracks"]:
+        for name in ("level_db", "peak_db"):  # of shards made before these were measured, nothing changes
+            if track[name] is None:
+                del track[name]
+    return values
 
 
 def shard_from_dict(values: dict[str, Any]) -> Shard:

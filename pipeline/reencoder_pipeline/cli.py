@@ -85,6 +85,7 @@ def build(  # noqa: PLR0917, typer reads the signature
         "tracks_encoded": result.encoded,
         "tracks_reused": result.reused,
         "failures": len(result.failures),
+        "left_out": result.left_out,
     }
     _end(summary, result.failures, out, as_json)
 
@@ -367,7 +368,8 @@ def _end(summary: dict[str, object], failures: Sequence[dict[str, str]], out: Pa
 
 
 def _print(summary: dict[str, object], as_json: bool) -> None:
-    lines = (f"{name.replace('_', ' ')}: {value}" for name, value in summary.items())
+    counts = {k: ", ".join(f"{n} {what}" for what, n in v.items()) for k, v in summary.items() if isinstance(v, dict)}
+    lines = (f"{name.replace('_', ' ')}: {value}" for name, value in {**summary, **counts}.items() if value != "")
     print(json.dumps(summary) if as_json else printable("\n".join(lines), lines=True))
 
 

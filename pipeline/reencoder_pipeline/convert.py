@@ -80,6 +80,8 @@ def _rewrite(cache: LatentCache, shard: Shard, out: Path, config: CacheConfig) -
             tasks=track.tasks,
             bandwidth_hz=track.bandwidth_hz,
             side_mid_db=track.side_mid_db,
+            level_db=track.level_db,
+            peak_db=track.peak_db,
             streams=streams,
         )
         for track, streams in zip(shard.tracks, read_shard(cache, shard, cache.streams, as_stored=True), strict=True)

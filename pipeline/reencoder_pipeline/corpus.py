@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reencoder_pipeline.discovery import LeftOut, find_files, left_out
 from reencoder_pipeline.errors import CorpusError
 from reencoder_pipeline.safe_text import parse_json, read_regular, require_regular
 from reencoder_pipeline.tasks import TASKS
+from reencoder_pipeline.twins import same_content
 
 AUDIO_SUFFIXES = frozenset(
     [".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".caf", ".au"]
@@ -38,30 +40,45 @@ class Track:
     licence: str | None = None
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """The tracks of a source, and what of its files is not taken."""
+
+    tracks: tuple[Track, ...]
+    left_out: LeftOut
+
+
 def read_corpus(source: Path) -> tuple[Track, ...]:
+    """The tracks of `find_corpus`."""
+    return find_corpus(source).tracks
+
+
+def find_corpus(source: Path) -> Corpus:
     """The tracks of a folder (with its subfolders), a .jsonl[.gz] manifest, or a text list of paths, in a fixed order.
 
     Relative paths are relative to the manifest. CorpusError when there is nothing, or a row cannot be understood.
     """
+    left = LeftOut()
     if source.is_dir():
-        tracks = tuple(_from_folder(source))
+        tracks, left = _from_folder(source)
     else:
         require_regular(source, kind=CorpusError, what="folder or manifest")
         tracks = tuple(_from_manifest(source))
     if not tracks:
         kinds = " ".join(sorted(AUDIO_SUFFIXES))
-        raise CorpusError("no tracks found", where=source, remedy=f"audio files end in {kinds}")
+        found = "; ".join(left.lines()) or None
+        raise CorpusError("no tracks found", where=source, value=found, remedy=f"audio files end in {kinds}")
     repeated = [name for name, count in Counter(track.id for track in tracks).items() if count > 1]
     if repeated:
         raise CorpusError("track ids are not unique", where=source, value=", ".join(repeated[:5]))
-    return tracks
+    return Corpus(tracks, left)
 
 
-def _from_folder(folder: Path) -> Iterator[Track]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and not path.is_dir():
-            yield Track(id=path.relative_to(folder).as_posix(), path=path)
+def _from_folder(folder: Path) -> tuple[tuple[Track, ...], LeftOut]:
+    found = find_files(folder)
+    files = [path for path in found.files if path.suffix.lower() in AUDIO_SUFFIXES]
+    tracks = tuple(Track(id=path.relative_to(folder).as_posix(), path=path) for path in files)
+    return tracks, left_out(found, taken=AUDIO_SUFFIXES)
 
 
 def _from_manifest(manifest: Path) -> Iterator[Track]:
@@ -148,9 +165,12 @@ def _from_row(row: dict[str, Any], folder: Path, where: str) -> Track:
 def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: float) -> tuple[Track, ...]:
     """Give every track without a split one, by a hash of its id: it lands in the same split in any corpus.
 
+    Files with the same content are one recording: all follow the first of them that has a split, else the first.
     Only where a small corpus would leave a wanted split empty is the nearest track by hash moved into it.
     """
-    hashes = {track.id: unit_hash(track.id) for track in tracks if track.split is None}
+    first = _first_alike(tracks)
+    own = [track for track in tracks if track.split is None and first[track.id].id == track.id]
+    hashes = {track.id: unit_hash(track.id) for track in own}
     ranked = sorted(hashes, key=hashes.__getitem__)
     splits = {name: _split_of(hashes[name], valid_share, test_share) for name in ranked}
     for wanted, share in (("test", test_share), ("valid", valid_share)):
@@ -158,7 +178,26 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
         taken = wanted in splits.values() or any(track.split == wanted for track in tracks)
         if share and not taken and len(candidates) > 1:
             splits[candidates[0]] = wanted
-    return tuple(track if track.split else replace(track, split=splits[track.id]) for track in tracks)
+    leads = [first[track.id] for track in tracks]
+    return tuple(
+        track if track.split else replace(track, split=lead.split or splits[lead.id])
+        for track, lead in zip(tracks, leads, strict=True)
+    )
+
+
+def _first_alike(tracks: Sequence[Track]) -> dict[str, Track]:
+    """id -> the track whose split it takes: itself, or among files of the same content the first that has a split."""
+    by_path: dict[Path, list[Track]] = {}
+    for track in tracks:
+        by_path.setdefault(track.path, []).append(track)
+    groups = [[track for path in paths for track in by_path[path]] for paths in same_content(by_path)]
+    alike = {path for paths in groups for path in (track.path for track in paths)}
+    groups += [members for path, members in by_path.items() if path not in alike and len(members) > 1 and path.name]
+    first = {track.id: track for track in tracks}
+    for members in groups:
+        leader = next((track for track in members if track.split), members[0])
+        first |= {track.id: leader for track in members}
+    return first
 
 
 def unit_hash(track_id: str) -> float:

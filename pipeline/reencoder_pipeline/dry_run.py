@@ -65,6 +65,8 @@ def dry_run(
         "splits": dict(Counter(track.split for track in tracks)),
         "unsuited": plan.num_unsuited,
         "unusable": list(plan.failures),
+        "left_out": plan.left_out.counts,
+        "warnings": list(plan.warnings),
         "workers": workers,
         "devices": devices,
         "rate": None if worker_rate is None else worker_rate * workers,  # hours of audio an hour, of one device

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["damage", "warning", "note"]
-Check = Literal["files", "values", "statistics", "autoencoder", "edges"]
+Check = Literal["files", "values", "statistics", "level", "splits", "autoencoder", "edges"]
 
 
 @dataclass(frozen=True)

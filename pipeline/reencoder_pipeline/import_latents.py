@@ -71,7 +71,7 @@ def import_latents(
         **{name: getattr(config, name) for name in ("streams", "format", "precision", "tasks")},
     }
     require_same(out / "settings.json", settings)
-    items, failures = find_items(folders, spec)
+    items, failures = find_items(folders, spec, say=say)
     splits = _splits(items, config)
     with build_lock(out), naming_a_full_disk(out):
         begin(out / "settings.json", settings)

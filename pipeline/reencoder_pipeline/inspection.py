@@ -44,6 +44,7 @@ def summarise(cache: LatentCache) -> dict[str, Any]:
         "track_seconds": spread(seconds_of(cache)),
         "bandwidth_hz": spread(track.bandwidth_hz for track in cache.tracks),
         "side_mid_db": spread(track.side_mid_db for track in cache.tracks),
+        "level_db": spread(track.level_db for track in cache.tracks),
         "digest": cache.digest,
         **({"notes": "; ".join(cache.notes)} if cache.notes else {}),
         "statistics": {
@@ -69,6 +70,10 @@ def report(summary: Mapping[str, Any], tracks: Sequence[CachedTrack] = (), *, fr
         survey = "bandwidth and width unknown"  # of imported latents
         if track.bandwidth_hz is not None and track.side_mid_db is not None:
             survey = f"{track.bandwidth_hz:6.0f} Hz  side/mid {track.side_mid_db:6.1f} dB"
+        if track.level_db is not None:
+            survey += f"  level {track.level_db:6.1f} dBFS"
+        if track.peak_db is not None:
+            survey += f"  peak {track.peak_db:+5.1f} dBFS"
         seconds = track.num_frames / frame_rate
         yield f"{track.split:5}  {seconds:7.1f} s  {survey}  {','.join(track.tasks) or '-':7}  {track.id}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -12,6 +12,8 @@ from reencoder_pipeline.config import StreamName
 from reencoder_pipeline.errors import CacheError, ConfigError, CorpusError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.stable_audio_latents import FIELDS, LATENTS, Fields, read_fields
+
+PADDING = "silence"
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ def folders_of(folder: Path | None, streams: Sequence[str], spec: LatentSpec) ->
     return folders
 
 
-def find_items(folders: Mapping[str, Path], spec: LatentSpec) -> tuple[list[Item], list[dict[str, str]]]:
+def find_items(
+    folders: Mapping[str, Path], spec: LatentSpec, *, say: Callable[[str], None] = lambda message: None
+) -> tuple[list[Item], list[dict[str, str]]]:
     """All `.npy` below the folders, in order of their relative paths; and lines of failures.jsonl for those that cannot
-    be used, by what their `.json` says."""
+    be used, by what their `.json` says. `say` is told of padding that lies beside the items."""
     found: dict[str, dict[str, Path]] = {}
     for stream, folder in folders.items():
         if not folder.is_dir():
@@ -67,6 +71,9 @@ def find_items(folders: Mapping[str, Path], spec: LatentSpec) -> tuple[list[Item
     items, failures, ids = [], [], set()
     for name, files in sorted(found.items()):
         path = next(iter(files.values()))
+        if path.stem.lower() == PADDING and not any(file.with_suffix(FIELDS).exists() for file in files.values()):
+            say(f"{path} is the padding that stable-audio-tools leaves beside its items: it is no item")
+            continue
         try:
             item = Item(name, files, _agreed_fields(files, tuple(folders), spec))
             if item.id in ids:

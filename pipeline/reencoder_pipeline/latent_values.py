@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import CachedTrack, LatentCache, Shard
 from reencoder_pipeline.findings import Finding
+from reencoder_pipeline.outliers import far_deviations
 from reencoder_pipeline.record import Record, Sums, statistics, sum_frames
 
 DRIFT = 1e-4  # in standard deviations; sums in another order differ by 1e-12
@@ -27,6 +28,7 @@ class ValueCheck:
         self._records: list[Record] = []
         self._first: dict[str, Frames] = {}
         self._constant: dict[str, NDArray[np.bool_]] = {}
+        self._deviations: dict[str, dict[str, float]] = {}  # stream -> track -> mean of its channels' deviations
 
     def add(self, shard: Shard, streams: Mapping[str, Frames]) -> Iterator[Finding]:
         """`streams`: (frames, channels) each, the tracks of the shard one behind the other."""
@@ -35,6 +37,9 @@ class ValueCheck:
             pieces = [(track, frames[track.first_frame :][: track.num_frames]) for track in shard.tracks]
             for track, piece in pieces:
                 yield from _of_track(shard, track, stream, piece)
+                if np.isfinite(piece).all():
+                    deviation = float(piece.std(axis=0, dtype=np.float64).mean())
+                    self._deviations.setdefault(stream, {})[track.id] = deviation
             chosen = [piece for track, piece in pieces if self._which == "all" or track.split == "train"]
             sums[stream] = sum_frames(chosen, channels=frames.shape[1])
             first = self._first.setdefault(stream, bits(frames[:1]))
@@ -43,7 +48,8 @@ class ValueCheck:
         self._records.append(Record(shard, {self._which: sums}, (), retry=False))
 
     def whole(self) -> Iterator[Finding]:
-        """After the last shard, all of them sound: channels that never change, statistics that are not the index's."""
+        """After the last shard, all of them sound: channels that never change, statistics that are not the index's,
+        tracks whose latents are far larger than those of the others."""
         for stream, constant in self._constant.items():
             if constant.any():
                 numbers = np.flatnonzero(constant).tolist()
@@ -51,6 +57,7 @@ class ValueCheck:
                     "warning", "values", f"{stream}: {len(numbers)} channels never change, the first: {numbers[:8]}"
                 )
             yield from self._drift(stream)
+        yield from far_deviations(self._deviations)
 
     def _drift(self, stream: str) -> Iterator[Finding]:
         promised, found = self._cache.statistics[stream], statistics(stream, self._records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,13 @@ import numpy as np
 
 from reencoder_pipeline.cache import FORMAT, canonical_digest
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import SPLITS, Track, assign_splits, file_digest, read_corpus, unit_hash
+from reencoder_pipeline.corpus import SPLITS, Track, assign_splits, file_digest, find_corpus, unit_hash
+from reencoder_pipeline.discovery import LeftOut
 from reencoder_pipeline.errors import AudioError, ConfigError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shard import Job, failure_row
 from reencoder_pipeline.tasks import TASKS
+from reencoder_pipeline.twins import across_splits
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -37,6 +39,7 @@ class Plan:
     """What a build will do: shards in order, and the files that are already known to be unusable.
 
     `num_unsuited` tracks are left out because their manifest says that they serve no task that these streams make.
+    `left_out` says which files of the source are no tracks; `warnings` name copies of a recording in several splits.
     `licence` is that of the autoencoder's weights; `notes` say what is particular about latents that are made this way.
     """
 
@@ -48,6 +51,8 @@ class Plan:
     num_tracks: int
     num_unsuited: int
     num_frames: int
+    left_out: LeftOut = field(default_factory=LeftOut)
+    warnings: tuple[str, ...] = ()
 
     def num_bytes(self, config: CacheConfig) -> int:
         return self.num_frames * self.spec.channels * np.dtype(config.precision).itemsize * len(config.streams)
@@ -60,7 +65,8 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     autoencoder = load_autoencoder(config.autoencoder)
     spec = autoencoder.spec
     _require_streams(spec, config)
-    corpus = assign_splits(read_corpus(source), valid_share=config.valid_share, test_share=config.test_share)
+    source_files = find_corpus(source)
+    corpus = assign_splits(source_files.tracks, valid_share=config.valid_share, test_share=config.test_share)
     tracks = [track for track in corpus if _is_suited(track, config)]
     with ThreadPoolExecutor() as pool:
         examined = list(pool.map(lambda track: _examine(track, spec.sample_rate, config.track_seconds), tracks))
@@ -77,12 +83,19 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
         num_tracks=len(planned),
         num_unsuited=len(corpus) - len(tracks),
         num_frames=sum(job.num_frames for job in jobs),
+        left_out=source_files.left_out,
+        warnings=tuple(across_splits((item.track.id, item.track.split, item.sha256) for item in planned)),
     )
 
 
 def remarks(plan: Plan) -> tuple[str, ...]:
     """What a person should know before encoding begins."""
-    return (f"weights of {plan.spec.autoencoder}: {plan.licence}", *plan.notes)
+    return (
+        f"weights of {plan.spec.autoencoder}: {plan.licence}",
+        *plan.notes,
+        *plan.left_out.lines(),
+        *(f"warning: {warning}" for warning in plan.warnings),
+    )
 
 
 def _notes(autoencoder: Autoencoder, config: CacheConfig) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ def copied_tracks(
                     tasks=cached.tasks,
                     bandwidth_hz=cached.bandwidth_hz,
                     side_mid_db=cached.side_mid_db,
+                    level_db=cached.level_db,
+                    peak_db=cached.peak_db,
                     streams={
                         name: joined[position : position + 1] if is_scale(name) else joined[frames]
                         for name, joined in streams.items()

@@ -231,6 +231,8 @@ def _cached_tracks(key: str, encoded: Sequence[EncodedTrack]) -> list[CachedTrac
                 side_mid_db=item.side_mid_db,
                 first_frame=first_frame,
                 shard=key,
+                level_db=item.level_db,
+                peak_db=item.peak_db,
             )
         )
         first_frame += item.num_frames

@@ -12,6 +12,7 @@ from typing import Protocol
 from reencoder_pipeline.durable import beside, replacing, scratch_owner, sync, write_whole
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.owners import is_of_this_machine
+from reencoder_pipeline.safe_text import file_kind
 
 ABANDONED = 3600.0  # seconds: a file of another machine, half-written for so long, is never finished
 
@@ -93,7 +94,11 @@ class FolderStore:
     def read(self, name: str) -> bytes | None:
         while True:
             try:
-                return (self.folder / name).read_bytes()
+                path = self.folder / name
+                if path.exists() and not path.is_file():  # reading a FIFO or a device may never end
+                    remedy = "remove it, or give another folder"
+                    raise CacheError("is not a regular file", where=path, value=file_kind(path), remedy=remedy)
+                return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except OSError as error:

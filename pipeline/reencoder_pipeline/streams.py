@@ -12,7 +12,7 @@ from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.encode import Cutter, Segment, plain_stream
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.survey import Survey, Surveyor
+from reencoder_pipeline.survey import PEAK_LIMIT_DB, Survey, Surveyor
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ def read_pieces(track: Track, spec: LatentSpec, *, context: int, config: CacheCo
         if streams.num_samples < spec.hop:
             raise AudioError("shorter than one latent frame", where=track.path, value=f"{streams.num_samples} samples")
         yield piece
-    yield Measured(streams.num_samples, surveyor.result(), streams.encoded_as)
+    found = surveyor.result()
+    if found.peak_db is not None and found.peak_db > PEAK_LIMIT_DB:
+        remedy = "scale it: divide by 32,768 where its samples are 16-bit integers written as float, for example"
+        value = f"its largest sample is at {found.peak_db:+.1f} dBFS"
+        raise AudioError("lies far above full scale", where=track.path, value=value, remedy=remedy)
+    yield Measured(streams.num_samples, found, streams.encoded_as)
 
 
 class _Streams:

@@ -24,6 +24,11 @@ BWE_LOWEST_BANDWIDTH = 15_500.0
 M2S_SIDE_MID_DB = (-30.0, 3.0)
 
 SIDE_MID_LIMIT_DB = 120.0
+# One signal in two channels: late on one side by up to 1 ms, and below 22 Hz (DC and what leaks of it) not looked at.
+LATEST_SECONDS = 0.001
+LOWEST_BINS = 3
+LAG_STEPS = 8  # a sample
+PEAK_LIMIT_DB = 12.0  # mastered music in float reaches +3 dBFS; what is far above was written without scaling
 
 FRAME, HOP = 4096, 2048
 READ_SAMPLES = 524_288
@@ -35,14 +40,21 @@ CONTENT_BELOW_TOTAL_DB = 85.0
 NOISE_FLOOR_DB = -115.0
 # A shelf: the 800 Hz below it stand this far above everything beyond it. A steep but natural slope loses 5 to 8 dB.
 SHELF_DROP_DB = 12.0
+VALLEY_DROP_DB = 18.0
 SHELF_BELOW_HZ = 1000.0
 SHELF_GAP_HZ = 200.0
 SHELF_LOWEST_HZ = 4000.0
+# A line, such as the whistle of a screen at 15.7 kHz or the pilot of FM at 19 kHz, stands this far above the median of
+# its surroundings. Lines are music where others lie below them within reach: partials of a tone.
+LINE_DB = 13.0
+SURROUNDINGS_HZ = 1200.0
+REACH_HZ = 2000.0
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one recording offers. `bandwidth_hz` and `side_mid_db` are defined by the functions of those names."""
+    """What one recording offers. `bandwidth_hz` and `side_mid_db` are defined by `effective_bandwidth` and
+    `side_mid_level`, `width_db` by `stereo_width`; None: not measured."""
 
     sample_rate: int
     num_samples: int
@@ -50,10 +62,19 @@ class Survey:
     bandwidth_hz: float
     side_mid_db: float
     level_db: float  # mean power of a channel, full scale = 0 dB: near-silent recordings are worth nothing
+    width_db: float | None = None
+    peak_db: float | None = None  # the largest sample, full scale = 0 dB
+    louder: int = 0  # of two channels, the one that holds the signal where they are one
 
     @property
     def seconds(self) -> float:
         return self.num_samples / self.sample_rate
+
+    @property
+    def is_one_signal(self) -> bool:
+        """Whether the channels hold one signal: equal, or of other gains, polarity or arrival, or one of them dead."""
+        width = self.side_mid_db if self.width_db is None else min(self.width_db, self.side_mid_db)
+        return self.num_channels == 1 or (self.num_channels == 2 and width < M2S_SIDE_MID_DB[0])
 
 
 def survey(path: Path) -> Survey:
@@ -112,6 +133,9 @@ class Surveyor:
             bandwidth_hz=_bandwidth(self._spectrum.mean(), sample_rate=self._sample_rate),
             side_mid_db=self._energy.side_mid_db(),
             level_db=self._energy.level_db(),
+            width_db=self._spectrum.width_db(sample_rate=self._sample_rate),
+            peak_db=self._energy.peak_db(),
+            louder=self._spectrum.louder(),
         )
 
 
@@ -119,7 +143,7 @@ def suited_tasks(survey: Survey) -> tuple[str, ...]:
     """The tasks whose targets this recording can serve, by the thresholds at the top of this file."""
     lowest, highest = M2S_SIDE_MID_DB
     bwe = survey.sample_rate >= BWE_LOWEST_RATE and survey.bandwidth_hz >= BWE_LOWEST_BANDWIDTH
-    m2s = survey.num_channels == 2 and lowest <= survey.side_mid_db <= highest
+    m2s = survey.num_channels == 2 and lowest <= survey.side_mid_db <= highest and not survey.is_one_signal
     return ("bwe",) * bwe + ("m2s",) * m2s
 
 
@@ -128,7 +152,8 @@ def effective_bandwidth(audio: NDArray[np.float32], *, sample_rate: int) -> floa
 
     The long-term power spectrum, averaged over channels and smoothed over 200 Hz, must stay within 85 dB of the total
     power, whatever the gain, and above 16-bit noise. Where a lossy codec has cut the top off, the noise above its shelf
-    may still pass that test, so a drop of 12 dB or more that is never made up again ends the band too.
+    may still pass that test, so a drop of 12 dB or more that is never made up again ends the band too. The band is
+    continuous: single lines (whistles, pilots) and what lies beyond a gap of 2 kHz do not extend it.
     """
     spectrum = _LongTermSpectrum()
     spectrum.add(audio)
@@ -145,13 +170,29 @@ def side_mid_level(audio: NDArray[np.float32]) -> float:
     return energy.side_mid_db()
 
 
+def stereo_width(audio: NDArray[np.float32], *, sample_rate: int) -> float:
+    """What the first two channels of (channels, samples) hold besides one signal, in dB of that signal, clipped to
+    +-120: the smaller over the larger eigenvalue of their covariance, without DC and at the best lag within 1 ms.
+
+    For independent mid and side of the usual sizes this is side over mid. A channel that is dead, or a copy of the
+    other with another gain, polarity or arrival, gives far below -30 dB, whatever side over mid is.
+    """
+    spectrum = _LongTermSpectrum()
+    spectrum.add(audio)
+    return spectrum.width_db(sample_rate=sample_rate)
+
+
 class _LongTermSpectrum:
-    """Mean power spectrum of audio that arrives in blocks; full scale sines read 0 dB in their bin."""
+    """Mean power spectrum of audio that arrives in blocks; full scale sines read 0 dB in their bin. And of the first
+    two channels, each one's power and their cross-spectrum."""
 
     def __init__(self) -> None:
         self._window = np.hanning(FRAME).astype(np.float32)
         self._sum = np.zeros(FRAME // 2 + 1)
         self._num_frames = 0
+        self._pair: NDArray[np.float64] = np.zeros((2, FRAME // 2 + 1))
+        self._cross: NDArray[np.complex128] = np.zeros(FRAME // 2 + 1, dtype=np.complex128)
+        self._is_pair = False
         self._rest: NDArray[np.float32] | None = None
 
     def add(self, audio: NDArray[np.float32]) -> None:
@@ -172,6 +213,39 @@ class _LongTermSpectrum:
         power = np.square(spectra.real) + np.square(spectra.imag)
         self._sum += power.sum(axis=(0, 1), dtype=np.float64) / len(audio)
         self._num_frames += frames.shape[1]
+        if len(audio) > 1:
+            self._is_pair = True
+            self._pair += power[:2].sum(axis=1, dtype=np.float64)
+            self._cross += (spectra[0] * spectra[1].conj()).sum(axis=0, dtype=np.complex128)
+
+    def width_db(self, *, sample_rate: int) -> float:
+        """`stereo_width`. -120 for one channel, and for silence."""
+        self.mean()
+        if not self._is_pair:
+            return -SIDE_MID_LIMIT_DB
+        left, right = (2.0 * power[LOWEST_BINS:].sum() for power in self._pair)
+        cross = np.where(np.arange(len(self._cross)) < LOWEST_BINS, 0, self._cross)
+        lags = int(LATEST_SECONDS * sample_rate) * LAG_STEPS
+        # A lag moves the two out of each other's window: the window's own correlation tells by how much.
+        window, size = np.abs(np.fft.rfft(self._window, 2 * FRAME)) ** 2, 2 * FRAME * LAG_STEPS
+        found = np.fft.irfft(cross, FRAME * LAG_STEPS) * FRAME * LAG_STEPS
+        own = np.fft.irfft(window, size)
+        own = own / own[0]
+        near = np.arange(-lags, lags + 1)
+        best = min(float(np.max(np.abs(found[near]) / own[near])), float(np.sqrt(left * right)))
+        if left + right == 0.0:
+            return -SIDE_MID_LIMIT_DB
+        gap = np.hypot(left - right, 2 * best)
+        # The smaller eigenvalue as determinant over the larger one: a difference of two near numbers is rounding.
+        larger = (left + right + gap) / 2
+        ratio = max(left * right - best**2, 0.0) / larger**2
+        return float(np.clip(10.0 * np.log10(ratio + 1e-30), -SIDE_MID_LIMIT_DB, SIDE_MID_LIMIT_DB))
+
+    def louder(self) -> int:
+        """The first channel unless the second is louder by more than rounding."""
+        self.mean()
+        left, right = (power[LOWEST_BINS:].sum() for power in self._pair)
+        return int(right > 1.05 * left)
 
     def mean(self) -> NDArray[np.float64]:
         if self._num_frames == 0 and self._rest is not None:
@@ -184,13 +258,14 @@ class _Energy:
 
     def __init__(self) -> None:
         self.num_samples = 0
-        self._mean_square = self._mid = self._side = 0.0
+        self._mean_square = self._mid = self._side = self._peak = 0.0
 
     def add(self, audio: NDArray[np.float32]) -> None:
         exact = audio.astype(np.float64)
         left, right = exact[0], exact[min(1, len(exact) - 1)]
         mid, side = (np.einsum("i,i->", x, x) / 4 for x in (left + right, left - right))
         self.num_samples += audio.shape[1]
+        self._peak = max(self._peak, float(np.abs(audio).max(initial=0.0)))
         self._mid += float(mid)
         self._side += float(side)
         # Of one or two channels this is mid and side together.
@@ -204,6 +279,9 @@ class _Energy:
         level = 10.0 * np.log10(self._side / self._mid)
         return float(np.clip(level, -SIDE_MID_LIMIT_DB, SIDE_MID_LIMIT_DB))
 
+    def peak_db(self) -> float:
+        return float(20.0 * np.log10(self._peak + 1e-10))
+
     def level_db(self) -> float:
         return float(10.0 * np.log10(self._mean_square / max(1, self.num_samples) + 1e-20))
 
@@ -212,11 +290,31 @@ def _bandwidth(power: NDArray[np.float64], *, sample_rate: int) -> float:
     """Where the content of a long-term power spectrum (FRAME // 2 + 1 bins) ends, in Hz."""
     bin_hz = sample_rate / FRAME
     total = 10.0 * np.log10(power.sum() + 1e-20)
+    if (music := _without_lines(power, bin_hz)).max() > power.max() / 10**6:  # else it holds nothing but lines
+        power = music
     level = 10.0 * np.log10(_smoothed(power, width=round(SMOOTHING_HZ / bin_hz) | 1) + 1e-20)
     content = np.flatnonzero(level > max(total - CONTENT_BELOW_TOTAL_DB, NOISE_FLOOR_DB))
     if content.size == 0:
         return 0.0
-    return min(int(content[-1]), _shelf(level, bin_hz)) * bin_hz
+    gaps = np.flatnonzero(np.diff(content) > REACH_HZ / bin_hz)
+    last = content[gaps[0]] if gaps.size else content[-1]
+    return min(int(last), _shelf(level, bin_hz)) * bin_hz
+
+
+def _without_lines(power: NDArray[np.float64], bin_hz: float) -> NDArray[np.float64]:
+    """The spectrum without lines that stand alone: above SHELF_LOWEST_HZ, and no other line within REACH_HZ below."""
+    from scipy.ndimage import median_filter
+
+    middle = median_filter(power, size=round(SURROUNDINGS_HZ / bin_hz) | 1, mode="nearest")
+    is_line = power > np.maximum(middle, 1e-20) * 10 ** (LINE_DB / 10)
+    lines, kept = np.flatnonzero(is_line), SHELF_LOWEST_HZ / bin_hz
+    alone = np.zeros(len(power), dtype=bool)
+    for line in lines:
+        if line <= kept + REACH_HZ / bin_hz:
+            kept = max(kept, float(line))
+        else:
+            alone[max(0, line - 2) : line + 3] = True  # a window's main lobe is four bins wide
+    return np.where(alone, middle, power)
 
 
 def _smoothed(power: NDArray[np.float64], *, width: int) -> NDArray[np.float64]:
@@ -236,4 +334,12 @@ def _shelf(level: NDArray[np.float64], bin_hz: float) -> int:
     runs = np.lib.stride_tricks.sliding_window_view(level, below - gap + 1)  # runs[i] covers bins i .. i + below - gap
     drop = np.median(runs[edges - below], axis=1) - loudest_from[edges + gap]
     deepest = int(np.argmax(drop))
-    return int(edges[deepest]) if drop[deepest] >= SHELF_DROP_DB else last
+    shelf = int(edges[deepest]) if drop[deepest] >= SHELF_DROP_DB else last
+    # What rises again behind a deep and wide valley, such as a whistle that is swept, is no part of the band.
+    width = max(gap + 1, int(REACH_HZ / bin_hz))
+    inside = edges[edges + width < len(level)]
+    floor = np.lib.stride_tricks.sliding_window_view(level, width - gap)[inside + gap].max(axis=1)
+    depth = np.median(runs[inside - below], axis=1) - floor
+    rises = loudest_from[inside + width] - floor >= SHELF_DROP_DB
+    valleys = np.flatnonzero(rises & (depth >= VALLEY_DROP_DB))
+    return min(shelf, int(inside[valleys[0]])) if valleys.size else shelf

@@ -41,6 +41,8 @@ class EncodedTrack:
     bandwidth_hz: float | None  # None: not known, of imported latents
     side_mid_db: float | None
     streams: Mapping[str, Frames]
+    level_db: float | None = None
+    peak_db: float | None = None
 
 
 def encode_track(autoencoder: Autoencoder, track: Track, config: CacheConfig) -> EncodedTrack:
@@ -168,6 +170,8 @@ class _Unfinished:
             tasks=measured if config.tasks == "measured" else tuple(config.tasks),
             bandwidth_hz=round(survey.bandwidth_hz),
             side_mid_db=round(survey.side_mid_db, 1),
+            level_db=round(survey.level_db, 1),
+            peak_db=None if survey.peak_db is None else round(survey.peak_db, 1),
             streams=int8_frames.stored(
                 {name: encoded[source] for name, source in self.measured.encoded_as.items()}, config.precision
             ),

@@ -19,9 +19,11 @@ from reencoder_pipeline.findings import Finding
 from reencoder_pipeline.int8_frames import latents_of, stored_names
 from reencoder_pipeline.latent_values import ValueCheck
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.outliers import loud_tracks
 from reencoder_pipeline.record import block_checksums
 from reencoder_pipeline.store import is_url, open_store
 from reencoder_pipeline.tar_shards import read_tar_stream, sample_key
+from reencoder_pipeline.twins import across_splits
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, data_file, read_zarr_stream
 
 Progress = Callable[[int, int], None]  # frames checked, frames in all
@@ -72,7 +74,7 @@ def verify_cache(
     `quick`: only that the files are there in full size. [] when all is well. The index itself was checked when it was
     opened; commit records hold their own digest.
     """
-    findings: list[Finding] = []
+    findings: list[Finding] = [*loud_tracks(cache.tracks), *_twins(cache)]
     values, done, total = ValueCheck(cache), 0, sum(shard.num_frames for shard in cache.shards)
     for shard in cache.shards:
         if quick:
@@ -91,6 +93,12 @@ def verify_cache(
     if not quick and not any(finding.severity == "damage" for finding in findings):
         findings += values.whole()
     return findings
+
+
+def _twins(cache: LatentCache) -> Iterator[Finding]:
+    """Copies of one recording in several splits: a module is then measured on what it has learnt from."""
+    for problem in across_splits((track.id, track.split, track.sha256) for track in cache.tracks):
+        yield Finding("warning", "splits", problem)
 
 
 def verify_shard(cache: LatentCache, shard: Shard) -> list[Finding]:

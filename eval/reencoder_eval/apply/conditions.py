@@ -69,7 +69,7 @@ def condition_like(
     """(1, H): the posterior's mean for a stereo recording, averaged over windows as long as those of training."""
     spec = trained.spec
     with opened(path, folder=folder) as sound:
-        if sound.audio.width != 2 or sound.survey.side_mid_db <= MONO_DB:
+        if sound.audio.width != 2 or sound.survey.side_mid_db <= MONO_DB or sound.survey.is_one_signal:
             value = f"{sound.audio.width} channel(s), side {sound.survey.side_mid_db:+.0f} dB against mid"
             raise AudioError("is no stereo to be like", where=path, value=value, remedy="give a true stereo recording")
         same = sound.rate == spec.sample_rate

@@ -26,12 +26,14 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Decision:
-    """`band_hz` is where the input's own band ends, None where that was not asked. `reasons` are for people."""
+    """`band_hz` is where the input's own band ends, None where that was not asked. `channel`: of two that hold one
+    signal, the one to take, because their mean would weaken or cancel it; None: the mean. `reasons` are for people."""
 
     upsample: bool
     upmix: bool
     band_hz: float | None
     reasons: tuple[str, ...]
+    channel: int | None = None
 
     @property
     def copy(self) -> bool:
@@ -50,7 +52,7 @@ def decide(survey: Survey, wishes: Wishes, *, low_rate: int) -> Decision:
     """
     if survey.level_db < SILENT_DB:
         return Decision(False, False, None, ("silent",))
-    upsample, upmix, reasons = wishes.upsample, wishes.upmix, []
+    upsample, upmix, reasons, channel = wishes.upsample, wishes.upmix, [], None
     band = wishes.band_hz or min(survey.bandwidth_hz, USABLE * survey.sample_rate / 2)
     if upsample and wishes.band_hz is None and band >= BWE_LOWEST_BANDWIDTH:
         upsample = False
@@ -64,10 +66,14 @@ def decide(survey: Survey, wishes: Wishes, *, low_rate: int) -> Decision:
         side = f"side {survey.side_mid_db:+.0f} dB against mid"
         if survey.side_mid_db <= MONO_DB:
             reasons.append("two channels that are one")
+        elif survey.is_one_signal:
+            channel = survey.louder
+            what = f"besides one signal, the channels hold {survey.width_db:+.0f} dB"
+            reasons.append(f"two channels that are one ({what}): the {('left', 'right')[channel]} one is taken")
         elif not wishes.force:
             upmix = False
             reasons.append(f"stereo already ({side})")
         else:
             lost = ": mixing it down loses much of it" if survey.side_mid_db > OPPOSED_DB else ""
             reasons.append(f"mixed down first ({side}){lost}")
-    return Decision(upsample, upmix, band if upsample else None, tuple(reasons))
+    return Decision(upsample, upmix, band if upsample else None, tuple(reasons), channel)

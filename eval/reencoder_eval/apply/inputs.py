@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from reencoder_eval.apply.latents_io import NPY, is_latents
 from reencoder_pipeline.corpus import AUDIO_SUFFIXES
+from reencoder_pipeline.discovery import find_files, left_out
 from reencoder_pipeline.errors import ConfigError, CorpusError
 
 # Found in folders beside those that soundfile reads; a file that is named itself is tried whatever its name.
@@ -62,15 +63,18 @@ def _longest_name(out: Path) -> int:
         return LONGEST_NAME
 
 
-def find_jobs(inputs: Sequence[str], *, out: Path, stdin: BinaryIO) -> tuple[Job, ...]:
-    """The jobs in a fixed order, each file once. What is found below `out` is no input.
+def find_jobs(
+    inputs: Sequence[str], *, out: Path, stdin: BinaryIO, say: Callable[[str], None] = lambda message: None
+) -> tuple[Job, ...]:
+    """The jobs in a fixed order, each file once. What is found below `out` is no input. `say` is told what is left out
+    of folders.
 
     Two files of one folder that differ in the suffix alone keep it within their outputs' names. ConfigError when two
     inputs would still have the same output, or an output would replace an input; CorpusError when there is nothing.
     """
     found: list[tuple[Path, Path]] = []
     known: set[tuple[Path, Path] | Path] = set()  # a file named twice is one job; a link of another name is its own
-    for path, relative in _expanded(_listed(inputs, stdin), out):
+    for path, relative in _expanded(_listed(inputs, stdin), out, say):
         keys = {path.parent.resolve() / path.name, (path.resolve(), relative)}
         if not keys & known:
             found.append((path, relative))
@@ -105,7 +109,7 @@ def _listed(inputs: Iterable[str], stdin: BinaryIO) -> Iterator[str]:
             yield name
 
 
-def _expanded(names: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
+def _expanded(names: Iterable[str], out: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
     """(path, path below the output folder)."""
     for name in names:
         try:
@@ -113,7 +117,7 @@ def _expanded(names: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
         except RuntimeError:
             raise ConfigError("the home folder of this user is not known", where=name, remedy="name it") from None
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that cannot be
-            yield from ((one, one.relative_to(path)) for one in _below(path, out))
+            yield from ((one, one.relative_to(path)) for one in _below(path, out, say))
         elif os.path.lexists(path) or not glob.has_magic(name):
             if not path.name:
                 raise ConfigError("an input has no name", where=repr(name), remedy="name files, folders or patterns")
@@ -126,12 +130,14 @@ def _expanded(names: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
                     yield one, _below_root(one, root, pattern=name)
 
 
-def _below(folder: Path, out: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not path.is_file() or path.resolve().is_relative_to(out.resolve()):
+def _below(folder: Path, out: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    found, suffixes = find_files(folder), AUDIO_SUFFIXES | FFMPEG_SUFFIXES
+    for line in left_out(found, taken=suffixes).lines():
+        say(line)
+    for path in found.files:
+        if not path.is_file() or path.resolve().is_relative_to(out.resolve()):
             continue
-        if path.suffix.lower() in AUDIO_SUFFIXES | FFMPEG_SUFFIXES or is_latents(path, listed=True):
+        if path.suffix.lower() in suffixes or is_latents(path, listed=True):
             yield path
 
 

@@ -136,7 +136,7 @@ class Source:
 
     @classmethod
     def of(cls, sound: Sound, decision: Decision, autoencoder: Autoencoder) -> Source:
-        audio = downmixed(sound.audio) if decision.upmix else sound.audio
+        audio = downmixed(sound.audio, channel=decision.channel) if decision.upmix else sound.audio
         spec, margin = autoencoder.spec, margin_frames(autoencoder)
         # The image is a whole number of samples at both rates, and no less than the margin.
         unit = sound.rate // gcd(sound.rate, spec.sample_rate)

@@ -99,9 +99,11 @@ def excerpt(audio: Scratch, start: int, length: int) -> Scratch:
     return output
 
 
-def downmixed(audio: Scratch) -> Scratch:
-    """(channels, length) -> (1, length): the mean."""
+def downmixed(audio: Scratch, *, channel: int | None = None) -> Scratch:
+    """(channels, length) -> (1, length): the mean, or one of the channels."""
     output = Scratch(1, folder=audio.folder)
     for start, stop in audio.blocks():
-        output.append(audio.read(start, stop).mean(axis=0, keepdims=True, dtype=np.float32))
+        block = audio.read(start, stop)
+        one = block.mean(axis=0, keepdims=True, dtype=np.float32) if channel is None else block[channel : channel + 1]
+        output.append(one)
     return output

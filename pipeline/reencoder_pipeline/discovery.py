@@ -1,0 +1,124 @@
+"""Finds the files below a folder, through links to folders too, and says what it leaves out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reencoder_pipeline.errors import CorpusError
+
+# Sound that libsndfile does not read; some of it stands in files that hold pictures too.
+OTHER_AUDIO = frozenset(
+    ".m4a .m4b .m4p .m4r .mp4 .aac .adts .wma .asf .webm .weba .mka .mkv .mov .3gp .3ga .ac3 .eac3 .ec3 .dts .wv .ape "  # noqa: SIM905
+    ".tta .mp1 .mp2 .mpa .mpga .mpc .mp+ .mpp .ofr .ofs .dsf .dff .alac .amr .awb .ra .ram .rm .spx .oma .aa3 .at3 .aa "
+    ".aax .shn .tak .la .thd .mlp .voc .snd .sph .gsm .vqf .qcp".split()
+)
+HIDDEN_FILES, HIDDEN_FOLDERS = "hidden files", "hidden folders"
+UNREADABLE, LINKS_ABOVE = "unreadable folders", "links to a folder above"
+SHOWN = 3  # names of each kind
+
+
+@dataclass(frozen=True)
+class Found:
+    """`files` below the folder that was asked for, sorted, each folder's once; `folders` that could not be entered and
+    why: kind -> paths."""
+
+    files: tuple[Path, ...]
+    folders: Mapping[str, tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What lies below a folder and is not taken: a suffix such as ".m4a", or what is wrong with a folder -> paths."""
+
+    paths: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: len(paths) for name, paths in sorted(self.paths.items())}
+
+    def lines(self) -> list[str]:
+        """One sentence for each kind of thing."""
+        said = []
+        formats = {name: count for name, count in self.counts.items() if name.startswith(".")}
+        if formats:
+            kinds = ", ".join(f"{count} {name}" for name, count in formats.items())
+            said.append(
+                f"left out: {kinds}; these formats are not read: convert them, for example with ffmpeg, to FLAC"
+            )
+        for name, paths in sorted(self.paths.items()):
+            if not name.startswith("."):
+                more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+                said.append(f"left out: {len(paths)} {name}: {', '.join(map(str, paths[:SHOWN]))}{more}")
+        return said
+
+
+def find_files(folder: Path) -> Found:
+    """Everything below a folder but what is hidden. Links to folders are followed; each folder is entered once, by its
+    own path where it has one below here. CorpusError if the folder itself cannot be read.
+
+    A link to a folder above this one is not followed: everything here would lie below itself.
+    """
+    files: list[Path] = []
+    left: dict[str, list[Path]] = {}
+    above = {(one.stat().st_dev, one.stat().st_ino) for one in folder.resolve().parents}
+    entered: set[tuple[int, int]] = set()
+    waiting, links = [folder], list[Path]()
+    while waiting or links:
+        # Folders before links: a path without a link is a track's name, whatever links lead to it.
+        here = waiting.pop() if waiting else links.pop(0)
+        try:
+            status = here.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                left.setdefault(LINKS_ABOVE, []).append(here)
+                continue
+            if identity in entered:
+                continue
+            entered.add(identity)
+            with os.scandir(here) as entries:
+                names = list(entries)
+        except OSError as error:
+            if here == folder:
+                remedy = "check its permissions"
+                raise CorpusError(
+                    "the folder cannot be read", where=folder, value=error.strerror, remedy=remedy
+                ) from None
+            left.setdefault(UNREADABLE, []).append(here)
+            continue
+        for entry in names:
+            path, is_folder = here / entry.name, _is_folder(entry)
+            if entry.name.startswith("."):
+                if not entry.name.startswith("._"):  # what macOS keeps beside a file on other disks
+                    left.setdefault(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, []).append(path)
+            elif not is_folder:
+                files.append(path)
+            elif entry.is_symlink():
+                links.append(path)
+            else:
+                waiting.append(path)
+        links.sort()
+    return Found(tuple(sorted(files)), {name: tuple(sorted(paths)) for name, paths in left.items()})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return False
+
+
+def left_out(found: Found, *, taken: frozenset[str]) -> LeftOut:
+    """Of what was found: sound of other formats than those that are `taken`, hidden sound, and folders."""
+    paths: dict[str, list[Path]] = {}
+    for path in found.files:
+        suffix = path.suffix.lower()
+        if suffix in OTHER_AUDIO and suffix not in taken:
+            paths.setdefault(suffix, []).append(path)
+    for name, members in found.folders.items():
+        audio = [path for path in members if name != HIDDEN_FILES or path.suffix.lower() in taken | OTHER_AUDIO]
+        if audio:
+            paths.setdefault(name, []).extend(audio)
+    return LeftOut({name: tuple(members) for name, members in paths.items()})
