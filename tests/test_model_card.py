@@ -118,7 +118,7 @@ def test_odd_names_stay_text(name: str) -> None:
 
 
 def test_text_and_code_survive_markdown() -> None:
-    assert markdown_text("a|b\n*c* [d] <e> `f`") == r"a\|b \*c\* \[d\] \<e\> \`f\`"
+    assert markdown_text("a|b\n*c* [d] <e> `f`") == r"a\|b \*c\* \[d\] &lt;e&gt; \`f\`"
     assert markdown_code("a") == "`a`"
     assert markdown_code("a``b") == "``` a``b ```"
     assert markdown_code("a|b") == r"`a\|b`"

@@ -6,7 +6,8 @@ import re
 
 # Control characters, bytes that are no text, breaks of lines, and what turns the direction of writing.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#~$]|&(?=#?\w+;))")
+_ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;"})  # after a backslash, programs that are not strict see a tag
 _INSIDE = re.compile(r"(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])")
 _NUMBERS = re.compile(r"\\\[([-+0-9.,%a-z ]*)\\\](?![(\[:])")
 
@@ -28,7 +29,7 @@ def _written(one: str, *, lines: bool) -> str:
 
 def markdown_text(value: object) -> str:
     """Text that Markdown shows as it is, in one line, in a table as well."""
-    return _MARKDOWN.sub(r"\\\1", _line(value))
+    return _MARKDOWN.sub(r"\\\1", _line(value)).translate(_ENTITIES)
 
 
 def markdown_cell(value: object) -> str:
