@@ -289,3 +289,46 @@ def test_decisions(found: Survey, wishes: Wishes, upsample: bool, upmix: bool, b
     if band is not None:
         assert decision.edge_hz is not None
         assert decision.edge_hz < band
+
+
+TAGS = {"title": "Ängste und Öl", "artist": "Someone", "album": "Überall", "tracknumber": "07", "date": "1999"}
+
+
+def tagged(path: Path, kind: str, tags: dict[str, str], subtype: str | None = None) -> Path:
+    with soundfile.SoundFile(path, "w", 44_100, 2, format=kind, subtype=subtype) as file:
+        for name, value in tags.items():
+            setattr(file, name, value)
+        file.write(noise(2, 20_000).T)
+    return path
+
+
+@pytest.mark.parametrize("source", ["WAV", "FLAC", "OGG", "CAF"])
+@pytest.mark.parametrize("target", ["wav", "flac", "ogg", "caf", "aiff", "w64", "mp3"])
+def test_tags_are_carried_over_or_it_is_said_which_are_not(source: str, target: str, tmp_path: Path) -> None:
+    path = tagged(tmp_path / f"a.{source.lower()}", source, TAGS)
+    with opened(path, folder=tmp_path) as sound:
+        container = container_of(sound, Form(format=target))
+        out = tmp_path / f"out{container.suffix}"
+        written, notices = write_sound(
+            sound.audio, sound.rate, out, container=container, peaks="scale", tags=sound.tags
+        )
+    with soundfile.SoundFile(written) as file:
+        found = file.copy_metadata()
+    lost = [name for name in TAGS if found.get(name) != TAGS[name]]
+    if target in ("wav", "flac", "ogg", "caf"):
+        assert lost == []
+    said = next((text for text in notices if "tags" in text), "")
+    assert [name for name in TAGS if name in said] == lost
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_a_file_without_tags_is_written_as_ever(kind: str, tmp_path: Path) -> None:
+    path = tagged(tmp_path / f"a.{kind.lower()}", kind, {})
+    with opened(path, folder=tmp_path) as sound:
+        container, written = container_of(sound, Form()), []
+        for name, tags in (("b", sound.tags), ("c", None)):
+            out = tmp_path / f"{name}{container.suffix}"
+            _, notices = write_sound(sound.audio, sound.rate, out, container=container, peaks="scale", tags=tags)
+            assert not [text for text in notices if "tags" in text]
+            written.append(out.read_bytes())
+    assert written[0] == written[1]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class Sound:
     survey: Survey
     format: str | None
     subtype: str | None
+    tags: Mapping[str, str] = field(default_factory=dict)  # title, artist, album ..., as far as libsndfile reads them
 
 
 def sound_seconds(path: Path) -> float:
@@ -54,7 +55,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
     with _readable(path, folder) as (readable, native):
         try:
             with open_sequential(readable) as file:
-                sound_format, subtype = file.format, file.subtype
+                sound_format, subtype, tags = file.format, file.subtype, file.copy_metadata()
                 rate, promised, slack = file.samplerate, file.frames, length_slack(file)
                 audio = Scratch(file.channels, folder=folder)
                 survey = survey_blocks(_kept(_blocks(file, path), audio), rate, file.channels)
@@ -70,7 +71,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
                 value=f"{len(audio)} samples instead of {promised}",
                 remedy="the file is probably truncated: fetch it again",
             )
-        yield Sound(path, rate, audio, survey, sound_format if native else None, subtype if native else None)
+        yield Sound(path, rate, audio, survey, sound_format if native else None, subtype if native else None, tags)
 
 
 def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Block]:

@@ -193,7 +193,9 @@ def _apply_to_sound(
         notices.append("a lossy encoder would cut the band again: written as FLAC" if decision.upsample else "as FLAC")
     for variant, audio, rate in make_sound(sound, decision, chain, autoencoder, bits=container.bits, progress=progress):
         path = paths[variant.name]
-        written, said = write_sound(audio, rate, path, container=container, peaks=form.peaks, overwrite=overwrite)
+        written, said = write_sound(
+            audio, rate, path, container=container, peaks=form.peaks, overwrite=overwrite, tags=sound.tags
+        )
         outputs.append(str(written))
         notices += [f"{variant.name.strip('_')}: {text}" if variant.name else text for text in said]
     return Outcome(str(job.path), "done", outputs, notices)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,6 +26,7 @@ SUFFIXES = {"wav": "WAV", "flac": "FLAC", "aiff": "AIFF", "caf": "CAF", "w64": "
 LOSSLESS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "CAF", "AU"}
 LARGEST_WAV = 4 * 10**9  # bytes; a RIFF header cannot count beyond 4 GiB
 SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
+TAGS = ("title", "artist", "album", "tracknumber", "date", "genre", "comment", "copyright", "license")
 BITS = {"PCM_16": 16, "PCM_24": 24}
 
 
@@ -85,9 +88,17 @@ def container_of(sound: Sound, form: Form) -> Container:
 
 
 def write_sound(
-    audio: Scratch, rate: int, path: Path, *, container: Container, peaks: str, overwrite: bool = True
+    audio: Scratch,
+    rate: int,
+    path: Path,
+    *,
+    container: Container,
+    peaks: str,
+    overwrite: bool = True,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[Path, list[str]]:
-    """Write (channels, samples). The path, whose suffix changes where float is chosen for peaks; and what to say.
+    """Write (channels, samples) and `tags`. The path, whose suffix changes where float is chosen for peaks; and what to
+    say, also of tags that are not read from the file that was written as they were given.
 
     Integer samples above full scale would be clipped: all of the file is turned down, or written as float. AudioError
     where any sample is not a finite number, and, unless `overwrite`, where the file exists.
@@ -122,10 +133,12 @@ def write_sound(
                 format=name,
                 subtype=container.subtype,
             ) as file:
+                _put_tags(file, tags or {})
                 for start, stop in audio.blocks():
                     file.write(_samples(gain * audio.read(start, stop), container.bits).T)
             # libsndfile does not report every write that fails.
-            written = soundfile.info(os.fsencode(beside)).frames  # type: ignore[arg-type]
+            with soundfile.SoundFile(os.fsencode(beside)) as file:  # type: ignore[arg-type]
+                written, kept = file.frames, file.copy_metadata()
         except (soundfile.SoundFileError, RuntimeError, AssertionError, ValueError) as error:
             raise AudioError(
                 "cannot be written", where=path, value=error or "not all of it was written",
@@ -135,7 +148,18 @@ def write_sound(
             raise AudioError(
                 "cannot be written", where=path, value=f"{written} of {len(audio)} samples", remedy="make room"
             )
+    lost = [key for key in TAGS if tags and tags.get(key) and kept.get(key) != tags[key]]
+    if lost:
+        notices.append(f"tags that were not carried over into {name}: {', '.join(lost)}")
     return path, notices
+
+
+def _put_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
+    """Those that libsndfile writes into this format; what is missing afterwards is said."""
+    for key in TAGS:
+        if value := tags.get(key):
+            with contextlib.suppress(RuntimeError, ValueError):
+                setattr(file, key, value)
 
 
 def _extremes(audio: Scratch, path: Path) -> tuple[float, float]:
