@@ -24,7 +24,7 @@ from reencoder_pipeline.audio import read_audio
 from reencoder_pipeline.cache import CachedTrack, open_cache, shard_from_dict, shard_to_dict
 from reencoder_pipeline.cli import app
 from reencoder_pipeline.corpus import Track, assign_splits, find_corpus, read_corpus
-from reencoder_pipeline.errors import CacheError, CorpusError
+from reencoder_pipeline.errors import CacheError, CorpusError, ReencoderError
 from reencoder_pipeline.inspection import report, summarise
 from reencoder_pipeline.latent_values import ValueCheck
 from reencoder_pipeline.outliers import far_above, far_deviations, loud_tracks
@@ -346,3 +346,12 @@ def test_an_index_that_is_a_fifo_is_refused_and_not_opened(tmp_path: Path) -> No
         open_cache(tmp_path)
     for name in ("inspect", "verify"):
         assert isinstance(CliRunner().invoke(app, [name, str(tmp_path)]).exception, CacheError)
+
+
+def test_settings_that_are_nested_deeply_are_damaged(tmp_path: Path, tiny_autoencoder: Path) -> None:
+    sound(tmp_path / "music/a.wav")
+    build(tmp_path / "music", tmp_path / "cache", tiny_autoencoder, **ONE_STREAM)
+    for text in ("[" * 200_000, '{"streams": ' * 50_000):
+        (tmp_path / "cache/settings.json").write_text(text)
+        with pytest.raises(ReencoderError, match=r"damaged|neither empty"):
+            build(tmp_path / "music", tmp_path / "cache", tiny_autoencoder, **ONE_STREAM)

@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,14 @@ def test_an_mp3_with_a_vbri_frame_is_counted_and_compared(tmp_path: Path) -> Non
             assert abs(read_audio(path)[0].shape[1] - count.samples) <= 3 * frame.samples
         else:
             assert "ends before its header says" in refusal(path)
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\xfb\x00", b"\0"])
+def test_megabytes_that_are_no_frames_are_passed_over_quickly(tmp_path: Path, filling: bytes) -> None:
+    path = written(tmp_path, "a.mp3", without_info(mp3(seconds=2)) + filling * (30_000_000 // len(filling)))
+    begun = time.process_time()
+    count_frames(path)
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize("count", [60, 400])

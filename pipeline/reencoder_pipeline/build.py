@@ -247,7 +247,7 @@ def _require_settings(store: Store, spec: LatentSpec, config: CacheConfig) -> No
         content = store.read("settings.json") or mine  # of a builder that began at the same moment
     try:
         before = dict(json.loads(content))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         remedy = "delete it: shards that were made with other settings are never used"
         raise CacheError("is damaged", where=f"{store.url}/settings.json", value=str(error), remedy=remedy) from None
     changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]

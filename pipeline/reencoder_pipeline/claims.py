@@ -103,7 +103,7 @@ def read_holder(content: bytes) -> Holder | None:
         values = json.loads(content)
         lease = min(float(values["lease"]), LONGEST_LEASE)
         host, its_owner, about = (str(values[name]) for name in ("host", "owner", "about"))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return Holder(host, its_owner, lease, about) if its_owner.count("-") == 2 and lease > 0 else None
 

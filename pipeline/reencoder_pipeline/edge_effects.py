@@ -181,7 +181,7 @@ def settings_of(cache: LatentCache) -> tuple[CacheConfig, list[Finding]]:
         settings = json.loads(open_store(cache.origin).read("settings.json") or b"")
         known = {"segment_seconds": settings["segment_seconds"], "track_seconds": settings.get("track_seconds")}
         return CacheConfig.model_validate(known), []
-    except (OSError, ValueError, KeyError, TypeError):  # handed on without it, or damaged
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # handed on without it, or damaged
         settings = CacheConfig.model_validate({})
     problem = f"settings.json does not say how long segments were: taken as {settings.segment_seconds:g} s"
     return settings, [Finding("warning", "edges", problem, file="settings.json")]

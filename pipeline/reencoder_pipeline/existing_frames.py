@@ -78,7 +78,7 @@ def require_same(file: Path, description: Mapping[str, Any]) -> None:
     if file.is_file():
         try:
             before = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise CacheError("is damaged", where=file, value=str(error), remedy="delete this file") from None
         changed = [
             f"{name}: {before.get(name)!r} then, {description.get(name)!r} now"

@@ -21,6 +21,7 @@ _KBITS = {(True, 1): _FIRST_1, (True, 2): _FIRST_2, (True, 3): _FIRST_3}
 _KBITS |= {(False, 1): _SECOND_1, (False, 2): _SECOND_23, (False, 3): _SECOND_23}
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _STATED_SLACK = 4096  # bytes by which the size in an Info frame may be wrong: programs count tags in different ways
+FARTHEST = 2**20  # bytes that are no frames, before the next is looked for no longer
 SLACK_FRAMES = 3  # an encoder's delay, and frames that need bits of one that was cut off
 
 
@@ -117,15 +118,17 @@ def frame_at(data: bytes | mmap.mmap, at: int) -> Frame | None:
 
 
 def _next(data: mmap.mmap, at: int, end: int) -> int | None:
-    """The first place from there on with two frames behind each other, or with the last frame of the file."""
+    """The first place from there on, within FARTHEST, with two frames behind each other or with the last frame."""
+    begin, last = at, end
+    end = min(end, at + FARTHEST)
     while (at := data.find(b"\xff", at, end)) >= 0:
         frame = frame_at(data, at)
         if frame is not None and frame.size > 0:
             behind = at + frame.size
             following = frame_at(data, behind)
-            if behind == end or (following is not None and following.kind == frame.kind):
+            if behind == last or (following is not None and following.kind == frame.kind):
                 return at
-        elif frame is not None and _is_free_format(data, at, frame):
+        elif frame is not None and at < begin + 4096 and _is_free_format(data, at, frame):
             return at
         at += 1
     return None
