@@ -176,7 +176,7 @@ def test_what_a_killed_build_left_is_swept_away(
     out = copied(built("zarr"), tmp_path / "cache")
     key = open_cache(out).shards[0].key
     gone = key[::-1]
-    for name in (f"shards/{scratch_name()}/mono/zarr.json", f"shards/{gone}/x"):
+    for name in (f"shards/{scratch_name()}/mono/zarr.json", f"shards/{gone}/mono/zarr.json"):
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("torn")
     for name in (f"shards/{scratch_name()}", f"shards/{gone}.tar", scratch_name()):

@@ -20,7 +20,7 @@ from conftest import Built
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.cache import open_cache
-from reencoder_pipeline.errors import AutoencoderError, CacheError, CorpusError
+from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError, CorpusError
 from reencoder_pipeline.store import FolderStore
 from tiny_build import MUSIC, NUM_SHARDS, SHAPE, build, command, copied, placed_files, scratch_name, shard_files, tree
 from tiny_build import music as render
@@ -82,7 +82,7 @@ def test_damaged_settings_are_an_error(built: Built, music: Path, tiny_autoencod
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_folder_that_cannot_be_made(music: Path, tiny_autoencoder: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="cannot write here"):
+    with pytest.raises(ConfigError, match="the output folder is a file"):
         build(music, tmp_path / name, tiny_autoencoder)
 
 
@@ -218,6 +218,7 @@ def test_no_room_for_the_last_lines_either(
     out = copied(built("zarr"), tmp_path / "cache")
     (out / "index.json").unlink()
     (out / "settings.json").unlink()
+    (out / "failures.jsonl").unlink()
     write, create = FolderStore.write, FolderStore.create
 
     def no_room(original: Any) -> Any:

@@ -102,9 +102,13 @@ def test_what_killed_builds_left_is_swept_away(
         (tmp_path / "tmp" / name / "shards").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reencoder_pipeline.claims.owner", lambda: NOBODY)
-        take(remote, claim_name("0123456789"), lease=600.0)
-        take(remote, f"{NOBODY}.builder", lease=600.0, about="another corpus")
-    for name in ("shards/0123456789/mono/zarr.json", "shards/9876543210/zarr.json", "shards/88.tar"):
+        take(remote, claim_name("0123456789" * 2), lease=600.0)
+        take(remote, f"{9:016x}.builder", lease=600.0, about="another corpus")
+    for name in (
+        f"shards/{'0123456789' * 2}/mono/zarr.json",
+        f"shards/{'98' * 10}/zarr.json",
+        f"shards/{'8' * 20}.tar",
+    ):
         remote.write(name, b"sent before the kill")
     build(songs, out, tiny_autoencoder, **ONE)
     assert list(remote.names()) == whole

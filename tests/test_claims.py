@@ -24,6 +24,7 @@ from reencoder_pipeline.store import FolderStore, Store, open_store
 from tiny_build import leftovers, scratch_name, tiny_config, tree
 
 ELSEWHERE = "e15e3e4e-7-7"  # a process of another machine
+BUILDER_ELSEWHERE = f"{7:016x}.builder"
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -161,12 +162,19 @@ def test_a_holder_who_was_replaced_leaves_the_claim_to_the_other(store: Store) -
 def test_a_sweep_leaves_alone_what_living_builders_write(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     mine, theirs, dead = (f"shards/{scratch_name(its_owner)}" for its_owner in (owner(), ELSEWHERE, None))
-    for name in (f"{mine}/x", f"{theirs}/x", f"{dead}/x", "shards/d/x", "shards/e/x"):
+    placed, left_over = "d" * 20, "e" * 20
+    for name in (
+        f"{mine}/x",
+        f"{theirs}/x",
+        f"{dead}/x",
+        f"shards/{placed}/zarr.json",
+        f"shards/{left_over}/zarr.json",
+    ):
         store.write(name, b"-")
-    take_as(ELSEWHERE, store, claim_name("d"))  # in place, and not yet recorded
+    take_as(ELSEWHERE, store, claim_name(placed))  # in place, and not yet recorded
     sweep(store)
     left = [name for name in store.names() if not name.endswith(".claim")]
-    assert left == sorted([f"{mine}/x", f"{theirs}/x", "shards/d/x"])
+    assert left == sorted([f"{mine}/x", f"{theirs}/x", f"shards/{placed}/zarr.json"])
     old = time.time() - 7200
     os.utime(tmp_path / theirs, (old, old))
     sweep(store)

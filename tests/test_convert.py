@@ -17,9 +17,9 @@ from reencoder_pipeline import existing_frames
 from reencoder_pipeline.cache import CachedTrack, LatentCache, Shard, canonical_digest, open_cache, shard_from_dict
 from reencoder_pipeline.convert import Converted, convert_cache
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.tar_shards import read_members
 from reencoder_pipeline.verify import discard, verify_cache
 from reencoder_pipeline.zarr_shards import data_file
+from tar_members import members_in
 from tiny_build import leftovers, scratch_name, tree
 from tiny_cache import write_cache
 
@@ -143,7 +143,7 @@ def test_damage_does_not_become_sound_by_being_copied(sound: dict[str, Path], tm
         flip(data_file(source / "shards" / "valid", "left"), 100)
     else:
         tar = source / "shards" / "valid.tar"
-        flip(tar, read_members(tar)["00001_valid-1.left.npy"].offset)
+        flip(tar, members_in(tar)["00001_valid-1.left.npy"].offset)
     with pytest.raises(CacheError, match="not what was written") as caught:
         convert(source, tmp_path / "out", "zarr")
     assert "valid" in str(caught.value)
@@ -193,7 +193,7 @@ def test_names_in_an_index_are_not_trusted(sound: dict[str, Path], tmp_path: Pat
     index |= {"streams": streams, "statistics": dict.fromkeys(streams, index["statistics"]["mono"])}
     del index["digest"]
     (source / "index.json").write_text(json.dumps({**index, "digest": canonical_digest(index)}))
-    with pytest.raises(CacheError, match="unknown streams"):
+    with pytest.raises(CacheError, match=r"(?s)the index is damaged.*(streams|statistics)"):
         convert(source, tmp_path / "out", "zarr")
     assert not (tmp_path / "out").exists()
 

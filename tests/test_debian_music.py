@@ -20,8 +20,8 @@ import pytest
 
 from reencoder_pipeline import debian_music
 from reencoder_pipeline.corpus import read_corpus
-from reencoder_pipeline.debian_music import COLLECTIONS, fetch_debian_music, manifest_path, track_path
-from reencoder_pipeline.errors import FetchError
+from reencoder_pipeline.debian_music import COLLECTIONS, MARK, fetch_debian_music, manifest_path, track_path
+from reencoder_pipeline.errors import ConfigError, FetchError
 from reencoder_pipeline.survey import Survey, suited_tasks
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
@@ -135,7 +135,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def files_in(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    """All but the mark that says whose folder it is."""
+    files = [path for path in folder.rglob("*") if not path.is_dir() and path.name != MARK]
+    return {path.relative_to(folder).as_posix() for path in files}
 
 
 EVERYTHING = {
@@ -341,8 +343,18 @@ def test_no_manifest_stays_behind_that_promises_too_much(archive: Archive, tmp_p
 
 def test_a_folder_that_cannot_be_made_is_named(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FetchError, match="file"):
+    with pytest.raises(ConfigError, match="the output folder is a file"):
         fetch(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("theirs", ["failures.jsonl", "manifest.jsonl", ".apt/unpacked/notes.txt", "game/mine.ogg"])
+def test_a_folder_of_somebody_else_is_left_alone(archive: Archive, tmp_path: Path, theirs: str) -> None:
+    out = tmp_path / "out"
+    (out / theirs).parent.mkdir(parents=True)
+    (out / theirs).write_text("theirs")
+    with pytest.raises(ConfigError, match="neither empty nor one that this command made"):
+        fetch(out)
+    assert [path.read_text() for path in out.rglob("*") if path.is_file()] == ["theirs"]
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from reencoder_pipeline.export_latents import export_cache
 from reencoder_pipeline.import_latents import import_latents
 from reencoder_pipeline.inspection import measure
 from reencoder_pipeline.latent_items import folders_of
-from reencoder_pipeline.tar_shards import read_members
 from reencoder_pipeline.tasks import get_task
 from reencoder_pipeline.verify import verify_cache
 from reencoder_pipeline.zarr_shards import data_file, is_linear
 from reencoder_trainer.streaming_windows import StreamingLoader
 from reencoder_trainer.windows import WindowLoader
+from tar_members import members_in
 from tiny_build import build, copied, tree
 from tiny_build import music as render
 
@@ -115,7 +115,7 @@ def test_any_reader_finds_frames_and_scales(caches: dict[str, Path]) -> None:
         for position, track in enumerate(shard.tracks):
             frames = group["mono"][track.first_frame :][: track.num_frames] * group["mono_scale"][position]
             assert np.array_equal(frames, cache.read(track, "mono"))
-        members = read_members(tar.path / "shards" / f"{other.key}.tar")
+        members = members_in(tar.path / "shards" / f"{other.key}.tar")
         scales = {name: member.shape for name, member in members.items() if name.endswith(".mono_scale.npy")}
         assert list(scales.values()) == [(1, cache.spec.channels)] * len(other.tracks)
 

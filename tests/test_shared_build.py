@@ -19,7 +19,7 @@ from reencoder_pipeline.claims import read_holder
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.store import open_store
 from reencoder_pipeline.verify import verify_cache
-from test_claims import ELSEWHERE, take_as
+from test_claims import BUILDER_ELSEWHERE, ELSEWHERE, take_as
 from tiny_build import NUM_SHARDS, build, copied, leftovers, tiny_config, tree
 
 
@@ -83,12 +83,12 @@ def test_a_build_of_another_corpus_is_refused_while_it_lives(
     encodes_here: list[str],
 ) -> None:
     out = copied(built("zarr"), tmp_path / "cache")
-    living = take_as(ELSEWHERE, open_store(out), f"{ELSEWHERE}.builder", lease=0.2, about="other shards")
+    living = take_as(ELSEWHERE, open_store(out), BUILDER_ELSEWHERE, lease=0.2, about="other shards")
     refused = pytest.raises(CacheError, match=r"(?s)another corpus.*process 7.*wait for it, or use another --out")
     with living, refused:
         build(music, out, tiny_autoencoder)
     assert tree(out) == tree(built("zarr"))
-    take_as(ELSEWHERE, open_store(out), f"{ELSEWHERE}.builder", lease=0.2, about="other shards")  # and never renewed
+    take_as(ELSEWHERE, open_store(out), BUILDER_ELSEWHERE, lease=0.2, about="other shards")  # and never renewed
     assert build(music, out, tiny_autoencoder).built == 0
     assert tree(out) == tree(built("zarr"))
 
@@ -101,9 +101,9 @@ def test_a_builder_that_still_reads_its_corpus_is_no_hindrance(
     encodes_here: list[str],
 ) -> None:
     out = copied(built("zarr"), tmp_path / "cache")
-    with take_as(ELSEWHERE, open_store(out), f"{ELSEWHERE}.builder"):
+    with take_as(ELSEWHERE, open_store(out), BUILDER_ELSEWHERE):
         assert build(music, out, tiny_autoencoder).kept == NUM_SHARDS
-        holder = read_holder((out / f"{ELSEWHERE}.builder").read_bytes())
+        holder = read_holder((out / BUILDER_ELSEWHERE).read_bytes())
     assert holder is not None
     assert holder.about == ""
 

@@ -14,9 +14,9 @@ from conftest import Built
 from reencoder_pipeline.cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.findings import Finding
-from reencoder_pipeline.tar_shards import read_members
 from reencoder_pipeline.verify import discard, verify_cache, verify_shard
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES
+from tar_members import members_in
 from tiny_build import build, leftovers, tree
 
 STORAGES = ["zarr", "webdataset"]
@@ -97,7 +97,7 @@ def test_the_block_of_a_flipped_frame_is_named(copy: Path, storage: str) -> None
             position = (track.first_frame + frame) * width
         else:
             file = copy / "shards" / f"{shard.key}.tar"
-            members = {name: member for name, member in read_members(file).items() if name.endswith(f".{stream}.npy")}
+            members = {name: member for name, member in members_in(file).items() if name.endswith(f".{stream}.npy")}
             number = shard.tracks.index(track)
             position = members[sorted(members)[number]].offset + frame * width
         position += int(rng.integers(width))

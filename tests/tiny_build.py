@@ -124,7 +124,11 @@ def copied(folder: Path, to: Path) -> Path:
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run reencoder-cache."""
     line = [sys.executable, "-m", "reencoder_pipeline.cli", *map(str, arguments)]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]), **environment}
+    variables = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        **environment,
+    }
     return subprocess.run(line, capture_output=True, text=True, check=False, env=variables)
 
 

@@ -17,10 +17,12 @@ from reencoder_pipeline.commit import (
     BUILDER,
     SHARDS,
     claim_name,
+    is_builder,
     naming_a_full_disk,
     read_record,
     read_records,
     record_digest,
+    require_own_place,
     sweep,
 )
 from reencoder_pipeline.config import CacheConfig
@@ -29,9 +31,9 @@ from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.owners import owner
 from reencoder_pipeline.plan import Plan, plan_build, remarks, settings
-from reencoder_pipeline.record import Record, statistics
+from reencoder_pipeline.record import Record, statistics, sums_by_tasks
 from reencoder_pipeline.reuse import places, sweep_temporary_folders
-from reencoder_pipeline.shard import Job, is_of
+from reencoder_pipeline.shard import Job, is_made_of, is_of
 from reencoder_pipeline.store import Store, is_url, open_store
 from reencoder_pipeline.workers import run_jobs
 
@@ -82,6 +84,7 @@ def build_cache(
     """
     out = out if is_url(out) else Path(out)
     store = open_store(out)
+    require_own_place(store)
     with naming_a_full_disk(out), _at_work(store, config) as me:
         plan = plan_build(source, config)
         for line in remarks(plan):
@@ -93,7 +96,10 @@ def build_cache(
         _meet(store, me, sizes, watch, say)
         sweep_temporary_folders()
 
-        there = read_records(store, [job.key for job in plan.jobs], sizes)
+        jobs = {job.key: job for job in plan.jobs}
+        there = {
+            key: record for key, record in read_records(store, jobs, sizes).items() if is_made_of(jobs[key], record)
+        }
         records = {key: record for key, record in there.items() if not record.retry}
         missing = _with_sources(plan, records, there, store, sizes)
         frames = {job.key: job.num_frames for job in missing}
@@ -152,7 +158,7 @@ def _meet(store: Store, me: Claim, sizes: Mapping[str, int], watch: Watch, say: 
 
     Of two that come at the same time at least one sees the other: each says what it is at work on, then lists `sizes`.
     """
-    for name in [name for name in sizes if name.endswith(BUILDER) and name != me.name]:
+    for name in [name for name in sizes if is_builder(name) and name != me.name]:
         first = store.read(name) or b""
         holder = read_holder(first)
         if holder is None or watch.is_free(name):
@@ -271,5 +277,6 @@ def _index(plan: Plan, config: CacheConfig, shards: Sequence[Shard], records: Se
         "streams": config.streams,
         "low_band": {"rate": config.low_band_rate, "resampler": config.resampler},
         "statistics": {stream: statistics(stream, records) for stream in config.streams},
+        **({"sums": sums} if (sums := sums_by_tasks(records)) is not None else {}),
         "shards": [shard_to_dict(shard) for shard in shards],
     }

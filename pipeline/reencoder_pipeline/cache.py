@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reencoder_pipeline.channel_sums import Sums, moments
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.index_schema import require_index, require_shard
 from reencoder_pipeline.int8_frames import INT8, latents_of, scale_name
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shard_mapping import REBUILD, Fetch, MappedShards, data_name
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "reencoder-cache-1"
 INDEX = "index.json"
+OLD_FLOOR = float(np.sqrt(1e-8))
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,17 @@ class Statistics:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, values: Mapping[str, Sequence[float]]) -> Statistics:
+        """As an index has them. A channel that never changes has deviation 0; older indexes say OLD_FLOOR."""
+        std = np.asarray(values["std"], np.float64)
+        return cls(np.asarray(values["mean"], np.float32), np.where(std == OLD_FLOOR, 0.0, std).astype(np.float32))
+
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """What to divide by: the deviation, and 1 for a channel that never changes."""
+        return np.where(self.std > 0, self.std, np.float32(1))
+
 
 class LatentCache:
     """Opened by `open_cache`. The data is mapped when a stream is asked for: looking at an index alone costs nothing.
@@ -95,12 +108,13 @@ class LatentCache:
         self.streams: tuple[str, ...] = tuple(index["streams"])
         self.notes: tuple[str, ...] = tuple(index.get("notes", ()))  # what is particular about how they were made
         self.spec = LatentSpec.from_dict(index["spec"], where=self.origin)
-        self.shards = tuple(shard_from_dict(values) for values in index["shards"])
+        self.shards = tuple(_shard(values) for values in index["shards"])
         self.tracks = tuple(track for shard in self.shards for track in shard.tracks)
-        self.statistics = {
-            name: Statistics(np.asarray(values["mean"], np.float32), np.asarray(values["std"], np.float32))
-            for name, values in index["statistics"].items()
-        }
+        self.statistics = {name: Statistics.of(values) for name, values in index["statistics"].items()}
+        self.sums = [
+            (tuple(group["tasks"]), {name: Sums.from_dict(sums) for name, sums in group["streams"].items()})
+            for group in index.get("sums", ())
+        ]
         self._fetch, self._checked = fetch, checked
         self._mapped: MappedShards | None = None
 
@@ -124,6 +138,19 @@ class LatentCache:
                 "build with `--set tasks=[bwe,m2s]` to take every track for these tasks",
             )
         return chosen
+
+    def statistics_of(self, task: Task) -> dict[str, Statistics] | None:
+        """Per stream, over the tracks of the train split that serve a task. None where an older index does not say.
+
+        Tracks that are shorter than a training's window count too.
+        """
+        trained = [track for track in self.tracks if track.split == "train"] or self.tracks
+        if all(task.name in track.tasks for track in trained):
+            return self.statistics
+        parts = [streams for tasks, streams in self.sums if task.name in tasks]
+        if not parts:
+            return None
+        return {name: Statistics.of(moments([part[name] for part in parts])) for name in self.streams}
 
     def prepare(self, tracks: Sequence[CachedTrack], streams: Sequence[str]) -> None:
         """Fetch and map these streams of the shards of these tracks, at once; `addresses` does it one by one."""
@@ -243,8 +270,8 @@ def _read_index(place: Path | str) -> dict[str, Any]:
             raise CacheError("a cache of another format", where=where, value=index.get("format"))
         promised = index.pop("digest", None)
         found = canonical_digest(index)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CacheError("the index is damaged", where=where, value=repr(error), remedy=AGAIN) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CacheError("the index is damaged", where=where, value=repr(error)[:200], remedy=AGAIN) from None
     if promised not in (None, found):
         value = f"its digest is {found}, not {promised}"
         raise CacheError("the index is damaged", where=where, value=value, remedy=AGAIN)
@@ -255,6 +282,7 @@ def _described(
     path: Path, index: dict[str, Any], *, place: str, fetch: Fetch | None = None, checked: bool = False
 ) -> LatentCache:
     try:
+        require_index(index, where=f"{place}/{INDEX}", remedy=AGAIN)
         return LatentCache(path, index, origin=place, fetch=fetch, checked=checked)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError("the index is damaged", where=f"{place}/{INDEX}", value=repr(error), remedy=AGAIN) from None
@@ -275,20 +303,16 @@ def shard_to_dict(shard: Shard) -> dict[str, Any]:
 
 
 def shard_from_dict(values: dict[str, Any]) -> Shard:
-    """The inverse of shard_to_dict; paths are checked, an index is not trusted."""
-    if not re.fullmatch(r"[\w-]+", values["key"]):  # "..", too, is a name to a Path
-        raise CacheError("a shard's key is not a file's name", value=values["key"])
-    for name in values["files"]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CacheError("a shard's file lies outside its cache", value=name)
-    tracks = tuple(CachedTrack(**{**track, "tasks": tuple(track["tasks"])}) for track in values["tracks"])
-    for track in tracks:
-        if not 0 <= track.first_frame <= values["num_frames"] - track.num_frames:
-            raise CacheError("a track's frames lie outside its shard", where=values["key"], value=track.id)
+    """The inverse of shard_to_dict. CacheError where it contradicts itself or names files of others."""
+    require_shard(values)
+    return _shard(values)
+
+
+def _shard(values: dict[str, Any]) -> Shard:
     return Shard(
         key=values["key"],
         num_frames=values["num_frames"],
-        tracks=tracks,
+        tracks=tuple(CachedTrack(**{**track, "tasks": tuple(track["tasks"])}) for track in values["tracks"]),
         files={name: (size, digest) for name, (size, digest) in values["files"].items()},
         blocks={stream: tuple(sums) for stream, sums in values["blocks"].items()},
     )

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from reencoder_pipeline.cache import canonical_digest
+from reencoder_pipeline.cache import INDEX, canonical_digest
 from reencoder_pipeline.claims import LEASE, Watch, take
 from reencoder_pipeline.durable import FULL_DISK, scratch_owner
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.own_folder import holds, refuse_others, require_own_folder
 from reencoder_pipeline.record import Record, record_from_dict, record_to_dict
-from reencoder_pipeline.store import Store, open_store
+from reencoder_pipeline.store import FolderStore, Store, open_store
+from reencoder_pipeline.zarr_shards import is_own_file
 
 SHARDS = "shards"
+_KEY = re.compile(r"[0-9a-f]{20}")
+_PARTS = ("", ".tar", ".json", ".claim")  # what of a shard lies in SHARDS, behind its key
+_BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
 BUILDER = ".builder"  # the claim of a build as a whole: nobody is kept out by it, it says who is at work
+RECORD_BEGINS = b'{"shard": '
 REQUESTS = 16  # records read at a time
 
 
@@ -55,6 +62,44 @@ def naming_a_full_disk(where: object) -> Iterator[None]:
         ) from None
 
 
+def require_own_place(store: Store) -> None:
+    """ConfigError, naming what is in the way, unless a build may write here: the place is empty, or a build's already.
+
+    A build writes its settings first. Before that, only its claim and scratch files lie there.
+    """
+    marks = {"settings.json": ("autoencoder", "weights"), INDEX: ("format", "storage", "spec", "shards")}
+    if isinstance(store, FolderStore):
+        shards = store.folder / SHARDS
+        inside = [path.name for path in shards.iterdir()] if shards.is_dir() else [] if not shards.exists() else ["?"]
+        require_own_folder(store.folder, marks=marks, leftovers=lambda name: _is_leftover(name, inside))
+        return
+    names = list(store.sizes())
+    inside = [name.split("/")[1] for name in names if name.startswith(f"{SHARDS}/")]
+    if any(name in names and holds(store.read(name) or b"", name, keys) for name, keys in marks.items()):
+        return
+    refuse_others(
+        sorted({name.split("/")[0] for name in names}),
+        where=store.url, marks=marks, leftovers=lambda name: _is_leftover(name, inside),
+    )  # fmt: skip
+
+
+def _is_leftover(name: str, inside: Iterable[str]) -> bool:
+    own = all(_key_of(entry) is not None or scratch_owner(entry) is not None for entry in inside)
+    return is_builder(name) or (name == SHARDS and own)
+
+
+def is_builder(name: str) -> bool:
+    """Whether this is the name of a build's claim."""
+    return _BUILDER.fullmatch(name) is not None
+
+
+def _key_of(entry: str, known: Container[str] = ()) -> str | None:
+    """The key of the shard that an entry of SHARDS belongs to; None if it is nobody's of ours. Keys have 20 hex digits,
+    but those of a converted cache, which are `known`, have the names that its source gave them."""
+    key, dot, suffix = entry.partition(".")
+    return key if dot + suffix in _PARTS and (_KEY.fullmatch(key) or key in known) else None
+
+
 def record_name(key: str) -> str:
     return f"{SHARDS}/{key}.json"
 
@@ -89,7 +134,7 @@ def read_record(out: Path | str | Store, key: str, sizes: Mapping[str, int] | No
     """
     store = open_store(out)
     record = _parse(store.read(record_name(key)))
-    if record is None:
+    if record is None or record.shard.key != key:  # a copy of another shard's record would stand for two shards
         return None
     found = {name: store.size(name) for name in record.shard.files} if sizes is None else sizes
     return record if all(found.get(name) == size for name, (size, _) in record.shard.files.items()) else None
@@ -113,12 +158,21 @@ def _parse(content: bytes | None) -> Record | None:
         values = json.loads(content or b"")
         digest = values.pop("digest")
         return record_from_dict(values) if digest == canonical_digest(values) else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CacheError):
         return None
 
 
-def sweep(out: Path | str | Store, keep: set[str] | None = None, *, watch: Watch | None = None) -> dict[str, int]:
+def sweep(
+    out: Path | str | Store,
+    keep: set[str] | None = None,
+    *,
+    watch: Watch | None = None,
+    known: Container[str] = (),
+) -> dict[str, int]:
     """Remove unfinished pieces; with `keep`, also finished shards of other keys (tracks that left the corpus).
+
+    Only what has a name of ours goes: a key has 20 hex digits, or is one of `known`. All else stays, also within the
+    folder of a shard, which then stays too.
 
     What belongs to a shard is removed by the holder of its claim only, so nothing that another living build writes.
     Returns the sizes of all that was there, from one listing.
@@ -127,14 +181,20 @@ def sweep(out: Path | str | Store, keep: set[str] | None = None, *, watch: Watch
     watch = watch or Watch(store)
     sizes = store.sizes()
     pieces: dict[str, set[str]] = defaultdict(set)
+    foreign: set[str] = set()
     for name in sizes:
         folder, _, rest = name.partition("/")
-        entry = rest.split("/")[0]
-        if folder == SHARDS and scratch_owner(entry) is None:
-            pieces[entry.split(".")[0]].add(f"{SHARDS}/{entry}")
-        elif name.endswith(BUILDER):
+        entry, _, inside = rest.partition("/")
+        key = _key_of(entry, known) if folder == SHARDS else None
+        if key is not None and (is_own_file(inside) if entry == key else not inside):
+            pieces[key].add(f"{SHARDS}/{entry}")
+        elif key is not None:
+            foreign.add(key)
+        elif is_builder(name):
             watch.is_free(name)
     for key, names in pieces.items():
+        if key in foreign:
+            continue
         free = claim_name(key) not in names or watch.is_free(claim_name(key))
         if free and (record_name(key) not in names or (keep is not None and key not in keep)):
             _remove_shard(store, key, names, finished=record_name(key) in names)

@@ -51,11 +51,13 @@ def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Call
     require_same(out / "settings.json", settings)
     with build_lock(out), naming_a_full_disk(out):
         begin(out / "settings.json", settings)
-        sweep(out)
+        keys = {shard.key for shard in cache.shards}
+        sweep(out, known=keys)
         total = sum(shard.num_frames for shard in cache.shards)
         shards, kept, done = [], 0, 0
         for shard in cache.shards:
             record = read_record(out, shard.key)
+            record = record if record is not None and record.shard.tracks == shard.tracks else None
             kept += record is not None
             shards.append((record or _rewrite(cache, shard, out, config)).shard)
             done += shard.num_frames
@@ -67,7 +69,7 @@ def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Call
         index |= {"storage": storage, "shards": [shard_to_dict(shard) for shard in shards]}
         digest = canonical_digest(index)
         write_text(out / INDEX, json.dumps({**index, "digest": digest}, indent=1))
-        sweep(out, keep={shard.key for shard in shards})
+        sweep(out, keep=keys, known=keys)
     return Converted(len(cache.tracks), total, len(shards) - kept, kept, digest)
 
 

@@ -18,12 +18,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from reencoder_pipeline.corpus import file_digest
+from reencoder_pipeline.durable import beside, write_text
 from reencoder_pipeline.errors import FetchError
+from reencoder_pipeline.own_folder import require_own_folder
 
 COLLECTIONS = ("debian-music", "debian-unseen")  # the second: packages that nothing of ours is trained on
 Row = dict[str, Any]
 Progress = Callable[[str], None]
 
+MARK = "fetch.json"  # says that the folder is ours: written first
 OWN_MUSIC = "use your own music: make demo AUDIO=/my/music (any folder of audio files)"
 NETWORK = f"check the network and the apt sources of this machine and run the same command again, or {OWN_MUSIC}"
 PROGRESS_SECONDS = 5.0
@@ -40,8 +43,10 @@ def fetch_debian_music(
     this release) are left out and named in `out`/failures.jsonl. FetchError when there is nothing left to use.
     """
     rows = _rows_of(packages, manifest_path(collection))
+    require_own_folder(out, marks={MARK: ("made_by", "collection"), "manifest.jsonl": ("id", "package", "sha256")})
     try:
         with _one_at_a_time(out):
+            write_text(out / MARK, json.dumps({"made_by": "fetch", "collection": collection}) + "\n")
             present = {row["id"] for row in rows if _is_there(row, out)}
             missing = [row for row in rows if row["id"] not in present]
             failures: list[Row] = []
@@ -120,9 +125,7 @@ def _finish(out: Path, rows: list[Row], failures: list[Row], progress: Progress)
 
 
 def _write_lines(path: Path, rows: list[Row]) -> None:
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _fetch_missing(missing: list[Row], out: Path, progress: Progress) -> list[Row]:
@@ -165,22 +168,22 @@ def _place(row: Row, unpacked: Path, out: Path) -> str | None:
     """Copy one track out of the unpacked package if its digest is the manifest's; otherwise return the reason."""
     target = out / track_path(row)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.part")
+    scratch = beside(target)
     digest = hashlib.sha256()
     try:
-        with _open_member(row["path"], unpacked) as source, beside.open("wb") as copy:
+        with _open_member(row["path"], unpacked) as source, scratch.open("wb") as copy:
             while block := source.read(1 << 20):
                 digest.update(block)
                 copy.write(block)
         if digest.hexdigest() != row["sha256"]:
             return f"the package holds another recording than the manifest's version {row['version']}"
-        beside.replace(target)
+        scratch.replace(target)
     except (KeyError, FileNotFoundError):
         return f"the package no longer holds {row['path']}"
     except (zipfile.BadZipFile, zlib.error) as error:
         return f"{row['path']} is damaged: {error}"
     finally:
-        beside.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
     return None
 
 

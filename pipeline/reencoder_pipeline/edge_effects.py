@@ -82,7 +82,7 @@ def check_edges(
                 first, last = start + margin if start else 0, stop - margin if stop < track.num_frames else stop
                 piece = waveform[:, start * cache.spec.hop : stop * cache.spec.hop]
                 whole = encode_stream(autoencoder, piece, segment_frames=stop - start)[first - start : last - start]
-                errors = np.maximum(np.abs(cached[first:last] - whole) - rounding, 0) / cache.statistics[stream].std
+                errors = np.maximum(np.abs(cached[first:last] - whole) - rounding, 0) / cache.statistics[stream].scale
                 at[stream].append(errors[near[first:last]])
                 away[stream].append(errors[~near[first:last]])
         done += sum(stop - start for start, stop in spans)

@@ -52,7 +52,7 @@ def commit_frames(
     failures: Sequence[dict[str, str]] = (),
 ) -> Record:
     """Write a shard, whole or not there, and its commit record. As a build does, without encoding."""
-    sums = sums_of(tracks, config, channels=channels)
+    sums = sums_of(key, tracks, config, channels=channels)
     record = Record(write_shard(key, tracks, out, config), sums, tuple(failures), retry=False)
     write_record(out, record)
     return record

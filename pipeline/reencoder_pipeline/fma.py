@@ -22,6 +22,7 @@ from typing import Any
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.durable import write_text
 from reencoder_pipeline.errors import AudioError, CorpusError
+from reencoder_pipeline.own_folder import require_own_file
 from reencoder_pipeline.survey import Survey, suited_tasks, survey
 
 Row = dict[str, Any]
@@ -102,9 +103,12 @@ def build_fma_manifest(
         raise CorpusError("is no name for a manifest", where=out, remedy="give the name of a file that ends in .jsonl")
     if num_clips < 1:
         raise CorpusError("a manifest has at least one clip", where="num_clips", value=num_clips)
+    left_out = out.with_suffix(".failures.jsonl")
+    for path, holds in ((out, b'"split": "test"'), (left_out, b'"reason": ')):
+        require_own_file(path, holds=holds, remedy="give another --out, or move it away")
     progress(f"reading {tracks_csv}")
     listed = read_tracks_csv(tracks_csv)
-    failures, left_out = [*listed.failures, *_unlisted(folder, listed, progress)], out.with_suffix(".failures.jsonl")
+    failures = [*listed.failures, *_unlisted(folder, listed, progress)]
     _write(left_out, failures)  # now too: a place that cannot be written to had better be known at once
     # Relative to where the manifest really is, so that ".." leads out of no link.
     prefix = Path(os.path.relpath(folder.resolve(), out.parent.resolve()))

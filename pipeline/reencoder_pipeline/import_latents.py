@@ -19,7 +19,7 @@ from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.existing_frames import begin, commit_frames, require_same
 from reencoder_pipeline.latent_items import Item, failure_of, find_items
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.record import Record, statistics
+from reencoder_pipeline.record import Record, statistics, sums_by_tasks
 from reencoder_pipeline.stable_audio_latents import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.tasks import TASKS
 from reencoder_pipeline.track import EncodedTrack
@@ -224,4 +224,5 @@ def _index(notes: Sequence[str], spec: LatentSpec, config: CacheConfig, records:
             name: getattr(config, key) if key in config.model_fields_set else UNKNOWN for name, key in told.items()
         },
         "statistics": {stream: statistics(stream, records) for stream in config.streams},
+        **({"sums": sums} if (sums := sums_by_tasks(records)) is not None else {}),
     }

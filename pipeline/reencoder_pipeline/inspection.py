@@ -129,7 +129,7 @@ def measure(cache: LatentCache, *, windows: int, seed: int) -> dict[str, Any]:
         latents = cache.gather(addresses, num_frames=length).numpy().astype(np.float64)
         if (scales := cache.scales(picked, stream)) is not None:
             latents *= scales[:, None]
-        return (latents - cache.statistics[stream].mean) / cache.statistics[stream].std
+        return (latents - cache.statistics[stream].mean) / cache.statistics[stream].scale
 
     samples = {stream: sample(stream) for stream in cache.streams}
     distance = {}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.cache import CachedTrack, LatentCache, Shard
+from reencoder_pipeline.cache import CachedTrack, LatentCache, Shard, Statistics
+from reencoder_pipeline.channel_sums import Sums, moments
 from reencoder_pipeline.findings import Finding
 from reencoder_pipeline.outliers import far_deviations
-from reencoder_pipeline.record import Record, Sums, statistics, sum_frames
+from reencoder_pipeline.record import Record, grouped_sums, statistics, sums_by_tasks
 
 DRIFT = 1e-4  # in standard deviations; sums in another order differ by 1e-12
 STILL_SHARE = 0.9
@@ -24,7 +25,6 @@ class ValueCheck:
 
     def __init__(self, cache: LatentCache) -> None:
         self._cache = cache
-        self._which = "train" if any(track.split == "train" for track in cache.tracks) else "all"
         self._records: list[Record] = []
         self._first: dict[str, Frames] = {}
         self._constant: dict[str, NDArray[np.bool_]] = {}
@@ -32,7 +32,7 @@ class ValueCheck:
 
     def add(self, shard: Shard, streams: Mapping[str, Frames]) -> Iterator[Finding]:
         """`streams`: (frames, channels) each, the tracks of the shard one behind the other."""
-        sums: dict[str, Sums] = {}
+        by_track: dict[str, list[Frames]] = {}
         for stream, frames in streams.items():
             pieces = [(track, frames[track.first_frame :][: track.num_frames]) for track in shard.tracks]
             for track, piece in pieces:
@@ -40,12 +40,12 @@ class ValueCheck:
                 if np.isfinite(piece).all():
                     deviation = float(piece.std(axis=0, dtype=np.float64).mean())
                     self._deviations.setdefault(stream, {})[track.id] = deviation
-            chosen = [piece for track, piece in pieces if self._which == "all" or track.split == "train"]
-            sums[stream] = sum_frames(chosen, channels=frames.shape[1])
+            by_track[stream] = [piece for _, piece in pieces]
             first = self._first.setdefault(stream, bits(frames[:1]))
             alike = (bits(frames) == first).all(axis=0)
             self._constant[stream] = self._constant.get(stream, alike) & alike
-        self._records.append(Record(shard, {self._which: sums}, (), retry=False))
+        sums = grouped_sums(shard.tracks, by_track, channels=self._cache.spec.channels)
+        self._records.append(Record(shard, sums, (), retry=False))
 
     def whole(self) -> Iterator[Finding]:
         """After the last shard, all of them sound: channels that never change, statistics that are not the index's,
@@ -60,20 +60,32 @@ class ValueCheck:
         yield from far_deviations(self._deviations)
 
     def _drift(self, stream: str) -> Iterator[Finding]:
-        promised, found = self._cache.statistics[stream], statistics(stream, self._records)
-        mean, std = np.array(found["mean"]), np.array(found["std"])
-        shift = np.abs(mean - promised.mean) / promised.std
-        ratio = np.abs(std / promised.std - 1)
-        worst = int(np.argmax(np.nan_to_num(np.maximum(shift, ratio), nan=np.inf)))
-        if not (shift[worst] <= DRIFT and ratio[worst] <= DRIFT):
-            yield Finding(
-                "damage",
-                "statistics",
-                f"{stream}: the index's mean and deviation are not those of its frames; worst in channel {worst}: "
-                f"{promised.mean[worst]:.6g} and {promised.std[worst]:.6g} there, "
-                f"{mean[worst]:.6g} and {std[worst]:.6g} in the frames",
-                measured={"largest_shift": float(shift[worst]), "largest_ratio": float(ratio[worst])},
-            )
+        yield from _drift(stream, self._cache.statistics[stream], statistics(stream, self._records))
+        found = {tuple(group["tasks"]): group["streams"] for group in sums_by_tasks(self._records) or ()}
+        for tasks, streams in self._cache.sums:
+            group = found.get(tasks)
+            if group is None or group[stream]["count"] != streams[stream].count:
+                problem = f"{stream}: the index's sums for {', '.join(tasks) or 'no task'} are not those of its tracks"
+                yield Finding("damage", "statistics", problem)
+            else:
+                promised = Statistics.of(moments([streams[stream]]))
+                yield from _drift(stream, promised, moments([Sums.from_dict(group[stream])]))
+
+
+def _drift(stream: str, promised: Statistics, found: Mapping[str, Sequence[float]]) -> Iterator[Finding]:
+    mean, std = np.array(found["mean"]), np.array(found["std"])
+    shift = np.abs(mean - promised.mean) / promised.scale
+    ratio = np.where((promised.std > 0) | (std > 0), np.abs(std / promised.scale - 1), 0.0)
+    worst = int(np.argmax(np.nan_to_num(np.maximum(shift, ratio), nan=np.inf)))
+    if not (shift[worst] <= DRIFT and ratio[worst] <= DRIFT):
+        yield Finding(
+            "damage",
+            "statistics",
+            f"{stream}: the index's mean and deviation are not those of its frames; worst in channel {worst}: "
+            f"{promised.mean[worst]:.6g} and {promised.std[worst]:.6g} there, "
+            f"{mean[worst]:.6g} and {std[worst]:.6g} in the frames",
+            measured={"largest_shift": float(shift[worst]), "largest_ratio": float(ratio[worst])},
+        )
 
 
 def _of_track(shard: Shard, track: CachedTrack, stream: str, frames: Frames) -> Iterator[Finding]:

@@ -49,12 +49,19 @@ def require_own_folder(
         ) from None
     if any(_holds(folder / name, keys) for name, keys in marks.items()):
         return
+    refuse_others(names, where=folder, marks=marks, leftovers=leftovers)
+
+
+def refuse_others(
+    names: Sequence[str], *, where: object, marks: Mapping[str, Sequence[str]], leftovers: Callable[[str], bool]
+) -> None:
+    """The ConfigError of `require_own_folder`, if any of these names in an unmarked place is not ours."""
     others = [name for name in names if name != LOCK and scratch_owner(name) is None and not leftovers(name)]
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise ConfigError(
             f"the output folder is neither empty nor one that this command made: it has no {' or '.join(marks)} of it",
-            where=folder,
+            where=where,
             value=", ".join(map(repr, others[:SHOWN])) + more,
             remedy="choose another --out folder, or move these files away; nothing was changed",
         )
@@ -86,9 +93,22 @@ def _holds(mark: Path, keys: Sequence[str]) -> bool:
     try:
         if not mark.is_file() or mark.stat().st_size > LARGEST_MARK:
             return False
-        text = mark.read_text(encoding="utf-8")
-        values = json.loads(text) if mark.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return holds(mark.read_bytes(), mark.name, keys)
+    except OSError:
+        return False
+
+
+def holds(content: bytes, name: str, keys: Sequence[str]) -> bool:
+    """Whether the content of a JSON or YAML file of this name is a mapping with these keys; of lines of JSON (.jsonl),
+    its first line."""
+    if len(content) > LARGEST_MARK:
+        return False
+    try:
+        text = content.decode("utf-8")
+        if name.endswith(".jsonl"):
+            text = text.partition("\n")[0]
+        values = yaml.safe_load(text) if name.endswith((".yaml", ".yml")) else json.loads(text)
+    except (ValueError, RecursionError, yaml.YAMLError):
         return False
     return isinstance(values, dict) and all(key in values for key in keys)
 

@@ -238,7 +238,7 @@ def _excerpts(  # noqa: PLR0917, the table's own arguments
         audio = None if paths is None else track_audio(paths[track.id], track, cache, settings)
         for stream in cache.streams:
             cached, waveform = cache.read(track, stream), None
-            scale, deviation = scale_of(cached), cache.statistics[stream].std
+            scale, deviation = scale_of(cached), cache.statistics[stream].scale
             if audio is not None:
                 waveform = make_stream(
                     stream, audio, sample_rate=spec.sample_rate, low_band_rate=cache.low_band["rate"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +16,11 @@ from threading import Lock
 from reencoder_pipeline.durable import replacing, scratch_owner
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.object_reads import ObjectReader
+from reencoder_pipeline.zarr_shards import is_own_file
 
 FILES_AT_ONCE = 8
 IN_USE, FETCHING = ".in-use", ".fetching"
+_COPY = re.compile(r"[0-9a-f]{64}")  # a folder that holds one
 
 Files = Mapping[str, tuple[int, str]]
 """Path below the cache -> (bytes, sha256), as in a shard of the index."""
@@ -150,13 +153,24 @@ def default_root() -> Path:
 
 
 def _copies(root: Path) -> list[tuple[Path, int, float]]:
-    """(file, bytes, when it was last used) of all copies; files may go while we look."""
+    """(file, bytes, when it was last used) of all copies; files may go while we look. What has a name that no copy
+    gives is not ours: `root` may be any folder."""
     found = []
-    for path in root.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file() and path.name not in (IN_USE, FETCHING):
-                found.append((path, path.stat().st_size, path.stat().st_mtime))
+    for folder in root.iterdir():
+        if _COPY.fullmatch(folder.name) is None or folder.is_symlink():
+            continue
+        for path in folder.glob("shards/**/*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink() and _is_ours(path.relative_to(folder).as_posix()):
+                    found.append((path, path.stat().st_size, path.stat().st_mtime))
     return found
+
+
+def _is_ours(name: str) -> bool:
+    _, key, *inside = name.split("/")
+    if scratch_owner(name.rpartition("/")[2]) is not None:
+        return True
+    return is_own_file("/".join(inside)) if inside else key.endswith(".tar")
 
 
 def _size(path: Path) -> int | None:
@@ -179,7 +193,7 @@ def _unused(root: Path, *, but: Path) -> Iterator[list[Path]]:
     held: list[tuple[Path, int]] = []
     try:
         for lock in root.glob(f"*/{IN_USE}"):
-            if lock.parent == but:
+            if lock.parent == but or _COPY.fullmatch(lock.parent.name) is None:
                 continue
             descriptor = os.open(lock, os.O_RDWR)
             held.append((lock.parent, descriptor))

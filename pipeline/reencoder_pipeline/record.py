@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.cache import Shard, shard_from_dict, shard_to_dict
+from reencoder_pipeline.cache import CachedTrack, Shard, shard_from_dict, shard_to_dict
+from reencoder_pipeline.channel_sums import Sums, added, moments, sum_frames
+from reencoder_pipeline.index_schema import require_record
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Of the frames of one stream: how many, and per channel their sum and sum of squares, (C,) each."""
-
-    count: int
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Record:
-    """`sums` is "train" or "all" -> stream -> Sums; `failures` are lines of failures.jsonl. `retry`: one of them was
-    not the file's own fault (a disk that went away, no memory), so the next build makes the shard again.
-    `recipes`: of each of the shard's tracks, a digest of all that its frames and measurements are made of; none where
-    that is not known. `reused`, which is not stored: how many tracks were copied from other shards by the process that
-    made this shard just now; None in a record that was read.
+    """`sums` is what `grouped_sums` makes; `failures` are lines of failures.jsonl. `retry`: one of them was not the
+    file's own fault (a disk that went away, no memory), so the next build makes the shard again. `recipes`: of each of
+    the shard's tracks, a digest of all that its frames and measurements are made of; none where that is not known.
+    `reused`, which is not stored: how many tracks were copied from other shards by the process that made this shard
+    just now; None in a record that was read.
     """
 
     shard: Shard
@@ -37,17 +31,6 @@ class Record:
     retry: bool
     recipes: tuple[str, ...] = ()
     reused: int | None = None
-
-
-def sum_frames(pieces: Iterable[NDArray[Any]], *, channels: int) -> Sums:
-    """Sums over (frames, channels) arrays, in the order given."""
-    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for piece in pieces:
-        wide = piece.astype(np.float64, order="C")  # numpy adds up in another order in another memory layout
-        count += len(wide)
-        total += wide.sum(axis=0)
-        squares += np.square(wide).sum(axis=0)
-    return Sums(count, total, squares)
 
 
 def block_checksums(frames: NDArray[Any]) -> tuple[int, ...]:
@@ -62,25 +45,73 @@ def block_checksums(frames: NDArray[Any]) -> tuple[int, ...]:
 
 def statistics(stream: str, records: Sequence[Record]) -> dict[str, list[float]]:
     """Mean and standard deviation per channel over the train split; over everything, where no track is for training."""
+    which = _which(records)
+    return moments([record.sums[which][stream] for record in records])
+
+
+def sums_by_tasks(records: Sequence[Record]) -> list[dict[str, Any]] | None:
+    """For the index: the sums over the tracks that `statistics` is made of, apart for each set of tasks that they
+    serve, so that the statistics of the tracks of any task can be made of them. They take 10 kB a set of tasks (4
+    streams of 64 channels), and sums of every track would take 5 kB a track.
+
+    None where the tracks all serve the same tasks, or an older record does not hold its sums apart.
+    """
+    which, parts = _which(records), defaultdict[tuple[str, ...], list[dict[str, Sums]]](list)
+    for record in records:
+        groups = {tasks_of(track) for track in record.shard.tracks if which == "all" or track.split == "train"}
+        for tasks in groups:
+            sums = record.sums.get(which if len(groups) == 1 else f"{which}:{','.join(tasks)}")
+            if sums is None:
+                return None
+            parts[tasks].append(sums)
+    if len(parts) < 2:
+        return None
+    return [
+        {
+            "tasks": list(tasks),
+            "streams": {stream: added([part[stream] for part in those]).to_dict() for stream in those[0]},
+        }
+        for tasks, those in sorted(parts.items())
+    ]
+
+
+def grouped_sums(
+    tracks: Sequence[CachedTrack], pieces: Mapping[str, Sequence[NDArray[Any]]], *, channels: int
+) -> dict[str, dict[str, Sums]]:
+    """What `Record.sums` holds of these tracks: of those for training and of all and, where they do not all serve the
+    same tasks, of each set of tasks. `pieces`: stream -> (frames, channels) of each track."""
+    sums: dict[str, dict[str, Sums]] = {}
+
+    def add(name: str, chosen: Sequence[int]) -> None:
+        sums[name] = {
+            stream: sum_frames([those[number] for number in chosen], channels=channels)
+            for stream, those in pieces.items()
+        }
+
+    for which in ("train", "all"):
+        chosen = [number for number, track in enumerate(tracks) if which == "all" or track.split == "train"]
+        add(which, chosen)
+        groups = sorted({tasks_of(tracks[number]) for number in chosen})
+        for tasks in groups if len(groups) > 1 else ():
+            add(f"{which}:{','.join(tasks)}", [number for number in chosen if tasks_of(tracks[number]) == tasks])
+    return sums
+
+
+def tasks_of(track: CachedTrack) -> tuple[str, ...]:
+    return tuple(sorted(track.tasks))
+
+
+def _which(records: Sequence[Record]) -> str:
     trained = any(track.split == "train" for record in records for track in record.shard.tracks)
-    chosen = [record.sums["train" if trained else "all"][stream] for record in records]
-    count = sum(sums.count for sums in chosen)
-    mean = np.sum([sums.total for sums in chosen], axis=0) / count
-    variance = np.sum([sums.squares for sums in chosen], axis=0) / count - mean**2
-    return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 1e-8)).tolist()}
+    return "train" if trained else "all"
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
-    sums = {
-        which: {
-            name: {"count": s.count, "total": s.total.tolist(), "squares": s.squares.tolist()}
-            for name, s in streams.items()
-        }
-        for which, streams in record.sums.items()
-    }
     return {
         "shard": shard_to_dict(record.shard),
-        "sums": sums,
+        "sums": {
+            which: {name: sums.to_dict() for name, sums in streams.items()} for which, streams in record.sums.items()
+        },
         "failures": list(record.failures),
         "retry": record.retry,
         "recipes": list(record.recipes),
@@ -88,8 +119,10 @@ def record_to_dict(record: Record) -> dict[str, Any]:
 
 
 def record_from_dict(values: dict[str, Any]) -> Record:
+    """The inverse of record_to_dict. ValueError or CacheError where it cannot be one of our records."""
+    require_record(values)
     sums = {
-        which: {name: Sums(s["count"], np.array(s["total"]), np.array(s["squares"])) for name, s in streams.items()}
+        which: {name: Sums.from_dict(sums) for name, sums in streams.items()}
         for which, streams in values["sums"].items()
     }
     shard, recipes = shard_from_dict(values["shard"]), tuple(values.get("recipes", ()))

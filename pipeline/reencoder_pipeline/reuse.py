@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import Shard
@@ -22,7 +23,7 @@ from reencoder_pipeline.int8_frames import is_scale, stored_names
 from reencoder_pipeline.owners import has_ended, owner
 from reencoder_pipeline.record import Record, block_checksums
 from reencoder_pipeline.store import FolderStore, Store
-from reencoder_pipeline.tar_shards import read_tar_stream, sample_key
+from reencoder_pipeline.tar_shards import promised_members, read_tar_stream
 from reencoder_pipeline.track import EncodedTrack
 from reencoder_pipeline.zarr_shards import data_file, read_zarr_stream
 
@@ -35,7 +36,13 @@ def places(records: Iterable[Record]) -> dict[str, str]:
 
 
 def copied_tracks(
-    tracks: Sequence[Track], recipes: Sequence[str], sources: Mapping[str, str], store: Store, config: CacheConfig
+    tracks: Sequence[Track],
+    recipes: Sequence[str],
+    sources: Mapping[str, str],
+    store: Store,
+    config: CacheConfig,
+    *,
+    channels: int,
 ) -> Iterator[EncodedTrack]:
     """The tracks whose recipe is among `sources` (recipe -> key of a shard), as if they had been encoded just now.
 
@@ -50,7 +57,7 @@ def copied_tracks(
         if record is None:
             continue
         try:
-            streams = read_shard(store, record.shard, config)
+            streams = read_shard(store, record.shard, config, channels=channels)
         except (CacheError, FileNotFoundError):  # damaged, or swept by another build that ended meanwhile
             continue
         for position, (cached, recipe) in enumerate(zip(record.shard.tracks, record.recipes, strict=True)):
@@ -72,30 +79,54 @@ def copied_tracks(
                 )
 
 
-def read_shard(store: Store, shard: Shard, config: CacheConfig) -> dict[str, NDArray[Any]]:
+def read_shard(store: Store, shard: Shard, config: CacheConfig, *, channels: int) -> dict[str, NDArray[Any]]:
     """stream -> (frames, channels), every block checked against its crc32c. CacheError if anything is wrong."""
     if isinstance(store, FolderStore):
-        return _read(store.folder, shard, config)
+        return _read(store.folder, shard, config, channels)
     with temporary_folder() as folder:
         for name in shard.files:
             store.download(name, folder / name)
-        return _read(folder, shard, config)
+        return _read(folder, shard, config, channels)
 
 
-def _read(folder: Path, shard: Shard, config: CacheConfig) -> dict[str, NDArray[Any]]:
-    streams = {}
-    for name in stored_names(config.streams, config.precision):
-        if config.format == "zarr":
-            file = data_file(folder / SHARDS / shard.key, name)
-            streams[name] = read_zarr_stream(folder / SHARDS / shard.key, name)
-        else:
-            file = folder / SHARDS / f"{shard.key}.tar"
-            keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
-            streams[name] = read_tar_stream(file, keys, name)
-        length = len(shard.tracks) if is_scale(name) else shard.num_frames
-        if len(streams[name]) != length or block_checksums(streams[name]) != shard.blocks[name]:
-            raise CacheError("a shard is damaged", where=file, value=f"the frames of {name} have changed")
+def _read(folder: Path, shard: Shard, config: CacheConfig, channels: int) -> dict[str, NDArray[Any]]:
+    streams = dict(
+        stored_arrays(
+            folder, shard, config.streams, storage=config.format, precision=config.precision, channels=channels
+        )
+    )
+    for name, frames in streams.items():
+        if block_checksums(frames) != shard.blocks.get(name):
+            value, remedy = f"the frames of {name} have changed", "build again: they are encoded again"
+            raise CacheError("a shard is damaged", where=folder / SHARDS / shard.key, value=value, remedy=remedy)
     return streams
+
+
+def stored_arrays(
+    folder: Path,
+    shard: Shard,
+    streams: Sequence[str],
+    *,
+    storage: str,
+    precision: str,
+    channels: int,
+    file: Path | None = None,
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Name and content of the arrays of a shard below `folder`; with `file`, only of those that lie in it. CacheError
+    where a file is not as the shard is described."""
+    names, dtype = stored_names(streams, precision), np.dtype(precision)
+    if storage == "webdataset":
+        tracks = [(track.id, track.num_frames) for track in shard.tracks]
+        promised = promised_members(tracks, names, channels=channels, dtype=dtype)
+        tar = folder / SHARDS / f"{shard.key}.tar"
+        yield from ((name, read_tar_stream(tar, promised, name)) for name in names)
+        return
+    group = folder / SHARDS / shard.key
+    for name in names:
+        if file is None or file == data_file(group, name):
+            rows = len(shard.tracks) if is_scale(name) else shard.num_frames
+            its_dtype = np.dtype(np.float32) if is_scale(name) else dtype
+            yield name, read_zarr_stream(group, name, rows=rows, channels=channels, dtype=its_dtype)
 
 
 @contextmanager

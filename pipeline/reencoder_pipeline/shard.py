@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reencoder_pipeline.cache import CachedTrack, Shard
+from reencoder_pipeline.channel_sums import Sums
 from reencoder_pipeline.claims import Claim, take
 from reencoder_pipeline.commit import (
     SHARDS,
@@ -27,14 +28,14 @@ from reencoder_pipeline.commit import (
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.durable import beside, sync
-from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.errors import AudioError, CacheError
 from reencoder_pipeline.int8_frames import latents_of, stored_names
-from reencoder_pipeline.record import Record, Sums, block_checksums, sum_frames
+from reencoder_pipeline.record import Record, block_checksums, grouped_sums
 from reencoder_pipeline.reuse import copied_tracks, temporary_folder
 from reencoder_pipeline.store import FolderStore, Store, open_store
 from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
 from reencoder_pipeline.track import EncodedTrack, encode_tracks
-from reencoder_pipeline.zarr_shards import write_zarr_shard
+from reencoder_pipeline.zarr_shards import foreign_files, write_zarr_shard
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -59,8 +60,18 @@ class Job:
 
 
 def is_of(job: Job, record: Record) -> bool:
-    """Whether this record of the job's shard will do: not the one that is to be made anew."""
-    return job.replaces is None or record_digest(record) != job.replaces
+    """Whether this record of the job's shard will do: not the one that is to be made anew, nor one of other tracks."""
+    return is_made_of(job, record) and (job.replaces is None or record_digest(record) != job.replaces)
+
+
+def is_made_of(job: Job, record: Record) -> bool:
+    """Whether a record is that of the job's shard: its key, its tracks, and what each of them is made of."""
+    planned = {track.id: (track.split, recipe) for track, recipe in zip(job.tracks, job.recipes, strict=True)}
+    tracks = record.shard.tracks
+    # Older records do not know their recipes; those of the job are in its key.
+    recipes = record.recipes or tuple(planned.get(track.id, ("", ""))[1] for track in tracks)
+    same = all(planned.get(t.id) == (t.split, recipe) for t, recipe in zip(tracks, recipes, strict=True))
+    return record.shard.key == job.key and same and len(tracks) + len(record.failures) == len(job.tracks)
 
 
 class AlreadyPlacedError(Exception):
@@ -78,7 +89,9 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
         there = read_record(store, job.key)
         if there is not None and is_of(job, there):
             return there  # committed by another builder since this job was planned
-        copied = {item.track.id: item for item in copied_tracks(job.tracks, job.recipes, job.sources, store, config)}
+        channels = autoencoder.spec.channels
+        known = copied_tracks(job.tracks, job.recipes, job.sources, store, config, channels=channels)
+        copied = {item.track.id: item for item in known}
         rest = [track for track in job.tracks if track.id not in copied]
         outcomes: dict[str, EncodedTrack | Exception] = {**copied}
         outcomes |= {track.id: outcome for track, outcome in encode_tracks(autoencoder, rest, config)}
@@ -92,7 +105,7 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
             else:
                 failures.append(failure_row(track, outcome))
                 retry = retry or not isinstance(outcome, AudioError)
-        sums = sums_of(encoded, config, channels=autoencoder.spec.channels)
+        sums = sums_of(job.key, encoded, config, channels=channels)
         try:
             shard = _deliver(job.key, encoded, store, config, claim)
         except AlreadyPlacedError:
@@ -134,15 +147,11 @@ def _commit(record: Record, store: Store, claim: Claim) -> Record | None:
     return record
 
 
-def sums_of(encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int) -> dict[str, dict[str, Sums]]:
-    trained = [item for item in encoded if item.track.split == "train"]
-    return {
-        which: {
-            name: sum_frames([latents_of(item.streams, name) for item in chosen], channels=channels)
-            for name in config.streams
-        }
-        for which, chosen in (("train", trained), ("all", encoded))
-    }
+def sums_of(
+    key: str, encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int
+) -> dict[str, dict[str, Sums]]:
+    pieces = {name: [latents_of(item.streams, name) for item in encoded] for name in config.streams}
+    return grouped_sums(_cached_tracks(key, encoded), pieces, channels=channels)
 
 
 def failure_row(track: Track, error: Exception) -> dict[str, str]:
@@ -189,6 +198,11 @@ def write_shard(
 
 def _place(partial: Path, final: Path, *, replace: bool) -> None:
     if replace:
+        if others := foreign_files(final):
+            raise CacheError(
+                "files that this program did not make lie in the folder of a shard that has to be made again",
+                where=final, value=", ".join(others[:3]), remedy="move them away; nothing was changed",
+            )  # fmt: skip
         _remove(final)
     elif final.exists():
         raise AlreadyPlacedError
@@ -240,7 +254,7 @@ def _cached_tracks(key: str, encoded: Sequence[EncodedTrack]) -> list[CachedTrac
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

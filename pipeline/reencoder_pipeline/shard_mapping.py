@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,9 @@ from reencoder_pipeline.block_checks import BlockChecks
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.int8_frames import is_scale, scale_name, stored_names
 from reencoder_pipeline.mapping import AddressRange, Buffers, gather
-from reencoder_pipeline.tar_shards import read_members, read_tar_stream, sample_key
-from reencoder_pipeline.zarr_shards import is_linear, read_zarr_stream, scales_in
+from reencoder_pipeline.safe_text import require_regular
+from reencoder_pipeline.tar_shards import Promised, promised_members, read_members, read_tar_stream, sample_key
+from reencoder_pipeline.zarr_shards import is_linear, read_zarr_stream, require_own_format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class MappedShards:
         self._scales: dict[tuple[str, str], dict[str, NDArray[np.float32]]] = {}  # shard, array -> track -> (channels,)
         self._checks = BlockChecks(self._range.values, channels=channels) if checked else None
         self._buffers = Buffers()
-        self._cold, self._warned = 0, False
+        self._cold = 0
 
     def prepare(self, tracks: Iterable[CachedTrack], streams: Sequence[str]) -> None:
         """Fetch what is not here and map it. Nothing happens for what was prepared before."""
@@ -120,6 +120,16 @@ class MappedShards:
             self._cold = COLD_GATHERS
         return windows
 
+    @property
+    def _copied(self) -> bool:
+        """Whether the files are copies, of which only those that hold frames are here: nothing describes them."""
+        return self._fetch is not None
+
+    def _promised(self, shard: Shard) -> Promised:
+        tracks = [(track.id, track.num_frames) for track in shard.tracks]
+        names = stored_names(self._streams, str(self._dtype))
+        return promised_members(tracks, names, channels=self._channels, dtype=self._dtype)
+
     def _starts(self, shard: Shard, stream: str) -> NDArray[np.int64]:
         return np.array([self.address(track, stream) for track in shard.tracks], dtype=np.int64)
 
@@ -136,22 +146,17 @@ class MappedShards:
         name = data_name(self._storage, shard.key, stream)
         file, number = self._folder / name, self._places[name]
         frame_bytes = self._channels * self._dtype.itemsize
+        folder, shape = self._folder / "shards" / shard.key, (shard.num_frames, self._channels)
+        require_regular(file, kind=CacheError, what="file of a shard")
+        if not self._copied:
+            require_own_format(folder, stream, shape=shape, dtype=self._dtype)
         if is_linear(file, num_frames=shard.num_frames, frame_bytes=frame_bytes):
             self._range.map_file(number, file)
-        else:
-            if not self._warned:
-                warnings.warn(
-                    f"{self._folder}: some shards are not laid out as frames in order (another writer?); "
-                    "reading them through Zarr into memory instead",
-                    stacklevel=2,
-                )
-            self._warned = True
-            if self._fetch is not None:  # what describes the array
-                self._fetch({n: f for n, f in shard.files.items() if n.endswith("zarr.json")})
-            frames = read_zarr_stream(self._folder / "shards" / shard.key, stream)
-            if frames.shape != (shard.num_frames, self._channels):
-                raise CacheError("a stream is not what the index says", where=file, value=frames.shape, remedy=REBUILD)
-            self._range.fill(number, frames.astype(self._dtype, copy=False))
+        else:  # Zarr promises no order of the chunks in a file; in order, they need not be copied into memory
+            frames = read_zarr_stream(
+                folder, stream, rows=shard.num_frames, channels=self._channels, dtype=self._dtype, described=False
+            )
+            self._range.fill(number, frames)
         for track in shard.tracks:
             address = self._range.starts[number] + track.first_frame * self._channels
             self._addresses[shard.key, track.id, stream] = address
@@ -159,16 +164,10 @@ class MappedShards:
     def _map_tar(self, shard: Shard) -> None:
         name = data_name(self._storage, shard.key, "")
         file, number = self._folder / name, self._places[name]
-        members = read_members(file)
+        members = read_members(file, self._promised(shard))
         for position, track in enumerate(shard.tracks):
             for stream in self._streams:
-                member_name = f"{sample_key(position, track.id)}.{stream}.npy"
-                member = members.get(member_name)
-                expected = (track.num_frames, self._channels)
-                if member is None or (member.shape, member.dtype) != (expected, self._dtype):
-                    raise CacheError(
-                        "a shard's member is not what the index says", where=file, value=member_name, remedy=REBUILD
-                    )
+                member = members[f"{sample_key(position, track.id)}.{stream}.npy"]
                 address = self._range.starts[number] + member.offset // self._dtype.itemsize
                 self._addresses[shard.key, track.id, stream] = address
         self._range.map_file(number, file)
@@ -179,10 +178,12 @@ class MappedShards:
 
         file = self._folder / data_name(self._storage, shard.key, name)
         if self._storage == "webdataset":
-            keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
-            scales = read_tar_stream(file, keys, name)
+            scales = read_tar_stream(file, self._promised(shard), name)
         else:
-            scales = scales_in(file.read_bytes(), num_tracks=len(shard.tracks), channels=self._channels)
+            scales = read_zarr_stream(
+                self._folder / "shards" / shard.key, name, rows=len(shard.tracks), channels=self._channels,
+                dtype=np.dtype(np.float32), described=not self._copied,
+            )  # fmt: skip
         if block_checksums(scales) != shard.blocks.get(name):
             raise CacheError("scales are not what the index says", where=file, value=name, remedy=REBUILD)
         return {track.id: scale for track, scale in zip(shard.tracks, scales, strict=True)}

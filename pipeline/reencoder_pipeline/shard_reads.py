@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import LatentCache, Shard
-from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.int8_frames import is_scale, stored_names
-from reencoder_pipeline.object_reads import DamagedContentError, ObjectReader
-from reencoder_pipeline.tar_shards import sample_key, stream_members
-from reencoder_pipeline.zarr_shards import linear_frames, scales_in
+from reencoder_pipeline.object_reads import ObjectReader
+from reencoder_pipeline.tar_shards import promised_members, sample_key, stream_members
+from reencoder_pipeline.zarr_shards import frames_in, scales_in
 
 Frames = NDArray[Any]
 
@@ -40,10 +39,9 @@ def _from_zarr(reader: ObjectReader, cache: LatentCache, shard: Shard, stream: s
     dtype, channels = np.dtype(cache.precision), cache.spec.channels
     if is_scale(stream):
         return np.split(scales_in(content, num_tracks=len(shard.tracks), channels=channels), len(shard.tracks))
-    frames = linear_frames(content, num_frames=shard.num_frames, dtype=dtype, channels=channels)
-    if frames is None:
-        remedy = "train without `stream_shards`: a local copy is read through Zarr where it has to be"
-        raise CacheError("is not laid out as frames in order", where=f"{cache.origin}/{name}", remedy=remedy)
+    frames = frames_in(
+        content, num_frames=shard.num_frames, dtype=dtype, channels=channels, where=f"{cache.origin}/{name}"
+    )
     return [frames[track.first_frame :][: track.num_frames] for track in shard.tracks]
 
 
@@ -52,21 +50,18 @@ def _from_tar(
 ) -> dict[str, list[Frames]]:
     name = cache.data_name(shard, streams[0])
     size, sha256 = shard.files[name]
-    members = {
-        f"{sample_key(position, track.id)}.{stream}.npy": ((1, cache.spec.channels), np.dtype(np.float32))
-        if is_scale(stream)
-        else ((track.num_frames, cache.spec.channels), np.dtype(cache.precision))
+    promised = promised_members(
+        [(track.id, track.num_frames) for track in shard.tracks], stored_names(cache.streams, cache.precision),
+        channels=cache.spec.channels, dtype=np.dtype(cache.precision),
+    )  # fmt: skip
+    wanted = {
+        f"{sample_key(position, track.id)}.{stream}.npy"
         for position, track in enumerate(shard.tracks)
         for stream in streams
     }
 
     def take(pieces: Iterator[bytes]) -> dict[str, Frames]:
-        arrays = dict(stream_members(pieces, members.keys()))
-        for member, promised in members.items():
-            found = arrays.get(member)
-            if found is None or (found.shape, found.dtype) != promised:
-                raise DamagedContentError(f"{member} is not what the index says")
-        return arrays
+        return dict(stream_members(pieces, promised, wanted))
 
     arrays = reader.read_checked(name, size=size, sha256=sha256, take=take)
     return {

@@ -92,9 +92,9 @@ class FolderStore:
         self.folder, self.url = folder, str(folder)
 
     def read(self, name: str) -> bytes | None:
+        path = self.folder / name
         while True:
             try:
-                path = self.folder / name
                 if path.exists() and not path.is_file():  # reading a FIFO or a device may never end
                     remedy = "remove it, or give another folder"
                     raise CacheError("is not a regular file", where=path, value=file_kind(path), remedy=remedy)
@@ -134,7 +134,7 @@ class FolderStore:
 
     def remove(self, name: str) -> None:
         path = self.folder / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import tarfile
 import threading
 import tokenize
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.int8_frames import is_scale
 from reencoder_pipeline.object_reads import DamagedContentError
+from reencoder_pipeline.safe_text import require_regular
 
 # numpy parses a header as Python text, with Python's own errors for a damaged one.
-UNREADABLE = (tarfile.TarError, ValueError, OSError, SyntaxError, tokenize.TokenError)
+UNREADABLE = (
+    tarfile.TarError, ValueError, OSError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, TypeError
+)  # fmt: skip
+LONGEST_HEADER = 512  # bytes of a .npy; ours have 128
+Promised = Mapping[str, tuple[tuple[int, int], np.dtype[Any]]]
+"""Member name -> shape and type of its array."""
 _PARSING = (
     threading.Lock()
 )  # by several threads at once Python 3.11 can fail: "AST constructor recursion depth mismatch"
@@ -49,67 +57,106 @@ class Member:
     dtype: np.dtype[Any]
 
 
-def read_members(path: Path) -> dict[str, Member]:
-    """The arrays of a shard by member name. CacheError if the tar is cut or holds something else."""
-    members = {}
+def promised_members(
+    tracks: Iterable[tuple[str, int]], names: Sequence[str], *, channels: int, dtype: np.dtype[Any]
+) -> Promised:
+    """What a shard of these tracks (id, frames) holds: its streams and, of int8, their scales (`stored_names`)."""
+    return {
+        f"{sample_key(position, track_id)}.{name}.npy": ((1, channels), np.dtype(np.float32))
+        if is_scale(name)
+        else ((num_frames, channels), dtype)
+        for position, (track_id, num_frames) in enumerate(tracks)
+        for name in names
+    }
+
+
+def read_members(path: Path, promised: Promised) -> dict[str, Member]:
+    """Where the arrays of a shard lie, by member name. CacheError if the tar holds anything but those promised."""
+    members: dict[str, Member] = {}
+    require_regular(path, kind=CacheError, what="file of a shard")
     try:
-        with tarfile.open(path) as tar, path.open("rb") as file:
+        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+            size = path.stat().st_size
             for entry in tar:
+                _require_plain(entry, promised, members)
                 file.seek(entry.offset_data)
-                header = io.BytesIO(file.read(min(entry.size, 4096)))
-                shape, fortran, dtype = _read_header(header)
-                offset = entry.offset_data + header.tell()
-                if fortran or offset + int(np.prod(shape)) * dtype.itemsize > path.stat().st_size:
-                    raise CacheError("a member is cut, or not in C order", where=path, value=entry.name)
-                members[entry.name] = Member(offset, shape, dtype)
+                header = file.read(min(entry.size, LONGEST_HEADER))
+                length = _require_header(header, entry, *promised[entry.name])
+                if entry.offset_data + entry.size > size:
+                    raise DamagedContentError(f"{entry.name} is cut")
+                members[entry.name] = Member(entry.offset_data + length, *promised[entry.name])
+    except DamagedContentError as error:
+        raise CacheError(
+            "a shard's member is not what the index says", where=path, value=str(error)[:200], remedy=_AGAIN
+        ) from None
     except UNREADABLE as error:
-        raise CacheError("shard cannot be read", where=path, value=str(error)[:200]) from error
+        raise CacheError("a shard cannot be read", where=path, value=str(error)[:200], remedy=_AGAIN) from error
+    if missing := [name for name in promised if name not in members]:
+        raise CacheError(
+            "a shard is not what the index says: a member is missing", where=path, value=missing[0], remedy=_AGAIN
+        )
     return members
 
 
-def stream_members(pieces: Iterator[bytes], names: Collection[str]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The arrays of these names, in the order of the tar, while its bytes come in; the others are read past.
-
-    This is WebDataset's own way through a remote tar, but for its opener. DamagedContentError if it is no such tar.
-    """
-    from webdataset.pipeline import DataPipeline
-    from webdataset.shardlists import SimpleShardList
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    def opener(sources: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for source in sources:
-            yield {**source, "stream": io.BufferedReader(_Incoming(pieces), 1 << 20)}
-
-    def expander(sources: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        return tar_file_expander(sources, select_files=names.__contains__)
-
-    pipeline = DataPipeline(SimpleShardList(["shard"]), opener, expander, group_by_keys)
-    try:
-        for sample in pipeline:
-            for suffix, content in sample.items():
-                if not suffix.startswith("__"):
-                    yield f"{sample['__key__']}.{suffix}", _read_array(content)
-    except CacheError as error:  # of `pieces`; on the way here a line was added to its text
-        raise CacheError(error.what, where=error.where, value=error.value, remedy=error.remedy) from None
-    except (DamagedContentError, *UNREADABLE) as error:
-        raise DamagedContentError(str(error.args[0])[:200] if error.args else repr(error)) from None
+_AGAIN = "`reencoder-cache verify --discard` forgets damaged shards; then build again"
 
 
-def _read_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and type of a .npy; what follows in `file` are the values."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+def _require_plain(entry: tarfile.TarInfo, promised: Promised, before: Collection[str]) -> None:
+    """DamagedContentError unless a member is a plain file that is promised and did not come before. Its content is not
+    looked at: a sparse file, which is small in a tar, may claim to be of any size."""
+    sparse = entry.sparse is not None or any(key.startswith("GNU.sparse") for key in entry.pax_headers)
+    if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or sparse:
+        raise DamagedContentError(f"{entry.name[:100]} is not a plain file")
+    if entry.name not in promised:
+        raise DamagedContentError(f"{entry.name[:100]} does not belong to the shard")
+    if entry.name in before:
+        raise DamagedContentError(f"{entry.name} is there twice")
+    shape, dtype = promised[entry.name]
+    values = math.prod(shape) * dtype.itemsize
+    if not values < entry.size <= values + LONGEST_HEADER:
+        raise DamagedContentError(f"{entry.name} has {entry.size} bytes, and its frames {values}")
+
+
+def _require_header(header: bytes, entry: tarfile.TarInfo, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
+    """The length of a `.npy`'s header, once it says what is promised and the values fill the rest of the member."""
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise DamagedContentError(f"{entry.name} is of another version of the .npy format")
     with _PARSING:
-        return read(file)
+        found, fortran, its_dtype = np.lib.format.read_array_header_1_0(file)
+    if (found, fortran, its_dtype) != (shape, False, dtype):
+        raise DamagedContentError(f"{entry.name} is {its_dtype} of shape {found}, not {dtype} of {shape} in C order")
+    if file.tell() + math.prod(shape) * dtype.itemsize != entry.size:
+        raise DamagedContentError(f"{entry.name} is not filled by its frames")
+    return file.tell()
 
 
-def _read_array(content: bytes) -> NDArray[Any]:
-    """A .npy that is in memory, without a copy; ValueError where its header and its values do not go together."""
-    file = io.BytesIO(content)
-    shape, fortran, dtype = _read_header(file)
-    if fortran:
-        raise ValueError("an array that is not in C order")
-    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
+def stream_members(
+    pieces: Iterator[bytes], promised: Promised, wanted: Collection[str]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The `wanted` arrays, in the order of the tar, while its bytes come in; the others are read past.
+
+    DamagedContentError if it is no such tar, or holds anything but what is promised.
+    """
+    seen: set[str] = set()
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(_Incoming(pieces), 1 << 20), mode="r|") as tar:
+            for entry in tar:
+                _require_plain(entry, promised, seen)
+                seen.add(entry.name)
+                if entry.name not in wanted:
+                    continue
+                shape, dtype = promised[entry.name]
+                opened = tar.extractfile(entry)
+                content = opened.read() if opened is not None else b""
+                length = _require_header(content[:LONGEST_HEADER], entry, shape, dtype)
+                if len(content) != entry.size:
+                    raise DamagedContentError(f"{entry.name} is cut")
+                yield entry.name, np.frombuffer(content, dtype, offset=length).reshape(shape)
+    except UNREADABLE as error:
+        raise DamagedContentError(str(error.args[0])[:200] if error.args else repr(error)) from None
+    if missing := [name for name in wanted if name not in seen]:
+        raise DamagedContentError(f"{missing[0]} is missing")
 
 
 class _Incoming(io.RawIOBase):
@@ -133,16 +180,10 @@ class _Incoming(io.RawIOBase):
         return count
 
 
-def read_tar_stream(path: Path, keys: Sequence[str], stream: str) -> NDArray[Any]:
-    """The tracks of one stream joined, (frames, channels), copied. CacheError if a member is missing."""
-    members = read_members(path)
-    names = [f"{key}.{stream}.npy" for key in keys]
-    if missing := [name for name in names if name not in members]:
-        raise CacheError("a member is missing", where=path, value=missing[0])
-    chosen = [members[name] for name in names]
-    try:
-        return np.concatenate(
-            [np.fromfile(path, m.dtype, count=int(np.prod(m.shape)), offset=m.offset).reshape(m.shape) for m in chosen]
-        )
-    except ValueError as error:  # shapes or types that cannot be true
-        raise CacheError("shard cannot be read", where=path, value=str(error)[:200]) from error
+def read_tar_stream(path: Path, promised: Promised, stream: str) -> NDArray[Any]:
+    """The tracks of one stream joined, (frames, channels), copied. CacheError if a member is not as promised."""
+    members = read_members(path, promised)
+    chosen = [members[name] for name in promised if name.endswith(f".{stream}.npy")]
+    return np.concatenate(
+        [np.fromfile(path, m.dtype, count=math.prod(m.shape), offset=m.offset).reshape(m.shape) for m in chosen]
+    )

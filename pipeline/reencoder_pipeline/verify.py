@@ -12,19 +12,19 @@ from typing import Any
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import INDEX, LatentCache, Shard
-from reencoder_pipeline.commit import SHARDS, parse_record, record_file, record_name
+from reencoder_pipeline.commit import RECORD_BEGINS, parse_record, record_file, record_name
 from reencoder_pipeline.corpus import file_digest
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.findings import Finding
-from reencoder_pipeline.int8_frames import latents_of, stored_names
+from reencoder_pipeline.int8_frames import latents_of
 from reencoder_pipeline.latent_values import ValueCheck
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.outliers import loud_tracks
 from reencoder_pipeline.record import block_checksums
+from reencoder_pipeline.reuse import stored_arrays
 from reencoder_pipeline.store import is_url, open_store
-from reencoder_pipeline.tar_shards import read_tar_stream, sample_key
 from reencoder_pipeline.twins import across_splits
-from reencoder_pipeline.zarr_shards import CHUNK_FRAMES, data_file, read_zarr_stream
+from reencoder_pipeline.zarr_shards import CHUNK_FRAMES
 
 Progress = Callable[[int, int], None]  # frames checked, frames in all
 
@@ -84,10 +84,7 @@ def verify_cache(
                 damages = _verify_files(cache, shard, folder)
                 findings += damages
                 if not damages:
-                    arrays, lengths = dict(_streams(cache, shard, folder)), [t.num_frames for t in shard.tracks]
-                    findings += values.add(
-                        shard, {name: latents_of(arrays, name, lengths=lengths) for name in cache.streams}
-                    )
+                    findings += _verify_values(cache, shard, folder, values)
         done += shard.num_frames
         progress(done, total)
     if not quick and not any(finding.severity == "damage" for finding in findings):
@@ -99,6 +96,16 @@ def _twins(cache: LatentCache) -> Iterator[Finding]:
     """Copies of one recording in several splits: a module is then measured on what it has learnt from."""
     for problem in across_splits((track.id, track.split, track.sha256) for track in cache.tracks):
         yield Finding("warning", "splits", problem)
+
+
+def _verify_values(cache: LatentCache, shard: Shard, folder: Path, values: ValueCheck) -> Iterator[Finding]:
+    lengths = [track.num_frames for track in shard.tracks]
+    try:
+        arrays = dict(_streams(cache, shard, folder))
+    except CacheError as error:  # a description that is not ours, though the index promises these bytes
+        yield _damage(shard, str(error.where), error.what if error.value is None else f"{error.what}: {error.value}")
+        return
+    yield from values.add(shard, {name: latents_of(arrays, name, lengths=lengths) for name in cache.streams})
 
 
 def verify_shard(cache: LatentCache, shard: Shard) -> list[Finding]:
@@ -140,8 +147,13 @@ def _verify_files(cache: LatentCache, shard: Shard, folder: Path) -> list[Findin
         elif file_digest(path) != digest:
             damages.append(_damage(shard, name, f"content changed: {_changed_blocks(cache, shard, folder, path)}"))
     record = record_file(folder, shard.key)
-    if record.exists() and parse_record(record) is None:
-        damages.append(_damage(shard, record.relative_to(folder).as_posix(), "commit record damaged"))
+    if record.exists():
+        parsed, name = parse_record(record), record.relative_to(folder).as_posix()
+        if parsed is None:
+            damages.append(_damage(shard, name, "commit record damaged"))
+        elif parsed.shard != shard:
+            what = "of another shard" if parsed.shard.key != shard.key else "not that of the index"
+            damages.append(_damage(shard, name, f"commit record is {what} ({parsed.shard.key})"))
     return damages
 
 
@@ -165,7 +177,8 @@ def discard(cache: LatentCache, findings: list[Finding]) -> int:
     keys = {finding.shard for finding in findings if finding.severity == "damage" and finding.shard is not None}
     store = open_store(cache.origin)
     for key in keys:
-        store.remove(record_name(key))
+        if (store.read(record_name(key)) or b"").startswith(RECORD_BEGINS):  # a file of somebody else stays
+            store.remove(record_name(key))
     if keys:
         store.remove(INDEX)
     return len(keys)
@@ -189,14 +202,11 @@ def _changed_blocks(cache: LatentCache, shard: Shard, folder: Path, path: Path) 
 def _streams(
     cache: LatentCache, shard: Shard, folder: Path, path: Path | None = None
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The streams of a shard, (frames, channels); with `path`, only those whose frames lie in this file of it."""
-    group = folder / SHARDS / shard.key
-    for stream in stored_names(cache.streams, cache.precision):
-        if cache.storage == "webdataset":
-            keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
-            yield stream, read_tar_stream(group.with_name(f"{shard.key}.tar"), keys, stream)
-        elif path is None or path == data_file(group, stream):
-            yield stream, read_zarr_stream(group, stream)
+    """The stored arrays of a shard, (frames, channels); with `path`, only those that lie in this file of it."""
+    return stored_arrays(
+        folder, shard, cache.streams, storage=cache.storage, precision=cache.precision, channels=cache.spec.channels,
+        file=path,
+    )  # fmt: skip
 
 
 def conclusion(cache: LatentCache, findings: list[Finding]) -> Iterator[str]:

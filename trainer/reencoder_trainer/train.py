@@ -253,7 +253,14 @@ def make_learner(
 ) -> Learner:
     """Everything that is trained, its weights a function of the seed; the caller's random state is left alone."""
     shared = config.normalisation == "shared"
-    normalisation = Normalisation.of_task(cache.statistics, task, shared=shared).to(ranks.device)
+    statistics = cache.statistics_of(task)
+    if statistics is None and ranks.is_first:
+        print(
+            f"note: the index of {cache.origin} is of an older version and does not tell the statistics of the tracks "
+            f"for {task.name} apart: latents are normalised by those of the whole train split",
+            file=sys.stderr,
+        )
+    normalisation = Normalisation.of_task(statistics or cache.statistics, task, shared=shared).to(ranks.device)
     channels = normalisation.inputs.num_channels, normalisation.targets.num_channels
     blocks, width = config.blocks or SIZES[config.size].blocks, config.width or SIZES[config.size].width
     condition, discriminator, encoder = config.condition, None, None
