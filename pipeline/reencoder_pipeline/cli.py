@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from reencoder_pipeline.command_line import SOME_FAILED, run
+from reencoder_pipeline.command_line import SOME_FAILED, a_number, run
 from reencoder_pipeline.plain_text import printable
 
 app = typer.Typer(
@@ -97,14 +97,20 @@ def plan(  # noqa: PLR0917, typer reads the signature
     set_: Set = None,
     autoencoder: Name = None,
     calibrate: Annotated[bool, typer.Option(help="Encode excerpts of SOURCE first, to tell the time.")] = True,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to calibrate.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=1e6, callback=a_number, help="How long to calibrate.")] = 30.0,
     rate: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Hours of audio that one device encodes in an hour, instead of calibrating."),
+        typer.Option(
+            min=1e-6,
+            max=1e9,
+            callback=a_number,
+            help="Hours of audio that one device encodes in an hour, instead of calibrating.",
+        ),
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Machines like this one, side by side.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=10**6, help="Machines like this one, side by side.")] = 1,
     hours_of_corpus: Annotated[
-        float | None, typer.Option(min=0.001, help="Also for a corpus like SOURCE of so many hours.")
+        float | None,
+        typer.Option(min=0.001, max=1e9, callback=a_number, help="Also for a corpus like SOURCE of so many hours."),
     ] = None,
     assume: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Replace a price or another assumption; repeatable.")
@@ -145,8 +151,8 @@ def inspect(  # noqa: PLR0917, typer reads the signature
     plots: Annotated[
         Path | None, typer.Option(help="Folder for pictures of all this (PNG); implies --measure.")
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="How many windows the sample has.")] = 256,
-    seed: Annotated[int, typer.Option(help="What the sample depends on.")] = 0,
+    windows: Annotated[int, typer.Option(min=1, max=10**6, help="How many windows the sample has.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the sample depends on.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Say what a cache holds: autoencoder, streams, splits, tasks, sizes, statistics, and what its latents are like."""
@@ -177,8 +183,10 @@ def verify(  # noqa: PLR0917, typer reads the signature
     source: Annotated[
         Path | None, typer.Option(help="What the cache was made from: encode some of it again, and look for seams.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many windows of the source are encoded again.")] = 8,
-    seed: Annotated[int, typer.Option(help="What the choice of these windows depends on.")] = 0,
+    samples: Annotated[
+        int, typer.Option(min=1, max=10**6, help="How many windows of the source are encoded again.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the choice of these windows depends on.")] = 0,
     discard: Annotated[bool, typer.Option(help="Forget damaged shards, so that `build` makes them again.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -216,9 +224,11 @@ def precision(  # noqa: PLR0917, typer reads the signature
         Path | None, typer.Option(help="What the cache was made from: encode excerpts anew, exactly.")
     ] = None,
     autoencoder: Name = None,
-    excerpts: Annotated[int, typer.Option(min=1, help="How many are encoded and decoded, of every stream.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.5, help="How long each is.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="What the choice of excerpts depends on.")] = 0,
+    excerpts: Annotated[
+        int, typer.Option(min=1, max=10**6, help="How many are encoded and decoded, of every stream.")
+    ] = 8,
+    seconds: Annotated[float, typer.Option(min=0.5, max=3600, callback=a_number, help="How long each is.")] = 5.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the choice of excerpts depends on.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Say what float32, float16, bfloat16 and int8 latents cost: bytes, errors of latents and of sound, and speed."""
@@ -265,7 +275,7 @@ def export(  # noqa: PLR0917, typer reads the signature
     stream: Annotated[list[str] | None, typer.Option(help="Only this stream; repeatable.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Cut tracks into items of so many frames, the last one padded.")
+        int | None, typer.Option(min=1, max=10**6, help="Cut tracks into items of so many frames, the last one padded.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -337,8 +347,8 @@ def fma(
     folder: Annotated[Path, typer.Argument(help="The folder fma_small, the one with 000/000002.mp3 in it.")],
     tracks: Annotated[Path, typer.Option(help="tracks.csv of fma_metadata.zip.")],
     out: Annotated[Path, typer.Option(help="The manifest to write (.jsonl); paths in it are relative to it.")],
-    num_clips: Annotated[int, typer.Option(min=1, help="How many clips to choose.")] = 673,
-    seed: Annotated[int, typer.Option(help="What the choice depends on.")] = 0,
+    num_clips: Annotated[int, typer.Option(min=1, max=10**6, help="How many clips to choose.")] = 673,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the choice depends on.")] = 0,
 ) -> None:
     """List clips of FMA-small that are fit for a test set, chosen by a seed. data_manifests/fma_small.md says how."""
     from reencoder_pipeline.fma import build_fma_manifest

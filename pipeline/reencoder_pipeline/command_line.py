@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import NoReturn
 
@@ -40,6 +41,13 @@ def run(app: typer.Typer) -> NoReturn:
             print(message, file=sys.stderr)
         raise
     sys.exit(DONE)
+
+
+def a_number(value: float | None) -> float | None:
+    """For `callback` of an option with bounds: NaN is within any."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is not a number")
+    return value
 
 
 def _interruption(error: BaseException | None) -> str:
