@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reencoder_eval.run_folder import COSTS, FAILURES, LATENT_SCORES, RUN, SCORES, read_json, read_rows
 from reencoder_pipeline.errors import EvaluationError
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]  # of what is measured, none comes near
 
 
 class _Part(BaseModel):

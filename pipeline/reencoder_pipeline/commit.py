@@ -23,6 +23,7 @@ from reencoder_pipeline.zarr_shards import is_own_file
 SHARDS = "shards"
 _KEY = re.compile(r"[0-9a-f]{20}")
 _PARTS = ("", ".tar", ".json", ".claim")  # what of a shard lies in SHARDS, behind its key
+_CLAIM = re.compile(r"[0-9a-f]{20}\.claim")
 _BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
 BUILDER = ".builder"  # the claim of a build as a whole: nobody is kept out by it, it says who is at work
 RECORD_BEGINS = b'{"shard": '
@@ -86,7 +87,8 @@ def require_own_place(store: Store) -> None:
 
 
 def _is_leftover(name: str, inside: Iterable[str]) -> bool:
-    own = all(_key_of(entry) is not None or scratch_owner(entry) is not None for entry in inside)
+    """Whether a build that was killed before it wrote its settings left it: `inside` are the entries of SHARDS."""
+    own = all(_CLAIM.fullmatch(entry) or scratch_owner(entry) is not None for entry in inside)
     return is_builder(name) or (name == SHARDS and own)
 
 

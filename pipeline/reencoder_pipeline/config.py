@@ -69,7 +69,7 @@ class CacheConfig(Config):
         None, gt=0, le=1e7, description="take only so much of the corpus, of every split its share"
     )
     track_seconds: float | None = Field(
-        None, gt=0, le=1e6, description="of every track at most so much, from its middle: many tracks in little time"
+        None, ge=0.01, le=1e6, description="of every track at most so much, from its middle: many tracks in little time"
     )
     workers: int | None = Field(
         None, ge=1, le=MOST_THREADS, description="processes; default: one a core; contents do not depend on it"

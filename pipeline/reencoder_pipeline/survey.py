@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,8 @@ SHELF_LOWEST_HZ = 4000.0
 LINE_DB = 13.0
 SURROUNDINGS_HZ = 1200.0
 REACH_HZ = 2000.0
+# A gap in the content: so much deeper than content begins. Quiet treble of music lies 5 to 7 dB deeper.
+GAP_DEPTH_DB = 12.0
 
 
 @dataclass(frozen=True)
@@ -290,31 +293,45 @@ def _bandwidth(power: NDArray[np.float64], *, sample_rate: int) -> float:
     """Where the content of a long-term power spectrum (FRAME // 2 + 1 bins) ends, in Hz."""
     bin_hz = sample_rate / FRAME
     total = 10.0 * np.log10(power.sum() + 1e-20)
-    if (music := _without_lines(power, bin_hz)).max() > power.max() / 10**6:  # else it holds nothing but lines
+    threshold = max(total - CONTENT_BELOW_TOTAL_DB, NOISE_FLOOR_DB)
+    if (music := _without_lines(power, bin_hz, threshold=threshold)).max() > power.max() / 10**6:  # else: only lines
         power = music
-    level = 10.0 * np.log10(_smoothed(power, width=round(SMOOTHING_HZ / bin_hz) | 1) + 1e-20)
-    content = np.flatnonzero(level > max(total - CONTENT_BELOW_TOTAL_DB, NOISE_FLOOR_DB))
-    if content.size == 0:
-        return 0.0
-    gaps = np.flatnonzero(np.diff(content) > REACH_HZ / bin_hz)
-    last = content[gaps[0]] if gaps.size else content[-1]
-    return min(int(last), _shelf(level, bin_hz)) * bin_hz
+    level = _level(power, bin_hz)
+    return min(_last_content(level, bin_hz, threshold=threshold), _shelf(level, bin_hz)) * bin_hz
 
 
-def _without_lines(power: NDArray[np.float64], bin_hz: float) -> NDArray[np.float64]:
-    """The spectrum without lines that stand alone: above SHELF_LOWEST_HZ, and no other line within REACH_HZ below."""
-    from scipy.ndimage import median_filter
+def _last_content(level: NDArray[np.float64], bin_hz: float, *, threshold: float) -> int:
+    """The last bin of the content that reaches `threshold` without a gap: REACH_HZ without any, whose median lies
+    GAP_DEPTH_DB deeper."""
+    content = np.flatnonzero(level > threshold)
+    for before, after in pairwise(content):
+        if after - before > REACH_HZ / bin_hz and np.median(level[before + 1 : after]) < threshold - GAP_DEPTH_DB:
+            return int(before)
+    return int(content[-1]) if content.size else 0
+
+
+def _without_lines(power: NDArray[np.float64], bin_hz: float, *, threshold: float) -> NDArray[np.float64]:
+    """The spectrum without lines that stand alone: no other content, and no line that belongs to it, within REACH_HZ
+    below."""
+    from scipy.ndimage import binary_dilation, median_filter
 
     middle = median_filter(power, size=round(SURROUNDINGS_HZ / bin_hz) | 1, mode="nearest")
     is_line = power > np.maximum(middle, 1e-20) * 10 ** (LINE_DB / 10)
-    lines, kept = np.flatnonzero(is_line), SHELF_LOWEST_HZ / bin_hz
+    wide = np.ones(5, dtype=bool)  # a window's main lobe is four bins wide
+    dense = _level(np.where(binary_dilation(is_line, wide), middle, power), bin_hz)
+    kept = max(SHELF_LOWEST_HZ / bin_hz, _last_content(dense, bin_hz, threshold=threshold))
     alone = np.zeros(len(power), dtype=bool)
-    for line in lines:
+    for line in np.flatnonzero(is_line):
         if line <= kept + REACH_HZ / bin_hz:
             kept = max(kept, float(line))
         else:
-            alone[max(0, line - 2) : line + 3] = True  # a window's main lobe is four bins wide
-    return np.where(alone, middle, power)
+            alone[line] = True
+    return np.where(binary_dilation(alone, wide), middle, power)
+
+
+def _level(power: NDArray[np.float64], bin_hz: float) -> NDArray[np.float64]:
+    """dB of every bin, smoothed over SMOOTHING_HZ."""
+    return 10.0 * np.log10(_smoothed(power, width=round(SMOOTHING_HZ / bin_hz) | 1) + 1e-20)
 
 
 def _smoothed(power: NDArray[np.float64], *, width: int) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from reencoder_eval.apply.scratch import Scratch
 from reencoder_pipeline.durable import replacing, write_whole
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.tar_shards import UNREADABLE
 from reencoder_pipeline.safe_text import parse_json, read_json
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
@@ -60,7 +61,7 @@ def read_latents(path: Path) -> Latents:
         raise CacheError("no such file of latents", where=path, remedy="correct the path")
     try:
         values, header = _npy(path) if path.suffix.lower() == NPY else _safetensors(path)
-    except (ValueError, OSError, EOFError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (*UNREADABLE, EOFError, KeyError, TypeError, safetensors.SafetensorError) as error:
         remedy = f"give an .npy array (C, T), or a .safetensors with a tensor {TENSOR!r} and the header {HEADER!r}"
         raise CacheError("cannot be read as latents", where=path, value=str(error)[:300], remedy=remedy) from None
     if values.ndim != 2 or values.dtype.kind != "f" or 0 in values.shape:
