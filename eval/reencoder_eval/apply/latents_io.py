@@ -16,8 +16,8 @@ from reencoder_eval.apply.scratch import Scratch
 from reencoder_pipeline.durable import replacing, write_whole
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.tar_shards import UNREADABLE
 from reencoder_pipeline.safe_text import parse_json, read_json
+from reencoder_pipeline.tar_shards import UNREADABLE
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
 TENSOR, HEADER = "latents", "reencoder_latents"  # the names inside a .safetensors file
