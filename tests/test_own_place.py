@@ -153,3 +153,17 @@ def test_room_is_made_by_removing_copies_alone(tmp_path: Path, name: str) -> Non
     LocalCopy(str(first), "e" * 64, root=root, limit=total + 10, progress=None).fetch(files)
     assert (root / name).read_text() == f"theirs: {name}"
     assert not any(path.is_file() for path in (old / "shards").rglob("*"))
+
+
+def test_a_sound_record_proves_whose_folder_it_is(built: Built, tmp_path: Path) -> None:
+    """Where settings and index were lost."""
+    out = copied(built("zarr"), tmp_path / "cache")
+    for name in ("settings.json", "index.json"):
+        (out / name).unlink()
+    require_own_place(FolderStore(out))
+    for record in (out / "shards").glob("*.json"):
+        content = record.read_bytes().replace(b'"retry": false', b'"retry": true')
+        record.unlink()
+        record.write_bytes(content)
+    with pytest.raises(ConfigError, match="neither empty nor one that this command made"):
+        require_own_place(FolderStore(out))

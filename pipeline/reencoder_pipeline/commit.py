@@ -66,13 +66,15 @@ def naming_a_full_disk(where: object) -> Iterator[None]:
 def require_own_place(store: Store) -> None:
     """ConfigError, naming what is in the way, unless a build may write here: the place is empty, or a build's already.
 
-    A build writes its settings first. Before that, only its claim and scratch files lie there.
+    A build writes its settings first. Before that, only its claim and scratch files lie there. Where the settings were
+    lost, the index or a sound commit record proves as much.
     """
     marks = {"settings.json": ("autoencoder", "weights"), INDEX: ("format", "storage", "spec", "shards")}
     if isinstance(store, FolderStore):
         shards = store.folder / SHARDS
         inside = [path.name for path in shards.iterdir()] if shards.is_dir() else [] if not shards.exists() else ["?"]
-        require_own_folder(store.folder, marks=marks, leftovers=lambda name: _is_leftover(name, inside))
+        if not _has_records(store, inside):
+            require_own_folder(store.folder, marks=marks, leftovers=lambda name: _is_leftover(name, inside))
         return
     # Asked for by name first: a listing is given much longer before it counts as not answered.
     present = [name for name in marks if store.size(name) is not None]
@@ -80,10 +82,19 @@ def require_own_place(store: Store) -> None:
         return
     names = list(store.sizes())
     inside = [name.split("/")[1] for name in names if name.startswith(f"{SHARDS}/")]
+    if _has_records(store, inside):
+        return
     refuse_others(
         sorted({name.split("/")[0] for name in names}),
         where=store.url, marks=marks, leftovers=lambda name: _is_leftover(name, inside),
     )  # fmt: skip
+
+
+def _has_records(store: Store, inside: Iterable[str]) -> bool:
+    """Whether one of these entries of SHARDS is a commit record: it holds its own digest, and its key is its name."""
+    keys = (entry.removesuffix(".json") for entry in inside if entry.endswith(".json"))
+    records = ((key, _parse(store.read(record_name(key)))) for key in keys if _KEY.fullmatch(key))
+    return any(record is not None and record.shard.key == key for key, record in records)
 
 
 def _is_leftover(name: str, inside: Iterable[str]) -> bool:
