@@ -50,8 +50,12 @@ def chunkings(draw: st.DrawFn) -> list[int]:
 def test_chunks_of_any_length_give_what_one_call_gives(frames: int, output: Output, sizes: list[int]) -> None:
     reencoder = two_blocks(frames, output)
     latents = piece(sum(sizes))
+    whole = reencoder(latents, seed=4)
+    # float32 keeps 1.2e-7 of a sum of large terms, of which little may be left: the scale is the largest value's.
     with reencoder.streaming(seed=4) as stream:
-        torch.testing.assert_close(streamed(stream, latents, sizes), reencoder(latents, seed=4), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            streamed(stream, latents, sizes), whole, atol=1e-6 * float(whole.abs().max()), rtol=0
+        )
 
 
 @pytest.mark.parametrize(("frames", "latency"), [(1, 6), (5, 10)])
