@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def find_files(folder: Path) -> Found:
     waiting, links = [folder], list[Path]()
     while waiting or links:
         # Folders before links: a path without a link is a track's name, whatever links lead to it.
-        here = waiting.pop() if waiting else links.pop(0)
+        here = waiting.pop() if waiting else heapq.heappop(links)
         try:
             status = here.stat()
             identity = (status.st_dev, status.st_ino)
@@ -96,10 +97,9 @@ def find_files(folder: Path) -> Found:
             elif not is_folder:
                 files.append(path)
             elif entry.is_symlink():
-                links.append(path)
+                heapq.heappush(links, path)
             else:
                 waiting.append(path)
-        links.sort()
     return Found(tuple(sorted(files)), {name: tuple(sorted(paths)) for name, paths in left.items()})
 
 

@@ -1,7 +1,7 @@
 """Compares the length in a sound file's header with what lies in the file.
 
-libsndfile reads as much as a header counts; sound behind that is lost without a word. Only the headers of chunks and
-the end of a FLAC are looked at.
+libsndfile reads as much as a header counts; sound behind that is lost without a word. Of most files only the headers of
+chunks are looked at. A FLAC and an Ogg are searched through for a second recording: 0.1 s for 100 MB.
 """
 
 from __future__ import annotations

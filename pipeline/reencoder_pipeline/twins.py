@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
-SAMPLED = 65_536  # bytes from the beginning, the middle and the end, before a file is read as a whole
+# Bytes from the beginning, the middle and the end, before a file is read as a whole: excerpts that were cut to one
+# length are all of one size, and 100,000 of them are looked into so.
+SAMPLED = 4_096
 
 
 def same_content(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
@@ -20,8 +22,7 @@ def same_content(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
     return groups
 
 
-def _split_by(key: object, group: Sequence[Path]) -> list[tuple[Path, ...]]:
-    assert callable(key)
+def _split_by(key: Callable[[Path], Hashable], group: Sequence[Path]) -> list[tuple[Path, ...]]:
     by_key: dict[Hashable, list[Path]] = defaultdict(list)
     for path in group:
         try:
