@@ -118,6 +118,23 @@ def test_tensors_that_claim_more_than_the_file_holds(make: Callable[[], Any], st
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("stand_ins", [False, True])
+@pytest.mark.parametrize("join", [b"\x86", b"\x87"], ids=["two", "three"])
+def test_a_key_of_tuples_within_tuples_is_not_hashed(join: bytes, stand_ins: bool, tmp_path: Path) -> None:
+    """Sixty, each of which holds the one before it twice or three times: 2**60 steps."""
+    times = 2 if join == b"\x86" else 3
+    content = b"\x80\x02)q\x00"
+    for number in range(60):
+        content += (b"h" + bytes([number])) * times + join + b"q" + bytes([number + 1])
+    content += b"}h\x3cK\x01s."  # {the last one: 1}
+    saved(tmp_path / "sound.pt", {"a": 1})
+    with zipfile.ZipFile(tmp_path / "sound.pt") as old, zipfile.ZipFile(tmp_path / "c.pt", "w") as new:
+        for member in old.infolist():
+            new.writestr(member.filename, content if member.filename.endswith("data.pkl") else old.read(member))
+    with pytest.raises(CheckpointError, match="stands for more than"):
+        read(tmp_path / "c.pt", stand_ins=stand_ins)
+
+
 CODE = {
     "system": lambda: Reduced(os.system, "touch it_ran"),
     "eval": lambda: Reduced(eval, "open('it_ran', 'w')"),

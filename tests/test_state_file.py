@@ -121,6 +121,10 @@ def test_values_nested_without_end_are_refused(tmp_path: Path) -> None:
     ring: list[object] = []
     ring.append(ring)
     refused(state(tmp_path / "ring", ring))
+    twice: list[object] = []
+    for _ in range(60):
+        twice = [twice, twice]
+    refused(state(tmp_path / "twice", twice))
     content = b"\x80\x02}q\x00X\x04\x00\x00\x00moreq\x01" + b"]" * 50_000 + b"a" * 49_999 + b"s."
     torch.save({"more": 1}, tmp_path / "archive")
     with zipfile.ZipFile(tmp_path / "archive") as before, zipfile.ZipFile(tmp_path / "deep", "w") as nested:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.errors import ReencoderError
 from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.pickle_stack import PickleStack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 HEADER_BYTES = 2**20  # of a safetensors file; ours are below 20 kB, those of large models below 200
 FLOATS = ("F16", "BF16", "F32")
 MAX_NAMES = 1_000
+MOST_VALUES = 100  # for each byte of a pickle, what it refers to several times counted each time
 SAVED = "give a file that torch.save (1.6 or later) wrote"
 
 # What a pickle of tensors and plain values needs. torch allows more than this, and some of that takes any amount of
@@ -149,8 +151,9 @@ def _names_in(path: Path, *, error: type[ReencoderError]) -> set[str]:
             if not unique or not stored or len(roots) != 1:
                 raise zipfile.BadZipFile("records are compressed, repeated, or of several checkpoints")
             pickled = archive.read(f"{roots.pop()}/data.pkl")
-        named: set[str] = set()
+        named, stack = set[str](), PickleStack(most=MOST_VALUES * len(pickled))
         for code, argument, _ in pickletools.genops(pickled):
+            stack.follow(code, argument)
             if code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
                 raise ValueError(f"{code.name} in a pickle")
             if code.name == "GLOBAL":

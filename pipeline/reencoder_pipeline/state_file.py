@@ -23,6 +23,7 @@ from reencoder_pipeline.foreign_tensors import read_pickled
 STATE_FORMAT = 3  # 2 and earlier have no checksum of the file and no settings
 COMMENT = b"reencoder-state sha256 "
 DIGITS = 64
+HOLDS_ITSELF = 0
 
 
 class _Plain(BaseModel):
@@ -44,8 +45,7 @@ def write_state(path: Path, values: Mapping[str, Any], *, kind: str, settings: M
     """Write tensors and plain values. `kind` says of which training; `settings` are those of the run."""
     buffer = io.BytesIO()
     torch.save({"reencoder_state": STATE_FORMAT, "kind": kind, "settings": dict(settings), **values}, buffer)
-    if buffer.getbuffer()[-2:] != b"\0\0":
-        raise AssertionError("an archive ends in the length of its comment, which torch.save leaves empty")
+    assert buffer.getbuffer()[-2:] == b"\0\0", "the length of the archive's comment, which torch.save leaves empty"
     buffer.seek(-2, io.SEEK_END)
     buffer.write((len(COMMENT) + DIGITS).to_bytes(2, "little") + COMMENT)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -70,11 +70,11 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     except CheckpointError as failure:
         raise CheckpointError(what, where=path, value=f"{failure.what}: {failure.value}", remedy=remedy) from None
     try:
-        values = _owned(values)
+        # Each value takes a byte or more, unless containers stand in each other again and again.
+        if not isinstance(values, dict) or _count(values, {}) > path.stat().st_size:
+            raise damaged
     except RecursionError:
         raise damaged from None
-    if not isinstance(values, dict):
-        raise damaged
     version = values.get("reencoder_state")
     if signed:
         if version != STATE_FORMAT:
@@ -120,16 +120,18 @@ def _is_intact(path: Path) -> bool:
     return content[-DIGITS:] == hashlib.sha256(memoryview(content)[:-DIGITS]).hexdigest().encode()
 
 
-def _owned(value: Any) -> Any:
-    """The same values; their tensors lie no longer in the mapped file, which would stay on the disk as long."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            value[key] = _owned(item)
-    elif isinstance(value, tuple):
-        return tuple(_owned(item) for item in value)
-    return value
+def _count(value: Any, known: dict[int, int]) -> int:
+    """The values in nested containers; one that stands in several places counts in each. RecursionError where one holds
+    itself, or they are nested without end."""
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = HOLDS_ITSELF
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(item, known) for item in items)
+    elif known[id(value)] == HOLDS_ITSELF:
+        raise RecursionError
+    return known[id(value)]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
