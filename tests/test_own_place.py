@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reencoder_pipeline.cache import open_cache, open_index
 from reencoder_pipeline.commit import require_own_place, sweep
 from reencoder_pipeline.convert import convert_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
+from reencoder_pipeline.own_folder import folder_lock
 from reencoder_pipeline.read_through import LocalCopy
 from reencoder_pipeline.store import FolderStore, open_store
 from reencoder_pipeline.verify import discard, verify_cache
@@ -107,6 +109,24 @@ def test_a_conversion_sweeps_only_what_it_plans(tmp_path: Path) -> None:
     before = lay(out, "shards/valid.tar", "shards/train.json")
     convert_cache(source, out, storage="webdataset", progress=lambda done, total: None)
     assert tree(out).keys() == before.keys() | {"shards/shard000.json"}
+
+
+def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(tmp_path: Path) -> None:
+    source, out = write_shards(tmp_path / "cache", ((50,),)), tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "thesis.tex").write_text("theirs")
+    (out / ".lock").symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        convert_cache(source, out, storage="webdataset", progress=lambda done, total: None)
+    assert (tmp_path / "thesis.tex").read_text() == "theirs"
+
+
+def test_a_second_conversion_is_refused_and_says_who_works_there(tmp_path: Path) -> None:
+    source, out = write_shards(tmp_path / "cache", ((50,),)), tmp_path / "out"
+    with folder_lock(out, what="a conversion"), pytest.raises(ConfigError, match=f"is running.*\n.*{os.getpid()}"):
+        convert_cache(source, out, storage="webdataset", progress=lambda done, total: None)
+    convert_cache(source, out, storage="webdataset", progress=lambda done, total: None)
+    assert len(open_cache(out).tracks) == 1
 
 
 def test_sweeping_knows_its_names(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 from collections import defaultdict
@@ -28,25 +27,6 @@ _BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
 BUILDER = ".builder"  # the claim of a build as a whole: nobody is kept out by it, it says who is at work
 RECORD_BEGINS = b'{"shard": '
 REQUESTS = 16  # records read at a time
-
-
-@contextmanager
-def build_lock(out: Path) -> Iterator[None]:
-    """For writers that share their work with nobody: one in a folder at a time. The kernel drops the lock with the
-    process, however that ends."""
-    try:
-        (out / SHARDS).mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise CacheError("cannot write here", where=out, value=error.strerror) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CacheError(
-                "another build is running here", where=out, remedy="wait for it, or use another --out"
-            ) from None
-        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reencoder_pipeline.cache import INDEX, LatentCache, Shard, canonical_digest, open_cache, shard_to_dict
-from reencoder_pipeline.commit import build_lock, naming_a_full_disk, read_record, sweep
+from reencoder_pipeline.commit import naming_a_full_disk, read_record, sweep
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.durable import write_text
@@ -19,6 +19,7 @@ from reencoder_pipeline.existing_frames import (
     require_known_streams,
     require_same,
 )
+from reencoder_pipeline.own_folder import folder_lock
 from reencoder_pipeline.record import Record
 from reencoder_pipeline.store import open_store
 from reencoder_pipeline.track import EncodedTrack
@@ -49,7 +50,7 @@ def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Call
     )
     settings = {"made_by": "convert", "cache": cache.digest, "format": storage}
     require_same(out / "settings.json", settings)
-    with build_lock(out), naming_a_full_disk(out):
+    with naming_a_full_disk(out), folder_lock(out, what="a conversion"):
         begin(out / "settings.json", settings)
         keys = {shard.key for shard in cache.shards}
         sweep(out, known=keys)

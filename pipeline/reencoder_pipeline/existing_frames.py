@@ -15,7 +15,9 @@ from reencoder_pipeline.config import CacheConfig, StreamName
 from reencoder_pipeline.durable import scratch_owner, write_text
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.int8_frames import latents_of
+from reencoder_pipeline.own_folder import LOCK
 from reencoder_pipeline.record import Record
+from reencoder_pipeline.safe_text import read_json
 from reencoder_pipeline.shard import sums_of, write_shard
 from reencoder_pipeline.store import is_url
 from reencoder_pipeline.track import EncodedTrack
@@ -72,14 +74,13 @@ def require_same(file: Path, description: Mapping[str, Any]) -> None:
     `file` is where the description stands of what was begun there. A folder without it must be empty.
     """
     folder, description = file.parent, json.loads(json.dumps(description))
-    if folder.exists() and not folder.is_dir():
-        raise CacheError("is not a folder", where=folder)
     remedy = "choose another --out folder"
+    if folder.exists() and not folder.is_dir():
+        raise CacheError("is not a folder", where=folder, remedy=remedy)
     if file.is_file():
-        try:
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CacheError("is damaged", where=file, value=str(error), remedy="delete this file") from None
+        before = read_json(file, kind=CacheError, what="description of what was begun here")
+        if not isinstance(before, dict):
+            raise CacheError("is damaged", where=file, value=type(before).__name__, remedy="delete this file")
         changed = [
             f"{name}: {before.get(name)!r} then, {description.get(name)!r} now"
             for name in [*description, *(name for name in before if name not in description)]
@@ -88,7 +89,7 @@ def require_same(file: Path, description: Mapping[str, Any]) -> None:
         if changed:
             raise CacheError("something else was begun here", where=folder, value="; ".join(changed), remedy=remedy)
     elif folder.is_dir():
-        own = (".lock", SHARDS)
+        own = (LOCK, SHARDS)
         entries = [*folder.iterdir(), *(folder / SHARDS).glob("*")]
         if others := sorted(e.name for e in entries if e.name not in own and scratch_owner(e.name) is None):
             raise CacheError("is not empty", where=folder, value=", ".join(others[:3]), remedy=remedy)
@@ -102,4 +103,6 @@ def begin(file: Path, description: Mapping[str, Any]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(description, indent=1))
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise CacheError("cannot write here", where=file.parent, value=error.strerror) from None
+            raise CacheError(
+                "cannot write here", where=file.parent, value=error.strerror, remedy="choose another --out folder"
+            ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from reencoder_pipeline import int8_frames
 from reencoder_pipeline.cache import FORMAT, INDEX, CachedTrack, canonical_digest, shard_to_dict
-from reencoder_pipeline.commit import build_lock, naming_a_full_disk, read_record, sweep
+from reencoder_pipeline.commit import naming_a_full_disk, read_record, sweep
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpus import Track, assign_splits
 from reencoder_pipeline.durable import write_text
@@ -19,6 +19,7 @@ from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.existing_frames import begin, commit_frames, require_same
 from reencoder_pipeline.latent_items import Item, failure_of, find_items
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.own_folder import folder_lock
 from reencoder_pipeline.record import Record, statistics, sums_by_tasks
 from reencoder_pipeline.stable_audio_latents import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.tasks import TASKS
@@ -73,7 +74,7 @@ def import_latents(
     require_same(out / "settings.json", settings)
     items, failures = find_items(folders, spec, say=say)
     splits = _splits(items, config)
-    with build_lock(out), naming_a_full_disk(out):
+    with naming_a_full_disk(out), folder_lock(out, what="an import"):
         begin(out / "settings.json", settings)
         sweep(out)
         total = sum(item.fields.num_frames for item in items)

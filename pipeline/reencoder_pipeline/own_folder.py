@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import os
 import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -78,10 +79,11 @@ def require_own_file(path: Path, *, holds: bytes, remedy: str, proof: Path | Non
     if not os.path.lexists(path):
         return
     proof = proof or path
-    try:
-        ours = proof.is_file() and holds in proof.read_bytes()
-    except OSError:
-        ours = False
+    ours = False
+    with suppress(OSError, ValueError):  # an empty file is not mapped
+        if proof.is_file():  # opening a FIFO may never end
+            with proof.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                ours = content.find(holds) >= 0
     if not ours:
         raise ConfigError(
             "a file of this name exists, and is none that this command made: it is left as it is", where=path,
