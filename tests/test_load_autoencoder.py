@@ -144,7 +144,7 @@ def test_a_config_that_names_nothing_known(tmp_path: Path) -> None:
     assert "AutoencoderKL" in message
     assert "AutoencoderOobleck" in message
     (tmp_path / "config.json").write_text("{")
-    assert "cannot be read as JSON" in refused(str(tmp_path))
+    assert "is not valid JSON" in refused(str(tmp_path))
 
 
 @pytest.mark.parametrize("family", ["oobleck_joint", "dac_latent"])

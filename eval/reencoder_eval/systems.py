@@ -256,7 +256,10 @@ def estimate_of(system: System, audio: ClipAudio) -> np.ndarray:
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise
         raise EvaluationError(
-            "the system failed", where=system.label, value=f"{type(error).__name__}: {error}"
+            "the system failed",
+            where=system.label,
+            value=f"{type(error).__name__}: {error}",
+            remedy="correct it, or leave it out",
         ) from error
     if not np.isfinite(estimate).all():
         remedy = "check the system's weights"

@@ -156,7 +156,10 @@ def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np
     try:
         with soundfile.SoundFile(os.fsencode(file)) as sound:  # type: ignore[arg-type], bytes are read
             if sound.channels > MOST_CHANNELS:
-                raise EvaluationError("wrong number of channels", where=program.label, value=f"{sound.channels}")
+                raise EvaluationError(
+                    "wrong number of channels", where=program.label, value=sound.channels,
+                    remedy="correct cmd, or the pattern `output`",
+                )  # fmt: skip
             own_rate = sound.samplerate
             needed = (length + program.delay) * own_rate // rate + own_rate
             samples = sound.read(min(needed, sound.frames), dtype="float32", always_2d=True)

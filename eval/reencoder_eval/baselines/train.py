@@ -190,7 +190,10 @@ class Learner:
                 load_optimizer(self.optimizers[name], state[f"{name}_optimizer"])
             self.step, self.best, self.pending = int(state["step"]), float(state["best"]), list(state["pending"])
         except Exception as error:
-            raise CheckpointError("cannot be resumed from", where=folder.state, value=str(error)[:300]) from error
+            raise CheckpointError(
+                "the training state is of another recipe than this configuration's", where=folder.state,
+                value=str(error)[:300], remedy="start another run with another out",
+            ) from error  # fmt: skip
 
 
 @torch.no_grad()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reencoder_pipeline import safe_text
 from reencoder_pipeline.autoencoders.claimed_sizes import require_sizes_of_files
 from reencoder_pipeline.autoencoders.licences import licence_of
 from reencoder_pipeline.corpus import file_digest
@@ -196,14 +196,7 @@ def choose_form(form: str | None, offered: Sequence[str], *, where: object) -> s
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    try:
-        if not file.is_file() or file.stat().st_size > JSON_BYTES:
-            raise ValueError(f"not a file of at most {JSON_BYTES:,} bytes")
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AutoencoderError(
-            "cannot be read as JSON", where=file, value=shown(error), remedy="fetch it again"
-        ) from None
+    values = safe_text.read_json(file, kind=AutoencoderError, what="model's configuration", limit=JSON_BYTES)
     if not isinstance(values, dict):
         remedy = "fetch it again"
         raise AutoencoderError("is not a model's configuration", where=file, value=type(values).__name__, remedy=remedy)

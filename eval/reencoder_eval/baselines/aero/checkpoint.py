@@ -87,7 +87,9 @@ def _config(settings: dict[str, Any], state: dict[str, Tensor], path: Path) -> A
         )
     except KeyError as error:
         raise CheckpointError(
-            "the generator is no Aero that is implemented", where=path, value=f"no {shown(error)}"
+            "the generator is no Aero that is implemented", where=path, value=f"no {shown(error)}", remedy=ORIGINAL
         ) from None
     except (ReencoderError, TypeError, ValueError, ZeroDivisionError, IndexError, OverflowError) as error:
-        raise CheckpointError("the generator's sizes cannot be told", where=path, value=shown(error)) from None
+        raise CheckpointError(
+            "the generator's sizes cannot be told", where=path, value=shown(error), remedy=ORIGINAL
+        ) from None

@@ -140,7 +140,10 @@ def restore(trainer: Trainer, folder: RunFolder) -> int:
         trainer.load_state(state)
         return int(state["step"])
     except Exception as error:
-        raise CheckpointError("cannot be resumed from", where=folder.state, value=str(error)[:300]) from error
+        raise CheckpointError(
+                "the training state is of another recipe than this configuration's", where=folder.state,
+                value=str(error)[:300], remedy="start another run with another out",
+            ) from error  # fmt: skip
 
 
 def start_from(trainer: Trainer, path: Path) -> None:
