@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import soundfile
 from conftest import Built
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.cache import open_cache
+from reencoder_pipeline.cache import canonical_digest, open_cache
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError, CorpusError
 from reencoder_pipeline.store import FolderStore
+from reencoder_pipeline.verify import verify_cache
 from tiny_build import MUSIC, NUM_SHARDS, SHAPE, build, command, copied, placed_files, scratch_name, shard_files, tree
 from tiny_build import music as render
 
@@ -68,6 +69,48 @@ def test_the_same_weights_elsewhere_are_the_same(
     moved = shutil.copy(tiny_autoencoder, tmp_path / "moved" / tiny_autoencoder.name)
     out = copied(built("zarr"), tmp_path / "cache")
     assert build(music, out, moved).built == 0
+
+
+def signed(record: dict[str, Any]) -> bytes:
+    """A record whose own digest is right."""
+    values = {name: value for name, value in record.items() if name != "digest"}
+    return json.dumps({**values, "digest": canonical_digest(values)}).encode()
+
+
+WRONG_RECORDS: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+    "a copy of another's": lambda record, other: other,
+    "another's, renamed": lambda record, other: json.loads(
+        json.dumps(other).replace(other["shard"]["key"], record["shard"]["key"])
+    ),
+    "another's tracks": lambda record, other: {
+        **record,
+        "shard": {
+            **record["shard"],
+            "tracks": [
+                {**track, "id": its["id"]}
+                for track, its in zip(record["shard"]["tracks"], other["shard"]["tracks"], strict=False)
+            ],
+        },
+    },
+    "another's recipes": lambda record, other: {**record, "recipes": ["0" * 64 for _ in record["recipes"]]},
+}
+
+
+@pytest.mark.parametrize("storage", ["zarr", "webdataset"])
+@pytest.mark.parametrize("name", WRONG_RECORDS)
+def test_the_record_of_another_shard_is_none_of_this_one(
+    built: Built, music: Path, tiny_autoencoder: Path, tmp_path: Path, storage: str, name: str
+) -> None:
+    out = copied(built(storage), tmp_path / "cache")
+    first, second = sorted((out / "shards").glob("*.json"))[:2]
+    wrong = signed(WRONG_RECORDS[name](json.loads(first.read_bytes()), json.loads(second.read_bytes())))
+    first.unlink()
+    first.write_bytes(wrong)
+    damages = [finding for finding in verify_cache(open_cache(out)) if finding.severity == "damage"]
+    if name != "another's recipes":  # which an index does not hold
+        assert [damage.file for damage in damages] == [f"shards/{first.name}"]
+    build(music, out, tiny_autoencoder, format=storage)
+    assert tree(out) == tree(built(storage))
 
 
 def test_damaged_settings_are_an_error(built: Built, music: Path, tiny_autoencoder: Path, tmp_path: Path) -> None:
