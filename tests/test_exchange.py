@@ -479,6 +479,17 @@ def test_folders_are_told_apart(folder: str | None, streams: list[str], spec: La
         folders_of(path, streams, spec)
 
 
+@pytest.mark.parametrize("name", ["shards/000000.tar", "film.partial", "index.json"])
+def test_an_import_refuses_a_folder_of_others(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("theirs")
+    (tmp_path / "items").mkdir()
+    with pytest.raises(CacheError, match="is not empty"):
+        bring_in({"mono": tmp_path / "items"}, tmp_path / "out")
+    assert [path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["theirs"]
+
+
 def test_nothing_to_import_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         bring_in({"mono": tmp_path / "missing"}, tmp_path / "out")
