@@ -246,12 +246,16 @@ def test_a_shard_that_another_holds_or_has_made_is_not_made(
     tmp_path: Path,
     encodes_here: list[str],
 ) -> None:
-    store, config, autoencoder = open_store(tmp_path), tiny_config(tiny_autoencoder), None
+    store, config, autoencoder = (
+        open_store(tmp_path),
+        tiny_config(tiny_autoencoder),
+        load_autoencoder(str(tiny_autoencoder)),
+    )
     with take_as(ELSEWHERE, store, claim_name(job.key)):
-        assert build_shard(job, autoencoder, tmp_path, config) is None  # type: ignore[arg-type]
-    first = build_shard(job, load_autoencoder(str(tiny_autoencoder)), tmp_path, config)
+        assert build_shard(job, autoencoder, tmp_path, config) is None
+    first = build_shard(job, autoencoder, tmp_path, config)
     assert first is not None
     assert (first.reused, len(encodes_here)) == (0, 1)
-    again = build_shard(job, autoencoder, tmp_path, config)  # type: ignore[arg-type]
+    again = build_shard(job, autoencoder, tmp_path, config)
     assert again is not None
     assert (again.shard, again.reused, len(encodes_here)) == (first.shard, None, 1)

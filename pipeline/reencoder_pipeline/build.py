@@ -98,14 +98,17 @@ def build_cache(
 
         jobs = {job.key: job for job in plan.jobs}
         there = {
-            key: record for key, record in read_records(store, jobs, sizes).items() if is_made_of(jobs[key], record)
+            key: record
+            for key, record in read_records(store, jobs, sizes).items()
+            if is_made_of(jobs[key], record, config, plan.spec)
         }
         records = {key: record for key, record in there.items() if not record.retry}
         missing = _with_sources(plan, records, there, store, sizes)
         frames = {job.key: job.num_frames for job in missing}
         done, made, kept = plan.num_frames - sum(frames.values()), [], len(records)
         progress(done, plan.num_frames)
-        for record in _make(missing, store, config, watch, _runner(out, config, workers=workers, ray=ray)):
+        run = _runner(out, config, workers=workers, ray=ray)
+        for record in _make(missing, store, config, spec=plan.spec, watch=watch, run=run):
             records[record.shard.key] = record
             if record.reused is not None:
                 made.append(record)
@@ -187,7 +190,8 @@ def _with_sources(
         return []
     names = [name.partition("/")[2] for name in sizes if name.startswith(f"{SHARDS}/") and name.endswith(".json")]
     others = [name.removesuffix(".json") for name in names if "/" not in name]
-    stale = read_records(store, [key for key in others if key not in there], sizes)
+    planned = {job.key for job in plan.jobs}  # what is no source among these, is not believed for its own shard either
+    stale = read_records(store, [key for key in others if key not in planned], sizes)
     known = places([*there.values(), *stale.values()])
     return [
         replace(
@@ -208,7 +212,9 @@ def _runner(out: Path | str, config: CacheConfig, *, workers: int, ray: str | No
     return lambda jobs: run_on_ray(jobs, place, config, address=ray)
 
 
-def _make(jobs: Sequence[Job], store: Store, config: CacheConfig, watch: Watch, run: Run) -> Iterator[Record]:
+def _make(
+    jobs: Sequence[Job], store: Store, config: CacheConfig, *, spec: LatentSpec, watch: Watch, run: Run
+) -> Iterator[Record]:
     """The records of all jobs as they are committed, here or by another builder.
 
     Every builder goes through all that is missing from a place of its own, so that many that begin together do not all
@@ -228,7 +234,7 @@ def _make(jobs: Sequence[Job], store: Store, config: CacheConfig, watch: Watch, 
         watch.look_again()
         for key, job in list(waiting.items()):
             record = read_record(store, key)
-            if record is not None and is_of(job, record):
+            if record is not None and is_of(job, record, config, spec):
                 del waiting[key]
                 yield record
             elif watch.is_free(claim_name(key)):

@@ -20,7 +20,7 @@ from reencoder_pipeline.existing_frames import (
     require_same,
 )
 from reencoder_pipeline.own_folder import folder_lock
-from reencoder_pipeline.record import Record
+from reencoder_pipeline.record import Record, is_whole
 from reencoder_pipeline.store import open_store
 from reencoder_pipeline.track import EncodedTrack
 
@@ -58,7 +58,7 @@ def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Call
         shards, kept, done = [], 0, 0
         for shard in cache.shards:
             record = read_record(out, shard.key)
-            record = record if record is not None and record.shard.tracks == shard.tracks else None
+            record = record if record is not None and _is_copy(record, shard, config, cache) else None
             kept += record is not None
             shards.append((record or _rewrite(cache, shard, out, config)).shard)
             done += shard.num_frames
@@ -72,6 +72,13 @@ def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Call
         write_text(out / INDEX, json.dumps({**index, "digest": digest}, indent=1))
         sweep(out, keep=keys, known=keys)
     return Converted(len(cache.tracks), total, len(shards) - kept, kept, digest)
+
+
+def _is_copy(record: Record, shard: Shard, config: CacheConfig, cache: LatentCache) -> bool:
+    """Whether a record is of these tracks and frames: keys are the same in all formats."""
+    mine, theirs = record.shard, shard
+    same = (mine.tracks, mine.blocks) == (theirs.tracks, theirs.blocks)
+    return same and is_whole(record, config, channels=cache.spec.channels)
 
 
 def _rewrite(cache: LatentCache, shard: Shard, out: Path, config: CacheConfig) -> Record:

@@ -20,7 +20,7 @@ from reencoder_pipeline.existing_frames import begin, commit_frames, require_sam
 from reencoder_pipeline.latent_items import Item, failure_of, find_items
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.own_folder import folder_lock
-from reencoder_pipeline.record import Record, statistics, sums_by_tasks
+from reencoder_pipeline.record import Record, is_whole, statistics, sums_by_tasks
 from reencoder_pipeline.stable_audio_latents import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.tasks import TASKS
 from reencoder_pipeline.track import EncodedTrack
@@ -83,6 +83,7 @@ def import_latents(
             loaded = [_load(item, spec, split=splits[item.recording]) for item in members]
             key = _key(loaded, settings)
             record = read_record(out, key)
+            record = record if record is not None and _is_of(record, loaded, spec, config) else None
             built += record is None
             records.append(record or _commit(key, loaded, out, spec=spec, config=config))
             done += sum(item.fields.num_frames for item in members)
@@ -157,6 +158,16 @@ def _key(loaded: Sequence[Loaded], settings: Mapping[str, Any]) -> str:
         for one in loaded
     ]
     return canonical_digest({"format": FORMAT, "settings": settings, "items": items})[:20]
+
+
+def _is_of(record: Record, loaded: Sequence[Loaded], spec: LatentSpec, config: CacheConfig) -> bool:
+    """Whether a record is of these items, in their order, but for those that failed."""
+    failed = {failure.get("id") for failure in record.failures}
+    items = [one for one in loaded if one.item.name not in failed]
+    expected = [(one.track.id, one.track.split, one.track.sha256, one.item.fields.num_frames) for one in items]
+    found = [(track.id, track.split, track.sha256, track.num_frames) for track in record.shard.tracks]
+    whole = len(found) + len(record.failures) == len(loaded)
+    return found == expected and whole and is_whole(record, config, channels=spec.channels)
 
 
 def _commit(key: str, loaded: Sequence[Loaded], out: Path, *, spec: LatentSpec, config: CacheConfig) -> Record:

@@ -196,7 +196,7 @@ def _index_problems(index: Mapping[str, Any]) -> Iterator[str]:
     names = stored_names(streams, precision)
     for shard in index["shards"]:
         yield from _shard_problems(shard)
-        yield from _layout_problems(shard, names, index["storage"], np.dtype(precision), channels)
+        yield from layout_problems(shard, names, index["storage"], np.dtype(precision), channels)
 
 
 def _shard_problems(shard: Mapping[str, Any]) -> Iterator[str]:
@@ -223,7 +223,7 @@ def _shard_problems(shard: Mapping[str, Any]) -> Iterator[str]:
             yield f"shard {key}: {len(blocks)} blocks of {shown(name, limit=50)}, and {rows} rows"
 
 
-def _layout_problems(
+def layout_problems(
     shard: Mapping[str, Any], names: Sequence[str], storage: str, dtype: np.dtype[Any], channels: int
 ) -> Iterator[str]:
     """Whether the files and blocks are those of these arrays, and large enough for what is promised."""

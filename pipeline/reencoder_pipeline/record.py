@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from reencoder_pipeline.cache import CachedTrack, Shard, shard_from_dict, shard_to_dict
 from reencoder_pipeline.channel_sums import Sums, added, moments, sum_frames
-from reencoder_pipeline.index_schema import require_record
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.index_schema import layout_problems, require_record
+from reencoder_pipeline.int8_frames import stored_names
 from reencoder_pipeline.zarr_shards import CHUNK_FRAMES
 
 
@@ -104,6 +106,47 @@ def tasks_of(track: CachedTrack) -> tuple[str, ...]:
 def _which(records: Sequence[Record]) -> str:
     trained = any(track.split == "train" for record in records for track in record.shard.tracks)
     return "train" if trained else "all"
+
+
+def is_whole(record: Record, config: CacheConfig, *, channels: int) -> bool:
+    """Whether a record tells all files, checksums and sums that a shard of its tracks has with these settings, and the
+    sums can be those of so many frames."""
+    shard, streams = record.shard, config.streams
+    names = stored_names(streams, config.precision)
+    if shard.tracks:
+        layout = layout_problems(vars(shard), names, config.format, np.dtype(config.precision), channels)
+        described = [
+            f"shards/{shard.key}/{inside}" for inside in ("zarr.json", *(f"{name}/zarr.json" for name in names))
+        ]
+        if next(layout, None) is not None or (config.format == "zarr" and not set(described) <= shard.files.keys()):
+            return False
+    elif shard.files or shard.blocks:
+        return False
+    return {"train", "all"} <= record.sums.keys() and all(
+        sums.keys() == set(streams)
+        and all(_can_be(one, frames=_frames_of(group, shard), channels=channels) for one in sums.values())
+        for group, sums in record.sums.items()
+    )
+
+
+def _frames_of(group: str, shard: Shard) -> int | None:
+    """Of the tracks that this group of `Record.sums` is made of, how many frames; None where there is no such group."""
+    which, colon, tasks = group.partition(":")
+    if which not in ("train", "all"):
+        return None
+    return sum(
+        track.num_frames
+        for track in shard.tracks
+        if (which == "all" or track.split == "train") and (not colon or ",".join(tasks_of(track)) == tasks)
+    )
+
+
+def _can_be(sums: Sums, *, frames: int | None, channels: int) -> bool:
+    """Whether so many numbers can have these sums: the square of a mean is at most the mean of the squares."""
+    if sums.count != frames or not len(sums.total) == len(sums.squares) == channels:
+        return False
+    most = np.sqrt(sums.count) * np.sqrt(sums.squares)
+    return bool((np.abs(sums.total) <= most * (1 + 1e-9)).all())
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def copied_tracks(
             continue
         for position, (cached, recipe) in enumerate(zip(record.shard.tracks, record.recipes, strict=True)):
             for track in wanted.pop(recipe, ()):
+                if track.sha256 != cached.sha256:  # the record's recipes are not in the order of its tracks
+                    continue
                 frames = slice(cached.first_frame, cached.first_frame + cached.num_frames)
                 yield EncodedTrack(
                     track=track,

@@ -30,7 +30,8 @@ from reencoder_pipeline.corpus import Track
 from reencoder_pipeline.durable import beside, sync
 from reencoder_pipeline.errors import AudioError, CacheError
 from reencoder_pipeline.int8_frames import latents_of, stored_names
-from reencoder_pipeline.record import Record, block_checksums, grouped_sums
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.record import Record, block_checksums, grouped_sums, is_whole
 from reencoder_pipeline.reuse import copied_tracks, temporary_folder
 from reencoder_pipeline.store import FolderStore, Store, open_store
 from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
@@ -59,19 +60,26 @@ class Job:
     replaces: str | None = None
 
 
-def is_of(job: Job, record: Record) -> bool:
+def is_of(job: Job, record: Record, config: CacheConfig, spec: LatentSpec) -> bool:
     """Whether this record of the job's shard will do: not the one that is to be made anew, nor one of other tracks."""
-    return is_made_of(job, record) and (job.replaces is None or record_digest(record) != job.replaces)
+    return is_made_of(job, record, config, spec) and (job.replaces is None or record_digest(record) != job.replaces)
 
 
-def is_made_of(job: Job, record: Record) -> bool:
-    """Whether a record is that of the job's shard: its key, its tracks, and what each of them is made of."""
-    planned = {track.id: (track.split, recipe) for track, recipe in zip(job.tracks, job.recipes, strict=True)}
-    tracks = record.shard.tracks
+def is_made_of(job: Job, record: Record, config: CacheConfig, spec: LatentSpec) -> bool:
+    """Whether a record is that of the job's shard: its key, its tracks in their order, what each of them is made of,
+    and all that a shard of them has."""
+    tracks, failed = record.shard.tracks, {failure.get("id") for failure in record.failures}
+    made = [(track, recipe) for track, recipe in zip(job.tracks, job.recipes, strict=True) if track.id not in failed]
+    if record.shard.key != job.key or len(made) != len(tracks) or len(tracks) + len(record.failures) != len(job.tracks):
+        return False
     # Older records do not know their recipes; those of the job are in its key.
-    recipes = record.recipes or tuple(planned.get(track.id, ("", ""))[1] for track in tracks)
-    same = all(planned.get(t.id) == (t.split, recipe) for t, recipe in zip(tracks, recipes, strict=True))
-    return record.shard.key == job.key and same and len(tracks) + len(record.failures) == len(job.tracks)
+    recipes = record.recipes or tuple(recipe for _, recipe in made)
+    return is_whole(record, config, channels=spec.channels) and all(
+        (there.id, there.split, there.sha256) == (track.id, track.split, track.sha256)
+        and its_recipe == recipe
+        and there.num_frames == spec.num_frames(there.num_samples)
+        for there, its_recipe, (track, recipe) in zip(tracks, recipes, made, strict=True)
+    )
 
 
 class AlreadyPlacedError(Exception):
@@ -87,7 +95,7 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
         return None
     with claim:
         there = read_record(store, job.key)
-        if there is not None and is_of(job, there):
+        if there is not None and is_of(job, there, config, autoencoder.spec):
             return there  # committed by another builder since this job was planned
         channels = autoencoder.spec.channels
         known = copied_tracks(job.tracks, job.recipes, job.sources, store, config, channels=channels)
