@@ -176,7 +176,8 @@ def test_a_truncated_file(tmp_path: Path, suffix: str, keep: float) -> None:
 def test_a_truncated_stream_without_a_length_needs_its_manifest(tmp_path: Path, suffix: str) -> None:
     audio = np.repeat(NOISE, 4, axis=1)
     content = encoded(suffix, audio, 48_000)
-    path = written(tmp_path, f"a.{suffix}", content[: len(content) * 3 // 4])
+    page = content.rindex(b"OggS", 0, len(content) * 3 // 4)  # a cut within one is seen without a manifest
+    path = written(tmp_path, f"a.{suffix}", content[:page])
     assert "another length than its manifest says" in refusal(path, num_samples=audio.shape[1])
 
 

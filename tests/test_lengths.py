@@ -166,6 +166,29 @@ def test_an_mp3_with_a_vbri_frame_is_counted_and_compared(tmp_path: Path) -> Non
             assert "ends before its header says" in refusal(path)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_info_frame_that_counts_fewer_frames_than_its_bytes_hold_is_not_believed(
+    tmp_path: Path, mode: str, share: float
+) -> None:
+    content = mp3(mode=mode, quiet="first")
+    at = max(content.find(b"Xing", 0, 200), content.find(b"Info", 0, 200)) + 8
+    fewer = round(share * int.from_bytes(content[at : at + 4], "big"))
+    audio = read_audio(written(tmp_path, "a.mp3", content[:at] + fewer.to_bytes(4, "big") + content[at + 4 :]))[0]
+    assert abs(audio.shape[1] - 12 * 44_100) < 4 * 1152
+    assert np.abs(audio[:, -44_100:]).max() > 0.1
+
+
+@pytest.mark.parametrize("quiet", ["", "last"])
+def test_an_mp3_within_a_wav_is_counted_too(tmp_path: Path, quiet: str) -> None:
+    content = without_info(mp3(quiet=quiet))
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 2, 44_100, 16_000, 1, 0, 12, 1, 2, 417, 1, 1393)
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(content))
+    path = written(tmp_path, "a.wav", b"RIFF" + struct.pack("<I", len(head) + len(content)) + head + content)
+    alone = read_audio(written(tmp_path, "a.mp3", content))[0]
+    assert abs(read_audio(path)[0].shape[1] - alone.shape[1]) <= 3 * 1152
+
+
 @pytest.mark.parametrize("filling", [b"\xff", b"\xff\xfb\x00", b"\0"])
 def test_megabytes_that_are_no_frames_are_passed_over_quickly(tmp_path: Path, filling: bytes) -> None:
     path = written(tmp_path, "a.mp3", without_info(mp3(seconds=2)) + filling * (30_000_000 // len(filling)))
@@ -198,7 +221,8 @@ def wav_of(size: int, *, content: bytes | None = None) -> bytes:
 
 def cut_header(kind: str) -> bytes:
     """A container whose header counts half of the sound."""
-    content = encoded(kind, subtype="PCM_16")
+    endian = "LITTLE" if kind == "little AU" else "FILE"
+    content = encoded(kind.removeprefix("little "), subtype="PCM_16", endian=endian)
     half = 4 * 33_075
     mark, form, offset, more = {
         "WAV": (b"data", "<I", 4, 0),
@@ -207,13 +231,14 @@ def cut_header(kind: str) -> bytes:
         "W64": (b"data", "<q", 16, 24),
         "RF64": (b"ds64", "<q", 16, 0),
         "AU": (b".snd", ">I", 8, 0),
+        "little AU": (b"dns.", "<I", 8, 0),
     }[kind]
     at = content.index(mark) + offset
     number = struct.pack(form, half + more)
     return content[:at] + number + content[at + len(number) :]
 
 
-@pytest.mark.parametrize("kind", ["WAV", "AIFF", "CAF", "W64", "RF64", "AU"])
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "CAF", "W64", "RF64", "AU", "little AU"])
 def test_sound_that_the_header_does_not_count_is_refused(tmp_path: Path, kind: str) -> None:
     path = written(tmp_path, f"a.{kind.lower()}", cut_header(kind))
     assert "holds more than its header says" in refusal(path)
@@ -224,8 +249,9 @@ def test_sound_that_the_header_does_not_count_is_refused(tmp_path: Path, kind: s
 def test_a_flac_whose_header_counts_less_than_its_frames_is_refused(tmp_path: Path) -> None:
     content = encoded("FLAC")
     fields = int.from_bytes(content[18:26], "big") >> 36 << 36
-    for counted in (30_000, 60_000):
-        path = written(tmp_path, "a.flac", content[:18] + (fields | counted).to_bytes(8, "big") + content[26:])
+    for counted, tag in ((30_000, b""), (60_000, b""), (30_000, b"ID3\3\0\0\0\0\1\0" + bytes(128))):
+        shorter = content[:18] + (fields | counted).to_bytes(8, "big") + content[26:]
+        path = written(tmp_path, "a.flac", tag + shorter)
         assert "holds more than its header says" in refusal(path)
 
 
@@ -238,6 +264,16 @@ def test_streams_behind_each_other_are_refused(tmp_path: Path, kind: str, subtyp
     for joined in (one + one, one + other):
         assert "one behind the other" in refusal(written(tmp_path, "a.sound", joined))
     assert read_audio(written(tmp_path, "a.sound", one))[0].shape == (2, round(1.5 * rate))
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44_100), ("OPUS", 48_000)])
+@pytest.mark.parametrize("keep", [0.5, 0.95])
+def test_an_ogg_that_ends_within_a_page_is_refused(tmp_path: Path, subtype: str, rate: int, keep: float) -> None:
+    content = encoded("OGG", sound(6, rate=rate, channels=2), rate=rate, subtype=subtype)
+    path = written(tmp_path, "a.ogg", content[: round(keep * len(content))])
+    assert "ends before its last page does" in refusal(path)
+    for behind in (b"TAG" + bytes(125), b"OggS\0" + bytes(30)):
+        assert read_audio(written(tmp_path, "b.ogg", content + behind))[0].shape == (2, 6 * rate)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def test_a_manifest_may_be_packed_in_several_members(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"path": "a.wav"}\n') + gzip.compress(b'{"path": "b.wav"}\n'))
     assert [track.id for track in read_corpus(path)] == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize("between", [b"", bytes(3)])
+def test_many_small_members_of_a_packed_manifest_take_no_time(tmp_path: Path, between: bytes) -> None:
+    path = tmp_path / "m.jsonl.gz"
+    path.write_bytes((gzip.compress(b"\n") + between) * 150_000 + gzip.compress(b'{"path": "a.wav"}\n'))
+    begun = time.process_time()
+    assert [track.id for track in read_corpus(path)] == ["a.wav"]
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
         try:
             rate, num_samples, log = file.samplerate, file.frames, file.extra_info
             _require_track(path, channels=file.channels, rate=rate)
-            if file.format in ("MP3", "MPEG"):
+            if file.format in ("MP3", "MPEG") or file.subtype.startswith("MPEG_LAYER"):  # the latter in a WAV, too
                 file = _counted(file, path, Track)
             else:
                 require_all_counted(

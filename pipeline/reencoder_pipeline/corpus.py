@@ -21,6 +21,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 SPLITS = ("train", "valid", "test")
 LARGEST_MANIFEST = 2**32  # bytes
+UNPACKED_AT_ONCE = 4096  # bytes: what lies behind a member's end is copied, and a member may be 20 bytes long
 MOST_UNPACKED = 200  # times its size: paths that are much alike are packed to a thirtieth
 # NeMo, Hugging Face AudioFolder, audiocraft and our own; lhotse's `sources` is read below.
 PATH_KEYS = ("path", "audio_filepath", "file_name")
@@ -106,16 +107,20 @@ def _resolved(name: str, folder: Path) -> Path:
 
 def _unpacked(content: bytes, manifest: Path) -> bytes:
     """gzip's content, all members of it, unless it is far larger than a manifest's would be."""
-    most, unpacked, rest = MOST_UNPACKED * len(content) + 2**24, bytearray(), content
-    while rest:
-        member = zlib.decompressobj(wbits=31)
-        unpacked += member.decompress(rest, most + 1 - len(unpacked))
+    most, unpacked, at, member = MOST_UNPACKED * len(content) + 2**24, bytearray(), 0, zlib.decompressobj(wbits=31)
+    while at < len(content):
+        if member.eof:
+            member = zlib.decompressobj(wbits=31)
+        part = content[at : at + UNPACKED_AT_ONCE]
+        unpacked += member.decompress(part, most + 1 - len(unpacked))
         if len(unpacked) > most:
             value, remedy = f"more than {most:,} bytes from {len(content):,}", "give it without compression"
             raise CorpusError("unpacks to far more than a manifest does", where=manifest, value=value, remedy=remedy)
-        if not member.eof:
-            raise EOFError("it ends before its compressed data does")
-        rest = member.unused_data.lstrip(b"\0")
+        at += len(part) - len(member.unused_data)
+        while member.eof and content[at : at + 1] == b"\0":
+            at += 1
+    if content and not member.eof:
+        raise EOFError("it ends before its compressed data does")
     return bytes(unpacked)
 
 

@@ -22,6 +22,7 @@ _KBITS |= {(False, 1): _SECOND_1, (False, 2): _SECOND_23, (False, 3): _SECOND_23
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _STATED_SLACK = 4096  # bytes by which the size in an Info frame may be wrong: programs count tags in different ways
 FARTHEST = 2**20  # bytes that are no frames, before the next is looked for no longer
+PLACES = 16  # of a file where its frames are compared with the number that its Info frame states
 SLACK_FRAMES = 3  # an encoder's delay, and frames that need bits of one that was cut off
 
 
@@ -56,20 +57,34 @@ class Mp3:
 
 
 def count_frames(path: Path) -> Mp3 | None:
-    """None where the file's own Info frame is to be believed: it states the number of frames, and a size in bytes that
-    is the file's. All other files are walked through, frame by frame."""
+    """None where the file's own Info frame is to be believed: it states a size in bytes that is the file's, and the
+    number of frames that so many bytes hold. All other files are walked through, frame by frame."""
     if path.stat().st_size < 4:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         end = _end(data)
-        start = _next(data, _after_tags(data, 0, end), end)
+        start = _next(data, after_tags(data, 0, end), end)
         first = None if start is None else frame_at(data, start)
         if start is None or first is None:
             return None
         frames, size = _stated(data, start, first)
-        if frames and size and end - start <= size + _STATED_SLACK:
+        if frames and size and end - start <= size + _STATED_SLACK and _hold(data, start, end, frames):
             return None
         return _walk(data, start, end, frames)
+
+
+def _hold(data: mmap.mmap, start: int, end: int, frames: int) -> bool:
+    """Whether the bytes between hold about so many frames, by the sizes of a few at several places."""
+    per_byte: list[float] = []
+    for number in range(PLACES):
+        at = first = _next(data, start + number * (end - start) // PLACES, end)
+        seen = 0
+        while at is not None and seen < PLACES and (frame := frame_at(data, at)) and frame.size:
+            seen, at = seen + 1, at + frame.size
+        if at is not None and first is not None and seen:
+            per_byte.append(seen / (at - first))
+    estimate = (end - start) * sum(per_byte) / max(1, len(per_byte))
+    return abs(frames - estimate) <= 0.1 * estimate
 
 
 def _walk(data: mmap.mmap, start: int, end: int, stated: int | None) -> Mp3:
@@ -86,7 +101,7 @@ def _walk(data: mmap.mmap, start: int, end: int, stated: int | None) -> Mp3:
         if frame is None or frame.size == 0:
             if frame is not None and frame.size == 0:
                 problem = problem or "its frames do not say their size (free format)"
-            following = _next(data, _after_tags(data, at, end), end)
+            following = _next(data, after_tags(data, at, end), end)
             if following is None or following <= at:
                 break
             at = following
@@ -147,7 +162,7 @@ def _is_free_format(data: mmap.mmap, at: int, frame: Frame) -> bool:
     return False
 
 
-def _after_tags(data: mmap.mmap, at: int, end: int) -> int:
+def after_tags(data: mmap.mmap, at: int, end: int) -> int:
     """Behind the ID3v2, ID3v1 and APE tags that begin there, as many as there are."""
     while at < end:
         head = data[at : at + 32]

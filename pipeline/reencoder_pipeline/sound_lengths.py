@@ -10,8 +10,10 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.mp3_frames import after_tags
 
 STREAMED_BYTES = 0x7FFFF000  # what programs write as the size of a WAV file whose end they do not know; or more
 # Chunks that may stand behind the sound although their own size is wrong.
@@ -21,6 +23,7 @@ _KNOWN = frozenset(
 )
 # A second recording is no chunk of the first.
 _OTHER_SOUND = frozenset([b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"data", b"SSND", b"riff", b".snd", b"fLaC"])
+LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 _FILLING = 4096  # bytes of zeros at the end of a file: a block of a disk or a tape
 
 
@@ -55,12 +58,16 @@ def require_all_counted(path: Path, *, rate: int, num_samples: int, tolerance_se
         kind = data[:4]
         if kind in _FORMS:
             counted = _uncounted(data, _FORMS[kind])
-        elif kind == b".snd":
-            counted = _uncounted_of_au(data)
-        elif kind == b"fLaC":
-            _require_one_flac(path, data, rate=rate, num_samples=num_samples, tolerance_seconds=tolerance_seconds)
+        elif kind in (b".snd", b"dns."):
+            counted = _uncounted_of_au(data, "big" if kind == b".snd" else "little")
+        elif kind[:3] == b"ID3" or kind == b"fLaC":
+            if (first := after_tags(data, 0, len(data))) < len(data) and data[first : first + 4] == b"fLaC":
+                _require_one_flac(
+                    path, data, first, rate=rate, num_samples=num_samples, tolerance_seconds=tolerance_seconds
+                )
             return
         elif kind == b"OggS":
+            _require_last_page(path, data)
             _require_one_ogg(path, data)
             return
         else:
@@ -137,12 +144,22 @@ def _plausible(data: mmap.mmap, at: int, form: _Form) -> bool:
     return len(data) - at < form.head or all(32 <= byte < 127 for byte in data[at : at + 4])
 
 
-def _uncounted_of_au(data: mmap.mmap) -> tuple[int, int] | None:
-    first, size = (int.from_bytes(data[at : at + 4], "big") for at in (4, 8))
+def _uncounted_of_au(data: mmap.mmap, order: Literal["big", "little"]) -> tuple[int, int] | None:
+    first, size = (int.from_bytes(data[at : at + 4], order) for at in (4, 8))
     if size == 0xFFFFFFFF or first + size >= len(data):
         return None
     rest = len(data) - first - size
     return None if rest <= _FILLING and not any(data[first + size :]) else (size, len(data) - first)
+
+
+def _require_last_page(path: Path, data: mmap.mmap) -> None:
+    """No page ends behind the end of the file."""
+    last = data.rfind(b"OggS\0", max(0, len(data) - LARGEST_PAGE))
+    if last < 0 or data[last + 14 : last + 18] != data[14:18] or _page_end(data, last) <= len(data):
+        return  # the bytes are a page's only where the stream's own number follows
+    value = f"{len(data) - last} bytes of its last page instead of {_page_end(data, last) - last}"
+    remedy = "the file is probably truncated: fetch it again"
+    raise AudioError("ends before its last page does", where=path, value=value, remedy=remedy)
 
 
 def _require_one_ogg(path: Path, data: mmap.mmap) -> None:
@@ -167,15 +184,17 @@ def _page_end(data: mmap.mmap, at: int) -> int:
     return at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
 
 
-def _require_one_flac(path: Path, data: mmap.mmap, *, rate: int, num_samples: int, tolerance_seconds: float) -> None:
-    """By the numbers that its last frames carry."""
+def _require_one_flac(
+    path: Path, data: mmap.mmap, first: int, *, rate: int, num_samples: int, tolerance_seconds: float
+) -> None:
+    """By the numbers that its last frames carry. It begins at byte `first`, behind tags."""
     remedy = "write it anew, for example `ffmpeg -i old.flac new.flac`"
     for mark in (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"):
-        if (place := data.find(mark, 42)) >= 0:
+        if (place := data.find(mark, first + 42)) >= 0:
             what = "holds several streams, one behind the other, of which only the first would be read"
             raise AudioError(what, where=path, value=f"another one begins at byte {place}", remedy=remedy)
-    block_size, largest = int.from_bytes(data[8:10], "big"), int.from_bytes(data[15:18], "big")
-    tail = max(42, len(data) - (4 * largest or 2**18))
+    block_size, largest = (int.from_bytes(data[first + at : first + end], "big") for at, end in ((8, 10), (15, 18)))
+    tail = max(first + 42, len(data) - (4 * largest or 2**18))
     places = set(_flac_positions(data[tail:], block_size))
     # A place that only looks like a frame has no neighbour one block before it.
     last = max((at for at, size in places if any(before + length == at for before, length in places)), default=0)
