@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -233,3 +234,41 @@ def test_latents_that_are_no_numbers_are_not_written(name: str, tmp_path: Path) 
         with pytest.raises(CacheError, match="not finite"):
             write_latents(Latents(values, spec, ("mono",), {}), tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("WAV", b"id3 "), ("AIFF", b"ID3 ")])
+def test_tags_in_an_id3_chunk_are_said_to_be_lost(kind: str, name: bytes, place: Place) -> None:  # noqa: F811
+    path = place.write(f"a.{kind.lower()}", low_music(), 22_050)
+    tag = b"ID3\3\0\0\0\0\0\x10TIT2\0\0\0\6\0\0\0Title"
+    chunk = name + len(tag).to_bytes(4, "little" if kind == "WAV" else "big") + tag
+    for behind, said in ((b"", False), (chunk, True)):
+        path.write_bytes(path.read_bytes() + behind)
+        [outcome] = place.apply(path, upsample_module=place.bwe, overwrite=True)
+        assert outcome.status == "done"
+        assert any("ID3" in text for text in outcome.notices) == said
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_output_folder_that_is_a_link_to_nothing_is_named(dry_run: bool, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match="a link to nothing") as caught:
+        require_folder(tmp_path / "out", dry_run=dry_run)
+    assert str(tmp_path / "gone") in str(caught.value)
+
+
+@pytest.mark.parametrize("latents", ["npy", "safetensors"])
+def test_a_full_disk_below_latents_is_a_sentence_with_a_remedy(
+    latents: str,
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place.folder / "out/a.json"))
+
+    monkeypatch.setattr(apply_run, "write_latents", full)
+    [outcome] = place.apply(place.write("a.wav", low_music(), 22_050), upsample_module=place.bwe, latents=latents)
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    for words in ("out/a.json", "No space left", "remedy: "):
+        assert words in outcome.error
+    assert "OSError" not in outcome.error

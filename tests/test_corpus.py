@@ -172,6 +172,9 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"path": "b.wav", "offset": 1.5}, "excerpts"),
     ({"path": "b.wav", "num_samples": "441000"}, "'441000'"),
     ({"path": "b.wav", "num_samples": 3.2}, "not a whole number"),
+    ({"path": "b.wav", "num_samples": True}, "not a whole number"),
+    ({"path": "b.wav", "num_samples": -3}, "not a whole number"),
+    ({"path": "b.wav", "num_samples": 10**400}, "not a whole number"),
     ({"path": "b.wav", "sha256": 12}, "sha256 is not text"),
 ]
 

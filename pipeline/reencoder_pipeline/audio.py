@@ -134,7 +134,8 @@ def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
                 self.source.close()
 
     if (found := file_kind(path)) != "a file":
-        raise AudioError("no such audio file", where=path, value=found, remedy="correct the manifest, or bring it back")
+        remedy = "check the path, and the manifest or list that names it"
+        raise AudioError("no such audio file", where=path, value=found, remedy=remedy)
     try:
         file = Track(os.fsencode(path))  # type: ignore[arg-type], bytes are read: a name need not be UTF-8
         try:

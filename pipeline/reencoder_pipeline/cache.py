@@ -262,7 +262,7 @@ def _read_index(place: Path | str) -> dict[str, Any]:
         raise CacheError(
             "the latent cache is not complete" if begun else "no latent cache here",
             where=place,
-            remedy=AGAIN if begun else None,
+            remedy=AGAIN if begun else f"give the folder that a build has written: it holds {INDEX}",
         )
     try:
         index = json.loads(content)

@@ -153,8 +153,11 @@ def _from_row(row: dict[str, Any], folder: Path, where: str) -> Track:
     sha256, num_samples = row.get("sha256"), row.get("num_samples")
     if not isinstance(sha256, str | None):
         raise CorpusError("sha256 is not text", where=where, value=sha256)
-    if not isinstance(num_samples, int | None):
-        raise CorpusError("num_samples is not a whole number", where=where, value=repr(num_samples))
+    if num_samples is not None and not (type(num_samples) is int and 0 < num_samples < 2**63):
+        remedy = "write the number of samples of one channel, or leave it out"
+        raise CorpusError(
+            "num_samples is not a whole number of samples", where=where, value=repr(num_samples)[:80], remedy=remedy
+        )
     return Track(
         id=name if row.get("id") is None else str(row["id"]),
         path=_resolved(name, folder),

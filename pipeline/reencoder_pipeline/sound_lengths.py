@@ -85,6 +85,15 @@ def require_all_counted(path: Path, *, rate: int, num_samples: int, tolerance_se
         )
 
 
+def has_id3_chunk(path: Path) -> bool:
+    """Whether a container of chunks, such as WAV or AIFF, holds ID3 tags as a chunk of its own."""
+    if path.stat().st_size < 12:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        form = _FORMS.get(data[:4])
+        return form is not None and any(name.lower() == b"id3 " for name, _, _ in _chunks(data, form, form.first))
+
+
 def _uncounted(data: mmap.mmap, form: _Form) -> tuple[int, int] | None:
     """(bytes of sound by the header, bytes from its beginning to the end of the file) where they disagree."""
     large = None

@@ -18,6 +18,9 @@ def require_folder(out: Path, *, dry_run: bool) -> None:
     remedy = "choose another --out folder, or check its permissions"
     if out.exists() and not out.is_dir():
         raise ConfigError("the output folder is a file", where=out, remedy="choose another --out folder")
+    if out.is_symlink() and not out.exists():
+        remedy = "choose another --out folder, or make the one that it leads to"
+        raise ConfigError("the output folder is a link to nothing", where=out, value=out.readlink(), remedy=remedy)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise ConfigError("the output folder cannot be made: what is above it is a file", where=there, remedy=remedy)

@@ -18,6 +18,7 @@ from reencoder_pipeline.audio import audio_header, length_slack, open_sequential
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.programs import run_program
 from reencoder_pipeline.safe_text import file_kind
+from reencoder_pipeline.sound_lengths import has_id3_chunk
 from reencoder_pipeline.survey import Survey, survey_blocks
 
 FFMPEG_SECONDS = 1800
@@ -35,6 +36,7 @@ class Sound:
     format: str | None
     subtype: str | None
     tags: Mapping[str, str] = field(default_factory=dict)  # title, artist, album ..., as far as libsndfile reads them
+    has_other_tags: bool = False  # in an ID3 chunk, which libsndfile does not read
 
 
 def sound_seconds(path: Path) -> float:
@@ -56,6 +58,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
         try:
             with open_sequential(readable) as file:
                 sound_format, subtype, tags = file.format, file.subtype, file.copy_metadata()
+                other = has_id3_chunk(readable)
                 rate, promised, slack = file.samplerate, file.frames, length_slack(file)
                 audio = Scratch(file.channels, folder=folder)
                 survey = survey_blocks(_kept(_blocks(file, path), audio), rate, file.channels)
@@ -71,7 +74,8 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
                 value=f"{len(audio)} samples instead of {promised}",
                 remedy="the file is probably truncated: fetch it again",
             )
-        yield Sound(path, rate, audio, survey, sound_format if native else None, subtype if native else None, tags)
+        kind = (sound_format, subtype) if native else (None, None)
+        yield Sound(path, rate, audio, survey, *kind, tags, has_other_tags=other)
 
 
 def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Block]:

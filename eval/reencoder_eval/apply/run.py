@@ -142,6 +142,10 @@ def apply_to(
                 raise AudioError("an output is gone again", where=gone[0], remedy="give the same command again")
         except (ReencoderError, OSError, MemoryError, SoundFileError, torch.OutOfMemoryError) as error:
             text = str(error) if isinstance(error, ReencoderError) else f"{job.path}: {type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.strerror:
+                where, remedy = error.filename or job.path, "check the permissions, and whether there is room"
+                what = "a file cannot be read or written"
+                text = str(AudioError(what, where=where, value=error.strerror, remedy=remedy))
             outcome = Outcome(str(job.path), "failed", error=text)
         yield outcome
 
@@ -182,6 +186,8 @@ def _apply_to_sound(
     if not overwrite and decision.upmix:
         chain, said = _without_existing(chain, job, out, form=form, latents=latents)
         notices += said
+    if sound.has_other_tags:
+        notices.append("the tags in its ID3 chunk are not read, and not carried over")
     outputs = []
     if latents:
         for variant, made in make_latents_of_sound(sound, decision, chain, autoencoder, progress=progress):
