@@ -30,7 +30,7 @@ def _nested(depth: int) -> list[Any]:
 NASTY: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 0.5, -0.0, 2**31, 2**63, 10**30, -(10**30), 1e308, float("nan"), float("inf"), "", ".",
     "..", "../x", "/etc/passwd", "os:system", "a" * 5000, "\x00", "\ud800", "1e999", "<b>&|`$", [], {}, [[]], {"": {}},
-    _nested(400), list(range(300)), {"__class__": "x"}, "house", "mono", "s3://nowhere/x", "0" * 64,
+    _nested(150), list(range(300)), {"__class__": "x"}, "house", "mono", "s3://nowhere/x", "0" * 64,
 )  # fmt: skip
 """Values that no writer of ours writes in most places."""
 
