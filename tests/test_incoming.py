@@ -227,6 +227,7 @@ def test_formats_that_are_not_read_are_counted_and_pictures_are_not(tmp_path: Pa
     said = "\n".join(remarks(planned))
     assert said.count(".m4a") == 1
     assert "2 .m4a" in said
+    assert "hidden folders (1): " in said
     assert not any(name in said for name in ("cover", "notes", "cue", "m3u", "._a"))
     command = ["build", str(tmp_path / "music"), "--out", str(tmp_path / "cache"), "--json"]
     done = CliRunner().invoke(app, [*command, "--autoencoder", str(tiny_autoencoder), "--set", "workers=1"])

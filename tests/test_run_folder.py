@@ -24,6 +24,7 @@ from reencoder_pipeline.autoencoders.vocos.train import train_autoencoder
 from reencoder_pipeline.config import AutoencoderTrainConfig
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.own_folder import LOCK, folder_lock
+from reencoder_pipeline.run_folder import RunFolder, opened_run
 from reencoder_pipeline.synthetic import render_clips
 from tiny_cache import write_cache
 from training_run import ROOT, environment, run, write_config
@@ -237,3 +238,17 @@ def test_the_demo_leaves_what_only_looks_like_a_run(tmp_path: Path, monkeypatch:
     with pytest.raises(ConfigError, match="neither empty nor"):
         demo._remove_earlier_run()
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("named", [None, "metrics.jsonl"])
+def test_a_full_disk_in_a_training_names_a_file_or_the_run(tmp_path: Path, code: int, named: str | None) -> None:
+    settings = {"source": "music", "pcm": "pcm", "out": str(tmp_path / "run"), "steps": 1}
+    config = AutoencoderTrainConfig.model_validate(settings)
+    folder = RunFolder(tmp_path / "run", "weights.safetensors")
+    with (
+        pytest.raises(OSError, match=named or "run") as caught,
+        opened_run(folder, config, may_change=set(), resume=False),
+    ):
+        raise OSError(code, os.strerror(code), named)
+    assert caught.value.filename == (named or str(tmp_path / "run"))

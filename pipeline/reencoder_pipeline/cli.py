@@ -378,7 +378,7 @@ def _end(summary: dict[str, object], failures: Sequence[dict[str, str]], out: Pa
 
 
 def _print(summary: dict[str, object], as_json: bool) -> None:
-    counts = {k: ", ".join(f"{n} {what}" for what, n in v.items()) for k, v in summary.items() if isinstance(v, dict)}
+    counts = {k: ", ".join(f"{what} ({n})" for what, n in v.items()) for k, v in summary.items() if isinstance(v, dict)}
     lines = (f"{name.replace('_', ' ')}: {value}" for name, value in {**summary, **counts}.items() if value != "")
     print(json.dumps(summary) if as_json else printable("\n".join(lines), lines=True))
 

@@ -52,7 +52,7 @@ class LeftOut:
         for name, paths in sorted(self.paths.items()):
             if not name.startswith("."):
                 more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-                said.append(f"left out: {len(paths)} {name}: {', '.join(map(str, paths[:SHOWN]))}{more}")
+                said.append(f"left out: {name} ({len(paths)}): {', '.join(map(str, paths[:SHOWN]))}{more}")
         return said
 
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reencoder_pipeline.config import load_config
-from reencoder_pipeline.durable import scratch_owner, write_text
+from reencoder_pipeline.durable import FULL_DISK, scratch_owner, write_text
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.own_folder import folder_lock, require_own_folder
 
@@ -57,7 +57,7 @@ def opened_run(folder: RunFolder, config: BaseModel, *, may_change: Set[str], re
     not asked for, or if it is and its settings differ in any but those of `may_change`, which move, prolong or watch a
     training. The settings are those of config.yaml and those in the training state: both must agree. A setting that is
     younger than the run has its default there. Resuming where nothing is yet is starting: the same command works
-    before and after any interruption.
+    before and after any interruption. Where the disk is full, the error names the folder if it names no file.
     """
     require_run_folder(folder, type(config))
     settings = config.model_dump(mode="json")
@@ -69,7 +69,12 @@ def opened_run(folder: RunFolder, config: BaseModel, *, may_change: Set[str], re
                 )
             _require_same_settings(folder, config, settings, may_change=may_change)
         write_text(folder.config, yaml.safe_dump(settings, sort_keys=False))
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL_DISK and error.filename is None:  # a write that fails names no file
+                error.filename = str(folder.path)
+            raise
 
 
 def require_run_folder(folder: RunFolder, settings: type[BaseModel]) -> None:
