@@ -108,7 +108,12 @@ def test_links_in_the_output_folder_do_not_lead_out_of_it(tmp_path: Path) -> Non
     plan(tmp_path / "linked", out=tmp_path / "elsewhere")
 
 
-def test_names_that_cannot_be_are_no_traceback(place: Place, tmp_path: Path) -> None:  # noqa: F811
+def test_names_that_cannot_be_are_no_traceback(
+    place: Place,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an empty name is the working folder, which may hold the demo's music
     with pytest.raises(ConfigError, match="home folder"):
         jobs_of("~nobody-of-this-name/a.wav", out=tmp_path / "out")
     with pytest.raises(CorpusError, match="no audio"):

@@ -16,7 +16,7 @@ from reencoder_pipeline import build as build_module
 from reencoder_pipeline import object_store, owners
 from reencoder_pipeline.cache import open_cache
 from reencoder_pipeline.claims import take
-from reencoder_pipeline.commit import claim_name
+from reencoder_pipeline.commit import claim_name, is_builder
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.reuse import TEMPORARY
 from reencoder_pipeline.store import open_store
@@ -155,7 +155,11 @@ def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on
     monkeypatch.setattr(build_module, "run_jobs", run_jobs_here)
     assert build(songs, out, tiny_autoencoder, **ONE, lease=0.5).kept == 2
     build(songs, tmp_path / "fresh", tiny_autoencoder, **ONE)
-    assert tree(downloaded(out, tmp_path / "cache")) == tree(tmp_path / "fresh")
+    # A quick build ends before the lease of the lost one has passed: its claim goes with the next build.
+    made = {
+        name: content for name, content in tree(downloaded(out, tmp_path / "cache")).items() if not is_builder(name)
+    }
+    assert made == tree(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize(
