@@ -19,17 +19,10 @@ from reencoder_eval.apply.writing import Container, Form, write_sound
 from reencoder_pipeline.errors import AudioError, CacheError, ConfigError, CorpusError
 from reencoder_pipeline.latents import LatentSpec
 from test_apply import Place, low_music, modules, mono, place  # noqa: F401 - fixtures
+from test_apply_files import touched
 from test_apply_segments import filled, noise
 
 RATE = 44_100
-
-
-def touched(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    return folder
 
 
 def jobs_of(*inputs: object, out: Path) -> tuple[Job, ...]:
