@@ -280,7 +280,7 @@ def test_a_state_of_an_earlier_version_goes_on_where_its_config_is_there(
     config = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(
-        ConfigError, match=r"neither empty nor one that this command made: it has no config\.yaml of it"
+        ConfigError, match=r"neither empty nor one that this command made: it holds no config\.yaml of this command"
     ):
         run(cache, tmp_path, resume=True, **RECIPES[recipe])
     (tmp_path / "config.yaml").write_text(config)

@@ -61,7 +61,8 @@ def refuse_others(
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise ConfigError(
-            f"the output folder is neither empty nor one that this command made: it has no {' or '.join(marks)} of it",
+            "the output folder is neither empty nor one that this command made: "
+            f"it holds no {' or '.join(marks)} of this command",
             where=where,
             value=", ".join(map(repr, others[:SHOWN])) + more,
             remedy="choose another --out folder, or move these files away; nothing was changed",
