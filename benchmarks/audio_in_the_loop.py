@@ -22,24 +22,27 @@ from rounds import Plan, Timing, clocked, interleaved, middle, ratio
 from torch import Tensor
 from training import add_options, base_config, changed, place
 
-from reencoder_pipeline.audio import Audio, downmix, low_band, read_audio
+from reencoder_pipeline.audio.read import read_audio
+from reencoder_pipeline.audio.resampling import Audio, downmix, low_band
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
-from reencoder_pipeline.autoencoders.vocos.adapter import VocosAutoencoder
+from reencoder_pipeline.autoencoders.vocos.autoencoder import VocosAutoencoder
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
-from reencoder_pipeline.cache import LatentCache, open_cache
-from reencoder_pipeline.config import AutoencoderTrainConfig, load_config
-from reencoder_pipeline.corpus import read_corpus
+from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
+from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.open_cache import open_cache
+from reencoder_pipeline.config import load_config
+from reencoder_pipeline.corpora.corpus import read_corpus
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.precision import autocast
-from reencoder_pipeline.ranks import Ranks
 from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.training.autocast import autocast
+from reencoder_pipeline.training.ranks import Ranks
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.latent_module import SIZES
-from reencoder_trainer.step import Learner
-from reencoder_trainer.stopwatch import Stopwatch
-from reencoder_trainer.train import make_learner
-from reencoder_trainer.windows import WindowLoader
+from reencoder_trainer.module.latent_module import SIZES
+from reencoder_trainer.training.learner import Learner
+from reencoder_trainer.training.make_learner import make_learner
+from reencoder_trainer.training.stopwatch import Stopwatch
+from reencoder_trainer.windows.mapped_windows import WindowLoader
 
 PRESETS = Path(__file__).parents[1] / "configs" / "autoencoder"
 NOISE_SECONDS = 60

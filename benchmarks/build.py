@@ -32,19 +32,23 @@ import soundfile
 import torch
 from rounds import Plan, Timing, interleaved, ratio
 
-from reencoder_pipeline.audio import Audio, read_audio, read_blocks
+from reencoder_pipeline.audio.read import read_audio, read_blocks
+from reencoder_pipeline.audio.resampling import Audio
+from reencoder_pipeline.audio.survey import Surveyor
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.build import build_cache
+from reencoder_pipeline.build.build import build_cache
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import Track, file_digest, read_corpus
-from reencoder_pipeline.encode import encode_batch, make_stream, plan_segments
+from reencoder_pipeline.corpora.corpus import Track, read_corpus
+from reencoder_pipeline.encoding.encode import encode_batch
+from reencoder_pipeline.encoding.encode_tracks import encode_tracks
+from reencoder_pipeline.encoding.encoded_track import EncodedTrack
+from reencoder_pipeline.encoding.segments import plan_segments
+from reencoder_pipeline.encoding.stream_pieces import Piece, make_stream, read_pieces
 from reencoder_pipeline.errors import AudioError
-from reencoder_pipeline.streams import Piece, read_pieces
-from reencoder_pipeline.survey import Surveyor
-from reencoder_pipeline.track import EncodedTrack, encode_tracks
+from reencoder_pipeline.stores.digests import file_digest
 
 SHORT_MINUTES = 3.0  # of the track that the long one is compared with
 IN_MEMORY = 48  # segments a process holds for the bare encoder; it goes through them again and again

@@ -20,11 +20,13 @@ from pathlib import Path
 import torch
 
 from reencoder_eval.baselines.baseline import load_baseline
-from reencoder_eval.clips import choose_clips, load_clip
-from reencoder_eval.evaluate import run_systems, tracks_of_split
-from reencoder_eval.latent_distance import encode_clip
-from reencoder_eval.scoring import score_clip
-from reencoder_eval.systems import systems_of
+from reencoder_eval.clips.choose import choose_clips
+from reencoder_eval.clips.read import load_clip
+from reencoder_eval.evaluate import tracks_of_split
+from reencoder_eval.metrics.latent import encode_clip
+from reencoder_eval.metrics.score import score_clip
+from reencoder_eval.run_systems import run_systems
+from reencoder_eval.systems.rows import systems_of
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.tasks import get_task
 

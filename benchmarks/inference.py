@@ -22,16 +22,16 @@ from torch import nn
 
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
 from reencoder_eval.baselines.musichifi.model import MusicHiFi
-from reencoder_eval.costs import speed_and_memory
-from reencoder_eval.flops import count_flops
+from reencoder_eval.metrics.flops import count_flops
+from reencoder_eval.systems.costs import speed_and_memory
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.tasks import get_task
-from reencoder_trainer.condition import ConditionEncoder
-from reencoder_trainer.export import export_module
-from reencoder_trainer.latent_module import SIZES, LatentModule
-from reencoder_trainer.normalisation import Normalisation, Scaling
+from reencoder_trainer.module.condition import ConditionEncoder
+from reencoder_trainer.module.latent_module import SIZES, LatentModule
+from reencoder_trainer.module.normalisation import Normalisation, Scaling
 from reencoder_trainer.reencoder import ReEncoder
+from reencoder_trainer.release.export import export_module
 from reencoder_trainer.trained_module import TrainedModule, save_module
 
 Call = Callable[[], object]

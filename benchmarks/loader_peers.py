@@ -26,7 +26,7 @@ from random_cache import STREAMS, pack, track_id
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from reencoder_pipeline.cache import open_cache
+from reencoder_pipeline.cache.open_cache import open_cache
 
 Record = NDArray[np.float16]
 """(T, streams, C): a track or a window of it."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from random_cache import STREAMS, Noise
 from torch import Tensor
 
-from reencoder_pipeline.cache import open_cache
+from reencoder_pipeline.cache.formats.zarr_shards import data_file
+from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.tasks import Task
-from reencoder_pipeline.zarr_shards import data_file
-from reencoder_trainer.windows import WindowLoader
+from reencoder_trainer.windows.mapped_windows import WindowLoader
 
 Batch = Tensor | Mapping[str, Tensor]
 """(B, T, streams, C), or stream -> (B, T, C), which is what the trainer's step takes; float16 on the CPU."""

@@ -11,7 +11,7 @@ from loader_rows import Row, Windows
 from random_cache import Storage
 from rounds import Timing, middle, ratio
 
-from reencoder_eval.text_table import TextTable, markdown
+from reencoder_eval.tables.text_table import TextTable, markdown
 
 OURS: dict[Storage, str] = {"zarr": "our loader, Zarr shards", "webdataset": "our loader, tar shards"}
 PER_ITEM = ".npy loaded per item"

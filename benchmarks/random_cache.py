@@ -20,12 +20,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.cache import FORMAT, INDEX, CachedTrack, Shard, canonical_digest, shard_to_dict
+from reencoder_pipeline.cache.formats.checksums import block_checksums
+from reencoder_pipeline.cache.formats.tar_shards import sample_key, write_tar_shard
+from reencoder_pipeline.cache.formats.zarr_shards import write_zarr_shard
+from reencoder_pipeline.cache.index import FORMAT, INDEX, CachedTrack, Shard, shard_to_dict
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.record import Record, block_checksums, statistics, sum_frames
-from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
+from reencoder_pipeline.shards.record import Record, statistics, sum_frames
+from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.tasks import TASKS
-from reencoder_pipeline.zarr_shards import write_zarr_shard
 
 Storage = Literal["zarr", "webdataset"]
 

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from reencoder_trainer.stopwatch import PHASES
+from reencoder_trainer.training.stopwatch import PHASES
 
 NAMES = (*PHASES, "rest")
 MAX_STEPS = 1000  # of a block

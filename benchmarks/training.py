@@ -23,17 +23,18 @@ from rounds import NAMES, Block, Plan, Timing, clocked, interleaved, middle, pla
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from reencoder_pipeline.cache import LatentCache, open_cache
-from reencoder_pipeline.precision import autocast
+from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.training.autocast import autocast
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.latent_module import SIZES, LatentModule
-from reencoder_trainer.losses import reconstruction_loss
-from reencoder_trainer.normalisation import Normalisation
-from reencoder_trainer.optimisation import make_optimizer, set_rate
-from reencoder_trainer.step import stacked
-from reencoder_trainer.train import train
-from reencoder_trainer.windows import WindowLoader
+from reencoder_trainer.module.latent_module import SIZES, LatentModule
+from reencoder_trainer.module.normalisation import Normalisation
+from reencoder_trainer.training.learner import stacked
+from reencoder_trainer.training.losses import reconstruction_loss
+from reencoder_trainer.training.optimisation import make_optimizer, set_rate
+from reencoder_trainer.training.train import train
+from reencoder_trainer.windows.mapped_windows import WindowLoader
 
 WARMUP_ROWS = 1  # of the journal
 MOST_WAITING, MOST_OUTSIDE = 0.01, 0.05  # the goals, as shares of a step

@@ -27,8 +27,8 @@ from typing import Any
 import soundfile
 from near_duplicates import Fingerprint, close_pairs, fingerprint
 
+from reencoder_pipeline.audio.survey import Survey, suited_tasks, survey
 from reencoder_pipeline.errors import AudioError
-from reencoder_pipeline.survey import Survey, suited_tasks, survey
 
 MANIFEST = Path(__file__).with_name("debian_music.jsonl")
 UNSEEN = MANIFEST.with_name("debian_unseen.jsonl")

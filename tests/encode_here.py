@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from reencoder_pipeline import build as build_module
-from reencoder_pipeline import owners, shard
 from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_pipeline.build import build as build_module
 from reencoder_pipeline.config import CacheConfig
-from reencoder_pipeline.corpus import Track
-from reencoder_pipeline.record import Record
-from reencoder_pipeline.shard import Job, build_shard
-from reencoder_pipeline.store import Store
+from reencoder_pipeline.corpora.corpus import Track
+from reencoder_pipeline.shards import make_shard as shard
+from reencoder_pipeline.shards.job import Job
+from reencoder_pipeline.shards.make_shard import build_shard
+from reencoder_pipeline.shards.record import Record
+from reencoder_pipeline.stores import writer_id as owners
+from reencoder_pipeline.stores.store import Store
 from tiny_build import build
 
 PATIENCE = 300.0  # seconds; for machines that are busy with something else

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reencoder_eval.autoencoder_report import paper_scores
+from reencoder_eval.autoencoder_report.evaluate_autoencoder import paper_scores
 from reencoder_eval.config import AutoencoderEvalConfig
 from reencoder_pipeline.config import load_config
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from reencoder_eval.run_folder import COSTS, FAILURES, RUN, SCORES, audio_path, write_json, write_rows
+from reencoder_eval.evaluation_folder import COSTS, FAILURES, RUN, SCORES, audio_path, write_json, write_rows
 
 RATE, SECONDS = 44_100, 1.0
 HOSTILE = "<script>alert('x')</script> & \"Ours\""

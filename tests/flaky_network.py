@@ -70,7 +70,8 @@ def flaky(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Ours are the only retries, and they wait milliseconds: what is tested is not the libraries' patience."""
     import s3fs
 
-    from reencoder_pipeline import object_reads, object_store
+    from reencoder_pipeline.stores import checked_reader as object_reads
+    from reencoder_pipeline.stores import object_store
 
     address = urlsplit(s3_endpoint)
     assert address.hostname is not None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reencoder_pipeline.cache import CachedTrack, Shard, canonical_digest, shard_to_dict
-from reencoder_pipeline.shard import block_checksums
-from reencoder_pipeline.tar_shards import sample_key, write_tar_shard
-from reencoder_pipeline.zarr_shards import write_zarr_shard
+from reencoder_pipeline.cache.formats.checksums import block_checksums
+from reencoder_pipeline.cache.formats.tar_shards import sample_key, write_tar_shard
+from reencoder_pipeline.cache.formats.zarr_shards import write_zarr_shard
+from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_to_dict
+from reencoder_pipeline.stores.digests import canonical_digest
 from tiny_cache import SPEC, STREAMS
 
 

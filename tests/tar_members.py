@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reencoder_pipeline.tar_shards import Member
+from reencoder_pipeline.cache.formats.tar_shards import Member
 
 
 def members_in(path: Path) -> dict[str, Member]:

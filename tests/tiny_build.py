@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reencoder_pipeline import owners, shard
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.build import BuildResult, build_cache
+from reencoder_pipeline.build.build import BuildResult, build_cache
 from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.shards import write_shard as shard
+from reencoder_pipeline.stores import writer_id as owners
 
 # Hop 256: the smallest shard, 1,024 frames, is then six seconds of music.
 SHAPE = VocosConfig(n_fft=512, stft_hop=64, fine=(48, 96, 1), coarse=(64, 128, 1), latent_channels=8)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reencoder_pipeline.cache import CachedTrack, Shard, shard_to_dict
+from reencoder_pipeline.cache.formats.checksums import block_checksums
+from reencoder_pipeline.cache.formats.zarr_shards import data_file, write_zarr_shard
+from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_to_dict
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.record import block_checksums
-from reencoder_pipeline.zarr_shards import data_file, write_zarr_shard
 
 SPEC = LatentSpec("tiny", "0" * 64, sample_rate=44100, hop=1024, channels=8)
 STREAMS = ("mono", "low_band", "left", "right")

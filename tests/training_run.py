@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import reencoder_trainer.train as train_module
-from reencoder_pipeline.journal import TIMING_FIELDS
-from reencoder_trainer.checkpoint import load_state, state_digest
+import reencoder_trainer.training.train as train_module
+from reencoder_pipeline.training.metrics_log import TIMING_FIELDS
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.step import Learner
-from reencoder_trainer.train import TrainedRun, train
-from reencoder_trainer.windows import WindowLoader
+from reencoder_trainer.training.learner import Learner
+from reencoder_trainer.training.train import TrainedRun, train
+from reencoder_trainer.training_state import load_state, state_digest
+from reencoder_trainer.windows.mapped_windows import WindowLoader
 from tiny_cache import SPEC
 
 TINY: dict[str, Any] = {

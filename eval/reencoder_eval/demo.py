@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from reencoder_pipeline.command_line import run
 from reencoder_pipeline.errors import FetchError
+from reencoder_pipeline.exit_codes import run
 
 PACKAGE = "drascula-music"  # 36 MB, one composer, full-band stereo
 OUT = Path("out/demo")
@@ -36,7 +36,7 @@ def demo(audio: Annotated[Path | None, typer.Option(help="your own music: a fold
 
 def _remove_earlier_run() -> None:
     """That of an earlier demo, perhaps on other music."""
-    from reencoder_pipeline.run_folder import RunFolder, remove_run
+    from reencoder_pipeline.training.run_folder import RunFolder, remove_run
     from reencoder_trainer.config import TrainConfig
 
     remove_run(RunFolder(OUT / "run", "module.safetensors"), TrainConfig)
@@ -47,7 +47,7 @@ def _music(folder: Path) -> Path:
         _run("reencoder-cache", "fetch", "debian-music", "--packages", PACKAGE, "--out", folder, may_fail=True)
         return folder / "manifest.jsonl"
     except FetchError:
-        from reencoder_pipeline.synthetic import render_clips
+        from reencoder_pipeline.corpora.synthetic import render_clips
 
         print(
             "\n*** No music could be fetched, so the demo renders SYNTHETIC clips. They show that everything runs;\n"

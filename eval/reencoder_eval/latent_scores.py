@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from reencoder_eval.latent_distance import FrechetStatistics, frechet_distance
-from reencoder_eval.latent_statistics import SMALLEST_STD
-from reencoder_eval.run_folder import LATENT_SCORES, LATENTS, write_json
-from reencoder_pipeline.durable import write_whole
+from reencoder_eval.evaluation_folder import LATENT_SCORES, LATENTS, write_json
+from reencoder_eval.metrics.latent import FrechetStatistics, frechet_distance
+from reencoder_eval.metrics.latent_statistics import SMALLEST_STD
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.stores.atomic import write_whole
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reencoder_eval.run_folder import COSTS, FAILURES, LATENT_SCORES, RUN, SCORES, read_json, read_rows
+from reencoder_eval.evaluation_folder import COSTS, FAILURES, LATENT_SCORES, RUN, SCORES, read_json, read_rows
 from reencoder_pipeline.errors import EvaluationError
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]  # of what is measured, none comes near

@@ -67,20 +67,20 @@ class Options:
 
 
 HOUSE = "house"
-_FAMILIES = "reencoder_pipeline.autoencoders"
+_ROOM = "reencoder_pipeline.autoencoders"
 # The class that a model's own config names -> the function that loads it: (Source, *, form, device) -> Autoencoder.
 FAMILIES = {
-    "vocos": f"{_FAMILIES}.vocos.adapter:load_source",
-    "AutoencoderOobleck": f"{_FAMILIES}.oobleck:load_oobleck",
-    "stable_audio_tools": f"{_FAMILIES}.stable_audio_tools:load_stable_audio_tools",
-    "AutoencoderSAME": f"{_FAMILIES}.same:load_same",
-    "AutoencoderKLKVAEAudio": f"{_FAMILIES}.kl_audio:load_kvae_audio",
-    "AutoencoderKLMiniMaxH3Audio": f"{_FAMILIES}.kl_audio:load_minimax_h3_audio",
-    "MMAudioVAE": f"{_FAMILIES}.mmaudio:load_mmaudio",
-    "DacModel": f"{_FAMILIES}.dac:load_dac",
-    "EncodecModel": f"{_FAMILIES}.encodec:load_encodec",
-    "music2latent": f"{_FAMILIES}.music2latent:load_music2latent",
-    "codicodec": f"{_FAMILIES}.codicodec:load_codicodec",
+    "vocos": f"{_ROOM}.vocos.autoencoder:load_source",
+    "AutoencoderOobleck": f"{_ROOM}.families.oobleck:load_oobleck",
+    "stable_audio_tools": f"{_ROOM}.families.stable_audio_tools:load_stable_audio_tools",
+    "AutoencoderSAME": f"{_ROOM}.families.same:load_same",
+    "AutoencoderKLKVAEAudio": f"{_ROOM}.families.kl_audio:load_kvae_audio",
+    "AutoencoderKLMiniMaxH3Audio": f"{_ROOM}.families.kl_audio:load_minimax_h3_audio",
+    "MMAudioVAE": f"{_ROOM}.families.mmaudio:load_mmaudio",
+    "DacModel": f"{_ROOM}.families.dac:load_dac",
+    "EncodecModel": f"{_ROOM}.families.encodec:load_encodec",
+    "music2latent": f"{_ROOM}.families.music2latent:load_music2latent",
+    "codicodec": f"{_ROOM}.families.codicodec:load_codicodec",
 }
 
 
@@ -126,7 +126,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
     """
     plain, options = parse_name(name)
     if plain == HOUSE:
-        from reencoder_pipeline.autoencoders.vocos.adapter import load_house
+        from reencoder_pipeline.autoencoders.vocos.autoencoder import load_house
 
         _refuse(options, where=name, reason="the house autoencoder ships with the package and has one form")
         return load_house(device=device)
@@ -134,7 +134,8 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         _refuse(options, where=name, reason="a function of your own is called with the device alone")
         return _complete(call_named(plain, device, what="an autoencoder", error=AutoencoderError), where=name)
 
-    from reencoder_pipeline.autoencoders.source import find_source, looks_like_hub_id
+    from reencoder_pipeline.autoencoders.find_weights import find_source
+    from reencoder_pipeline.autoencoders.hub import looks_like_hub_id
 
     if not _exists(plain) and not looks_like_hub_id(plain):
         near = difflib.get_close_matches(plain, [HOUSE], n=1)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from reencoder_pipeline.command_line import SOME_FAILED, a_number, run
+from reencoder_pipeline.exit_codes import SOME_FAILED, a_number, run
 from reencoder_pipeline.plain_text import printable
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def build(  # noqa: PLR0917, typer reads the signature
     from reencoder_pipeline.config import CacheConfig, load_config
 
     settings = load_config(config, CacheConfig, [*(set_ or []), *chosen])
-    from reencoder_pipeline.build import build_cache
+    from reencoder_pipeline.build.build import build_cache
 
     try:
         with _progress("encoding") as report:
@@ -118,13 +118,13 @@ def plan(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Say what `build` would do and take: tracks, hours, shards, bytes, requests, time, and files it cannot use."""
+    from reencoder_pipeline.build.sizes import Assumptions
     from reencoder_pipeline.config import CacheConfig, load_config
-    from reencoder_pipeline.scale import Assumptions
 
     settings = load_config(config, CacheConfig, [*(set_ or []), *_option("autoencoder", autoencoder)])
     assumptions = load_config(None, Assumptions, assume or [])
-    from reencoder_pipeline.build import plan_build, remarks
-    from reencoder_pipeline.dry_run import dry_run, dry_run_table
+    from reencoder_pipeline.build.build import plan_build, remarks
+    from reencoder_pipeline.build.estimate import dry_run, dry_run_table
 
     planned = plan_build(source, settings)
     for remark in remarks(planned):
@@ -156,13 +156,13 @@ def inspect(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Say what a cache holds: autoencoder, streams, splits, tasks, sizes, statistics, and what its latents are like."""
-    from reencoder_pipeline.cache import open_cache
-    from reencoder_pipeline.inspection import inspect_cache, report
+    from reencoder_pipeline.cache.open_cache import open_cache
+    from reencoder_pipeline.inspection.summary import inspect_cache, report
 
     opened = open_cache(cache)
     summary = inspect_cache(opened, windows=windows if measure or plots else None, seed=seed)
     if plots:
-        from reencoder_pipeline.inspection_figures import draw
+        from reencoder_pipeline.inspection.figures import draw
 
         for path in draw(opened, summary["measured"], plots):
             _say(f"written: {path}")
@@ -191,9 +191,9 @@ def verify(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Check every byte and value against the index; exit 3 and name the damage when something is wrong."""
-    from reencoder_pipeline.cache import open_index
-    from reencoder_pipeline.verify import conclusion, verify_all
-    from reencoder_pipeline.verify import discard as forget
+    from reencoder_pipeline.cache.open_cache import open_index
+    from reencoder_pipeline.inspection.verify import conclusion, verify_all
+    from reencoder_pipeline.inspection.verify import discard as forget
 
     opened = open_index(cache)
     with _progress("verifying") as progress:
@@ -232,8 +232,8 @@ def precision(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Say what float32, float16, bfloat16 and int8 latents cost: bytes, errors of latents and of sound, and speed."""
-    from reencoder_pipeline.cache import open_cache
-    from reencoder_pipeline.precision_table import its_autoencoder, precision_table, report
+    from reencoder_pipeline.cache.open_cache import open_cache
+    from reencoder_pipeline.inspection.precision_table import its_autoencoder, precision_table, report
 
     opened = open_cache(cache)
     with _progress("measuring") as progress:
@@ -260,8 +260,8 @@ def convert(
     from reencoder_pipeline.config import CacheConfig, load_config
 
     settings = load_config(None, CacheConfig, _option("format", format_))
-    from reencoder_pipeline.convert import convert_cache
-    from reencoder_pipeline.existing_frames import local_folder
+    from reencoder_pipeline.exchange.convert import convert_cache
+    from reencoder_pipeline.exchange.output_folder import local_folder
 
     with _resuming(), _progress("converting") as report:
         done = convert_cache(cache, local_folder(out), storage=settings.format, progress=report)
@@ -280,8 +280,8 @@ def export(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Write a cache as the pre-encoded latents of stable-audio-tools: a .npy (channels, frames) and a .json an item."""
-    from reencoder_pipeline.existing_frames import local_folder
-    from reencoder_pipeline.export_latents import export_cache
+    from reencoder_pipeline.exchange.export_latents import export_cache
+    from reencoder_pipeline.exchange.output_folder import local_folder
 
     with _resuming(), _progress("exporting") as report:
         done = export_cache(
@@ -313,9 +313,9 @@ def import_(  # noqa: PLR0917, typer reads the signature
 
     settings = load_config(None, CacheConfig, [*(set_ or []), *_option("format", format_)])
     from reencoder_pipeline.autoencoder import load_autoencoder
-    from reencoder_pipeline.existing_frames import local_folder
-    from reencoder_pipeline.import_latents import import_latents
-    from reencoder_pipeline.latent_items import folders_of
+    from reencoder_pipeline.exchange.import_latents import import_latents
+    from reencoder_pipeline.exchange.items import folders_of
+    from reencoder_pipeline.exchange.output_folder import local_folder
 
     target, spec = local_folder(out), load_autoencoder(autoencoder).spec
     folders = folders_of(folder, stream or (), spec)
@@ -331,7 +331,7 @@ def fetch(
     packages: Annotated[str | None, typer.Option(help="Comma-separated; default: all of the manifest.")] = None,
 ) -> None:
     """Fetch free music, checked against its manifest. Needs no root."""
-    from reencoder_pipeline.debian_music import COLLECTIONS, fetch_debian_music
+    from reencoder_pipeline.corpora.debian_music import COLLECTIONS, fetch_debian_music
 
     if collection not in COLLECTIONS:
         raise typer.BadParameter(f"{collection!r} is not known; there are {', '.join(COLLECTIONS)}")
@@ -351,7 +351,7 @@ def fma(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the choice depends on.")] = 0,
 ) -> None:
     """List clips of FMA-small that are fit for a test set, chosen by a seed. data_manifests/fma_small.md says how."""
-    from reencoder_pipeline.fma import build_fma_manifest
+    from reencoder_pipeline.corpora.fma_small import build_fma_manifest
 
     made = build_fma_manifest(
         folder, tracks, out=out, num_clips=num_clips, seed=seed, workers=os.cpu_count() or 1, progress=_say

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from reencoder_pipeline.errors import ConfigError, shown
 from reencoder_pipeline.safe_text import LARGEST_CONFIG, names_a_file, parse_yaml, read_text
+from reencoder_pipeline.tasks import StreamName, TaskName
 
 
 class Config(BaseModel):
@@ -22,8 +23,6 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-StreamName = Literal["mono", "low_band", "left", "right", "stereo"]
-TaskName = Literal["bwe", "m2s"]
 MOST_STEPS = 10**10
 MOST_THREADS = 1_024
 MOST_PARAMETERS = 10**10  # 40 GB
@@ -93,104 +92,6 @@ Stage = tuple[
     Annotated[int, Field(ge=1, le=65_536)],
     Annotated[int, Field(ge=0, le=1_024)],
 ]
-
-
-class VocosShape(Config):
-    """Sizes of the vocos family; stages are [channels, hidden channels, blocks]."""
-
-    sample_rate: int = Field(default=44_100, ge=8_000, le=768_000)
-    n_fft: int = Field(default=1024, ge=16, le=65_536)
-    stft_hop: int = Field(default=256, ge=4, le=65_536)
-    stride: int = Field(default=4, ge=1, le=1_024)
-    latent_channels: int = Field(default=64, ge=1, le=65_536)
-    fine: Stage = (256, 768, 4)
-    coarse: Stage = (384, 1152, 4)
-    embed_kernel: int = Field(default=1, ge=1, le=1_023)
-    lapped: int = Field(
-        default=0, ge=0, le=65_536, description="channels that hold the lowest coefficients of a lapped transform"
-    )
-    envelope: int = Field(
-        default=0,
-        ge=0,
-        le=65_536,
-        description="the next channels, which start as a cosine series of the log spectrum above",
-    )
-
-    @field_validator("fine", "coarse")
-    @classmethod
-    def _fits_a_machine(cls, stage: tuple[int, int, int]) -> tuple[int, int, int]:
-        channels, hidden, blocks = stage
-        require_parameters(2 * channels * hidden * blocks)
-        return stage
-
-
-class AutoencoderLosses(Config):
-    """Weights of the autoencoder's loss terms."""
-
-    spectral: float = Field(default=1.0, ge=0, le=1e6)
-    mel: float = Field(default=1.0, ge=0, le=1e6)
-    complex: float = Field(default=1.0, ge=0, le=1e6)
-    waveform: float = Field(default=1.0, ge=0, le=1e6)
-    kl: float = Field(default=1e-4, ge=0, le=1e6)
-    free_nats: float = Field(default=0.0, ge=0, le=1e6, description="of every latent value, not penalised by kl")
-    mixing: float = Field(
-        default=0.0,
-        ge=0,
-        le=1e6,
-        description="decode-mixing: mixed latents should decode to the mixture; a half more decoding",
-    )
-
-
-class AutoencoderAdversary(Config):
-    """Discriminators of waveforms; none where `weight` is 0. Periods (2, 3, 5, 7, 11) are for GPUs."""
-
-    weight: float = Field(default=0.0, ge=0, le=1e6, description="of fooling them")
-    features: float = Field(default=1.0, ge=0, le=1e6, description="weight of the distance of what their layers see")
-    from_step: int = Field(default=0, ge=0, le=MOST_STEPS, description="reconstruction alone before")
-    fft_sizes: tuple[Annotated[int, Field(ge=16, le=65_536)], ...] = Field(default=(2048, 1024, 512), max_length=32)
-    periods: tuple[Annotated[int, Field(ge=1, le=1_024)], ...] = Field(default=(), max_length=32)
-    filters: int = Field(default=16, ge=1, le=4_096)
-    lr: float = Field(default=2e-4, gt=0, le=10)
-
-
-class AutoencoderTrainConfig(Config):
-    """`reencoder-autoencoder train`: the only training that touches audio."""
-
-    source: str = Field(description="folder or manifest; its train split is used")
-    pcm: str = Field(description="folder for the decoded music, about 635 MB an hour")
-    out: str = Field(description="run folder")
-    init: str | None = Field(None, description="weights to start from, of the same shape")
-    model: VocosShape = VocosShape()
-    losses: AutoencoderLosses = AutoencoderLosses()
-    adversary: AutoencoderAdversary = AutoencoderAdversary()
-    steps: int = Field(ge=1, le=MOST_STEPS)
-    decay_steps: int = Field(
-        1_500, ge=0, le=MOST_STEPS, description="the learning rate falls linearly over the last steps"
-    )
-    batch_size: int = Field(8, ge=1, le=65_536)
-    excerpt_seconds: float = Field(0.75, gt=0, le=600)
-    resolutions_per_step: int = Field(2, ge=1, le=5)
-    lr: float = Field(5e-4, gt=0, le=10)
-    warmup_steps: int = Field(300, ge=1, le=MOST_STEPS)
-    clip: float = Field(1.0, gt=0, le=1e9)
-    ema: float = Field(0.998, ge=0, lt=1)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of matrix products (autocast); auto: bfloat16 where the device multiplies it, else float32"
-    )
-    compile: bool = False
-    seed: int = Field(0, ge=0, lt=2**63)
-    valid_every: int = Field(500, ge=0, le=MOST_STEPS, description="steps between validations; 0: none")
-    valid_excerpts: int = Field(24, ge=1, le=10**6)
-    checkpoint_minutes: float = Field(4.0, gt=0, le=1e6)
-    log_every: int = Field(50, ge=1, le=MOST_STEPS, description="steps that a row of metrics.jsonl averages")
-    tensorboard: bool = True
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; default: torch's choice")
-
-    @field_validator("excerpt_seconds", "valid_excerpts")
-    @classmethod
-    def _fit_in_memory(cls, value: float, info: ValidationInfo) -> float:
-        return require_excerpts(value, info)
 
 
 def require_parameters(number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from reencoder_pipeline.errors import ConfigError
 
@@ -30,3 +31,7 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise ConfigError("unknown task", where="task", value=name, remedy=f"one of: {', '.join(TASKS)}")
     return TASKS[name]
+
+
+StreamName = Literal["mono", "low_band", "left", "right", "stereo"]
+TaskName = Literal["bwe", "m2s"]

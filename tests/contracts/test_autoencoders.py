@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
-from reencoder_pipeline.autoencoders.frozen import FrozenAutoencoder
-from reencoder_pipeline.encode import encode_stream, plan_segments
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder
+from reencoder_pipeline.encoding.encode import encode_stream
+from reencoder_pipeline.encoding.segments import plan_segments
 from tiny_families import FAMILIES, saved
 
 NO_GRADIENT = {"music2latent", "codicodec"}  # their public decoders run without autograd

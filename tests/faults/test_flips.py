@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scene import STORAGES, Tally, scene
 
-from reencoder_pipeline.cache import CachedTrack, LatentCache, Shard, open_cache, open_index
+from reencoder_pipeline.cache.index import CachedTrack, Shard
+from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.open_cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.verify import verify_shard
+from reencoder_pipeline.inspection.verify import verify_shard
 
 Frames = dict[tuple[str, str], np.ndarray]  # track, stream
 

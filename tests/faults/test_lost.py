@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scene import STORAGES, Tally, scene
 
-from reencoder_pipeline.cache import open_cache
+from reencoder_pipeline.cache.open_cache import open_cache
 
 
 def lost(storage: str, *, trials: int, seed: int) -> Tally:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from scene import STORAGES, Tally, scene
 
-from reencoder_pipeline.cache import open_cache, open_index
+from reencoder_pipeline.cache.open_cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.verify import discard, verify_cache
+from reencoder_pipeline.inspection.verify import discard, verify_cache
 
 
 def cuts(out: Path, dice: random.Random) -> list[tuple[Path, int, bool]]:

@@ -91,7 +91,7 @@ def main() -> None:
     import torch
 
     import encode_here
-    from reencoder_pipeline import build
+    from reencoder_pipeline.build import build
 
     torch.set_num_threads(1)
     build.run_jobs = encode_here.run_jobs_here  # type: ignore[assignment]
@@ -159,7 +159,8 @@ def _build(builder: Builder, pipe: int) -> NoReturn:
 
 
 def _results(builder: Builder) -> dict[str, Any]:
-    from reencoder_pipeline import claims, owners
+    from reencoder_pipeline.shards import claims
+    from reencoder_pipeline.stores import writer_id as owners
     from tiny_build import build
 
     if builder.machine:

@@ -19,29 +19,32 @@ from hypothesis import strategies as st
 
 from fuzz.mutations import as_json, damaged_bytes, damaged_json
 from fuzz.workspace import Workspace
-from reencoder_eval.apply.latents_io import read_latents as read_latents_file
+from reencoder_eval.apply.files.latents_io import read_latents as read_latents_file
 from reencoder_eval.baselines.aero.checkpoint import load_aero_weights
 from reencoder_eval.baselines.musichifi.checkpoint import load_musichifi
 from reencoder_eval.config import AutoencoderEvalConfig, BaselineTrainConfig, EvalConfig
-from reencoder_eval.tables import write_tables
-from reencoder_pipeline.audio import audio_header, read_blocks
+from reencoder_eval.tables.score_tables import write_tables
+from reencoder_pipeline.audio.read import audio_header, read_blocks
+from reencoder_pipeline.audio.survey import survey
 from reencoder_pipeline.autoencoder import FAMILIES, load_autoencoder
-from reencoder_pipeline.autoencoders.source import find_source
+from reencoder_pipeline.autoencoders.find_weights import find_source
+from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
 from reencoder_pipeline.autoencoders.vocos.weights import load_vocos
-from reencoder_pipeline.cache import INDEX, canonical_digest, open_cache
-from reencoder_pipeline.commit import read_record
-from reencoder_pipeline.config import AutoencoderTrainConfig, CacheConfig, load_config
-from reencoder_pipeline.corpus import read_corpus
+from reencoder_pipeline.cache.index import INDEX
+from reencoder_pipeline.cache.open_cache import open_cache
+from reencoder_pipeline.config import CacheConfig, load_config
+from reencoder_pipeline.corpora.corpus import read_corpus
 from reencoder_pipeline.errors import ReencoderError
-from reencoder_pipeline.journal import Journal
-from reencoder_pipeline.latent_items import find_items
-from reencoder_pipeline.stable_audio_latents import frames_in, read_fields, read_latents
-from reencoder_pipeline.survey import survey
-from reencoder_pipeline.verify import verify_cache
-from reencoder_trainer.checkpoint import content_digest, load_state
+from reencoder_pipeline.exchange.items import find_items
+from reencoder_pipeline.exchange.stable_audio_format import frames_in, read_fields, read_latents
+from reencoder_pipeline.inspection.verify import verify_cache
+from reencoder_pipeline.shards.record import read_record
+from reencoder_pipeline.stores.digests import canonical_digest
+from reencoder_pipeline.training.metrics_log import Journal
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.runs import list_runs
+from reencoder_trainer.run_list import list_runs
 from reencoder_trainer.trained_module import HEADER, load_module
+from reencoder_trainer.training_state import content_digest, load_state
 
 NAMES = (
     "audio_a_wav",

@@ -13,11 +13,11 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from reencoder_pipeline.command_line import SOME_FAILED, run
+from reencoder_pipeline.exit_codes import SOME_FAILED, run
 from reencoder_pipeline.plain_text import printable
 
 if TYPE_CHECKING:
-    from reencoder_trainer.runs import RunSummary
+    from reencoder_trainer.run_list import RunSummary
 
 
 class TrainsByDefault(TyperGroup):
@@ -58,7 +58,7 @@ def train(
     if print_config:
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
         return
-    from reencoder_trainer.train import train as run_training
+    from reencoder_trainer.training.train import train as run_training
 
     trained = run_training(settings, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
@@ -71,7 +71,7 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """List the runs below a folder: recipe, progress, and the last validation beside its two references."""
-    from reencoder_trainer.runs import list_runs
+    from reencoder_trainer.run_list import list_runs
 
     found, unreadable = list_runs(folder)
     if as_json:

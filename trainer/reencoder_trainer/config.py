@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, require_parameters, require_seconds
-from reencoder_pipeline.store import is_url
+from reencoder_pipeline.stores.store import is_url
 
 Place = Annotated[Path | str, AfterValidator(lambda place: place if is_url(place) else Path(place))]
 """A path, or a URL (a Path would make s3:/ of its s3://)."""

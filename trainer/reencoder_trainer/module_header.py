@@ -7,13 +7,13 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from reencoder_pipeline.config import Resampler, StreamName
+from reencoder_pipeline.config import Resampler
 from reencoder_pipeline.errors import CheckpointError
-from reencoder_pipeline.foreign_tensors import first_of
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.named_function import shown
-from reencoder_pipeline.tasks import TASKS, Task
-from reencoder_trainer.latent_module import Output
+from reencoder_pipeline.stores.foreign_tensors import first_of
+from reencoder_pipeline.tasks import TASKS, StreamName, Task
+from reencoder_trainer.module.latent_module import Output
 
 WRITTEN = "use a file that reencoder-train or save_pretrained wrote"
 

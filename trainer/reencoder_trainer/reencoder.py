@@ -13,10 +13,10 @@ from torch import Tensor
 
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.precision import Precision, autocast
-from reencoder_trainer.module_card import module_config, render_card
-from reencoder_trainer.module_source import HUB_NAME, find_module, module_file
-from reencoder_trainer.streaming import ModuleStream, latency_frames
+from reencoder_pipeline.training.autocast import Precision, autocast
+from reencoder_trainer.release.find_module import HUB_NAME, find_module, module_file
+from reencoder_trainer.release.module_card import module_config, render_card
+from reencoder_trainer.release.streaming import ModuleStream, latency_frames
 from reencoder_trainer.trained_module import TrainedModule, load_module, save_module
 
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from reencoder_pipeline.config import Resampler
-from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError
-from reencoder_pipeline.foreign_tensors import first_of, misfits, read_safetensors
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.stores.atomic import write_checkpoint
+from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_safetensors
 from reencoder_pipeline.tasks import Task
-from reencoder_trainer.checkpoint import content_digest, require_version
-from reencoder_trainer.condition import ConditionEncoder, Posterior, standard_normal
-from reencoder_trainer.latent_module import LatentModule
+from reencoder_trainer.module.condition import ConditionEncoder, Posterior, standard_normal
+from reencoder_trainer.module.latent_module import LatentModule
+from reencoder_trainer.module.normalisation import Normalisation, Scaling
 from reencoder_trainer.module_header import WRITTEN, ModuleHeader, parse_header
-from reencoder_trainer.normalisation import Normalisation, Scaling
+from reencoder_trainer.training_state import content_digest, require_version
 
 MODULE_FORMAT = 2
 HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from reencoder_eval.apply.decision import MONO_DB
-from reencoder_eval.apply.reading import opened
-from reencoder_eval.apply.scratch import resampled
+from reencoder_eval.apply.files.reading import opened
+from reencoder_eval.apply.files.scratch import resampled
 from reencoder_eval.apply.segments import encoded
 from reencoder_pipeline.autoencoder import Autoencoder
-from reencoder_pipeline.encode import plan_segments
+from reencoder_pipeline.encoding.segments import plan_segments
 from reencoder_pipeline.errors import AudioError, ConfigError
-from reencoder_trainer.condition import interpolated
+from reencoder_trainer.module.condition import interpolated
 from reencoder_trainer.trained_module import TrainedModule
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import firwin, oaconvolve
 
-from reencoder_eval.apply.scratch import Block, Scratch
+from reencoder_eval.apply.files.scratch import Block, Scratch
 
 TRANSITION_HZ = 600.0
 ATTENUATION_DB = 90.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reencoder_eval.apply.crossover import TRANSITION_HZ
-from reencoder_pipeline.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB, Survey
+from reencoder_pipeline.audio.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB, Survey
 
 USABLE = 0.9  # of a rate's Nyquist frequency: above it resamplers take away
 MONO_DB = M2S_SIDE_MID_DB[0]  # what training takes as no stereo

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reencoder_eval.apply.latents_io import read_latents
-from reencoder_eval.apply.outputs import require_folder
-from reencoder_trainer.export import FORMATS, Exported, export_module
-from reencoder_trainer.module_source import find_module
+from reencoder_eval.apply.files.latents_io import read_latents
+from reencoder_eval.apply.files.outputs import require_folder
+from reencoder_trainer.release.export import FORMATS, Exported, export_module
+from reencoder_trainer.release.find_module import find_module
 from reencoder_trainer.trained_module import load_module
 
 

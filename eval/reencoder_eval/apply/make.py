@@ -13,9 +13,9 @@ from torch import Tensor
 from reencoder_eval.apply.conditions import Variant
 from reencoder_eval.apply.crossover import crossed
 from reencoder_eval.apply.decision import Decision
-from reencoder_eval.apply.latents_io import Latents
-from reencoder_eval.apply.reading import Sound
-from reencoder_eval.apply.scratch import Scratch, downmixed, excerpt, low_banded, resampled
+from reencoder_eval.apply.files.latents_io import Latents
+from reencoder_eval.apply.files.reading import Sound
+from reencoder_eval.apply.files.scratch import Scratch, downmixed, excerpt, low_banded, resampled
 from reencoder_eval.apply.segments import Progress, decoded, encoded, margin_frames, through_module
 from reencoder_pipeline.autoencoder import Autoencoder
 from reencoder_pipeline.errors import CacheError

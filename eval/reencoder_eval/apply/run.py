@@ -14,16 +14,16 @@ from soundfile import SoundFileError
 
 from reencoder_eval.apply.conditions import condition_like, variant_names, variants_of
 from reencoder_eval.apply.decision import Wishes, decide
-from reencoder_eval.apply.inputs import Job
-from reencoder_eval.apply.latents_io import is_latents, read_latents, write_latents
+from reencoder_eval.apply.files.inputs import Job
+from reencoder_eval.apply.files.latents_io import is_latents, read_latents, write_latents
+from reencoder_eval.apply.files.outputs import existing_output, existing_outputs, require_folder, require_own_outputs
+from reencoder_eval.apply.files.reading import Sound, opened
+from reencoder_eval.apply.files.writing import LOSSLESS, Form, container_of, copy_file, require_free, write_sound
 from reencoder_eval.apply.make import Chain, make_latents, make_latents_of_sound, make_sound
-from reencoder_eval.apply.outputs import existing_output, existing_outputs, require_folder, require_own_outputs
-from reencoder_eval.apply.reading import Sound, opened
 from reencoder_eval.apply.segments import SEGMENT_SECONDS, Progress
-from reencoder_eval.apply.writing import LOSSLESS, Form, container_of, copy_file, require_free, write_sound
 from reencoder_pipeline.autoencoder import Autoencoder, load_own_autoencoder
 from reencoder_pipeline.errors import AudioError, CheckpointError, ConfigError, ReencoderError
-from reencoder_trainer.module_source import find_module
+from reencoder_trainer.release.find_module import find_module
 from reencoder_trainer.trained_module import TrainedModule, load_module
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reencoder_eval.apply.scratch import Block, Scratch
-from reencoder_eval.systems import decode, encode
-from reencoder_pipeline.encode import plan_segments
+from reencoder_eval.apply.files.scratch import Block, Scratch
+from reencoder_eval.systems.system import decode, encode
+from reencoder_pipeline.encoding.segments import plan_segments
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder

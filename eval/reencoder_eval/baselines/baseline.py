@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reencoder_eval.flops import FlopCount
+from reencoder_eval.metrics.flops import FlopCount
 from reencoder_pipeline.errors import ConfigError, EvaluationError
 from reencoder_pipeline.named_function import call_named
 

@@ -16,10 +16,10 @@ import numpy as np
 import soundfile
 
 from reencoder_eval.baselines.baseline import Baseline, digest_of
-from reencoder_pipeline.audio import resample
-from reencoder_pipeline.durable import write_whole
+from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.errors import ConfigError, EvaluationError
 from reencoder_pipeline.programs import run_program
+from reencoder_pipeline.stores.atomic import write_whole
 from reencoder_pipeline.tasks import Task
 
 TAIL = 600  # characters of a failing program's last words

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.signal import firwin2, lfilter, oaconvolve, welch
 
 from reencoder_eval.baselines.baseline import Baseline, digest_of
-from reencoder_eval.metrics import EDGE_HZ
+from reencoder_eval.metrics.spectral import EDGE_HZ
 
 FIT_HZ = (2_000.0, 10_000.0)  # where the tilt of the low band is fitted
 TAPS = 511  # of the filter that shapes the folded band, zero-phase

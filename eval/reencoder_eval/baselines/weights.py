@@ -14,12 +14,12 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import CheckpointError, ReencoderError
-from reencoder_pipeline.foreign_tensors import FLOATS, first_of, misfits, read_safetensors
 from reencoder_pipeline.named_function import shown
-from reencoder_trainer.checkpoint import content_digest, require_version
+from reencoder_pipeline.stores.atomic import write_checkpoint
+from reencoder_pipeline.stores.foreign_tensors import FLOATS, first_of, misfits, read_safetensors
 from reencoder_trainer.trained_module import HEADER
+from reencoder_trainer.training_state import content_digest, require_version
 
 BASELINE_FORMAT = 1
 WRITTEN = "give the file that the baseline's training wrote"

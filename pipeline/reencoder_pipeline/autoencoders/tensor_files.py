@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.errors import AutoencoderError
-from reencoder_pipeline.foreign_tensors import first_of, misfits, read_pickled, read_safetensors
+from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_pickled, read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor

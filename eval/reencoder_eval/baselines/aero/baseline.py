@@ -12,11 +12,11 @@ from reencoder_eval.baselines.aero.checkpoint import load_aero_weights
 from reencoder_eval.baselines.aero.layers import STRIDE
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
 from reencoder_eval.baselines.baseline import Baseline, digest_of
-from reencoder_eval.baselines.segments import run_in_segments
-from reencoder_eval.flops import FlopCount, count_flops
-from reencoder_pipeline.audio import resample
-from reencoder_pipeline.corpus import file_digest
+from reencoder_eval.baselines.in_segments import run_in_segments
+from reencoder_eval.metrics.flops import FlopCount, count_flops
+from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.stores.digests import file_digest
 
 # 2 s are kept of every 3.2 s, which costs 1.6 times the work of a single call; longer pieces than those of its training
 # (2 s) would make another model of it, and its attention takes 0.15 GB per tensor for 3.2 s, growing with the square.

@@ -13,8 +13,8 @@ from torch import Tensor
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
 from reencoder_eval.baselines.weights import build_restored, read_baseline, save_baseline, sizes_of
 from reencoder_pipeline.errors import CheckpointError, ReencoderError
-from reencoder_pipeline.foreign_tensors import Inert, read_pickled
 from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.stores.foreign_tensors import Inert, read_pickled
 
 KIND = "aero"
 ORIGINAL = "give a checkpoint.th of the original program, or our .safetensors file"

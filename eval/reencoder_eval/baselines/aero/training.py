@@ -9,7 +9,7 @@ from reencoder_eval.baselines.adversarial import AdversarialTraining
 from reencoder_eval.baselines.aero.discriminators import MultiScaleDiscriminator
 from reencoder_eval.baselines.aero.losses import discriminator_loss, generator_losses
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
-from reencoder_pipeline.audio import resample
+from reencoder_pipeline.audio.resampling import resample
 
 
 def aero_training(

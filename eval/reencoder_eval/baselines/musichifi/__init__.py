@@ -1,5 +1,3 @@
-"""MusicHiFi (Zhu et al. 2024, arXiv 2403.10493), written anew: its bandwidth extension and mono-to-stereo upmixing.
+"""MusicHiFi (Zhu et al. 2024, arXiv 2403.10493), written from the paper: bandwidth extension and mono to stereo.
 
-There are neither code nor weights by its authors. The generator's sizes are those that fit all of the paper's numbers:
-46 M parameters, 111 GFLOPs per second of audio.
-"""
+The generator has 46 M parameters and 111 GFLOPs per second of audio, as the paper says; its sizes follow from that."""

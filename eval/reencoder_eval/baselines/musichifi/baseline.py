@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from reencoder_eval.baselines.baseline import Baseline, digest_of
+from reencoder_eval.baselines.in_segments import run_in_segments
 from reencoder_eval.baselines.musichifi.checkpoint import load_musichifi
 from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSizes
 from reencoder_eval.baselines.musichifi.model import FRAME_RATE, HOP, SAMPLE_RATE, MusicHiFi, MusicHiFiTask
-from reencoder_eval.baselines.segments import run_in_segments
-from reencoder_eval.flops import FlopCount, count_flops
-from reencoder_pipeline.corpus import file_digest
+from reencoder_eval.metrics.flops import FlopCount, count_flops
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.stores.digests import file_digest
 
 VERSION = 1  # raise it when the same weights give another output
 SEGMENT = 1722 * HOP  # 10 s: an activation at its doubled rate takes 86 MB, and a handful live at once

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reencoder_pipeline.torchaudio_guard import import_torchaudio
+from reencoder_pipeline.audio.torchaudio_guard import import_torchaudio
 
 FLOOR = 1e-5  # of a mel magnitude, before the logarithm
 

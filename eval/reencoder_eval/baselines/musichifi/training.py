@@ -14,7 +14,7 @@ from reencoder_eval.baselines.musichifi.discriminators import Discriminator
 from reencoder_eval.baselines.musichifi.generator import GeneratorSizes
 from reencoder_eval.baselines.musichifi.losses import RECONSTRUCTION, discriminator_loss, generator_loss
 from reencoder_eval.baselines.musichifi.model import SAMPLE_RATE, MusicHiFi, MusicHiFiTask
-from reencoder_pipeline.audio import low_band
+from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.errors import TrainingError
 
 MARGIN = 1024  # samples by which an excerpt is continued for the resampler, whose filter reaches past its edges

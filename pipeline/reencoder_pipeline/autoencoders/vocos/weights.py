@@ -15,10 +15,10 @@ from torch import Tensor
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
-from reencoder_pipeline.durable import write_checkpoint
 from reencoder_pipeline.errors import AutoencoderError
-from reencoder_pipeline.foreign_tensors import first_of, misfits, read_safetensors
 from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.stores.atomic import write_checkpoint
+from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_safetensors
 
 FORMAT = "reencoder-vocos-1"
 HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order

@@ -1,0 +1,1 @@
+"""Inputs found, read and held; outputs planned and written."""

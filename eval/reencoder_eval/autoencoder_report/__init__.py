@@ -1,0 +1,1 @@
+"""Measures an autoencoder by itself and writes its card."""

@@ -1,0 +1,249 @@
+"""An autoencoder's measurements, start to end: scores beside sinc, sizes, latent diagnostics -> one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from reencoder_eval.autoencoder_report.diagnostics import DIAGNOSTICS_VERSION, diagnose
+from reencoder_eval.autoencoder_report.latent_figure import latent_figure
+from reencoder_eval.autoencoder_report.weights_record import weights_record
+from reencoder_eval.clips.choose import choose_clips
+from reencoder_eval.clips.excerpts import Excerpt, load_excerpts
+from reencoder_eval.evaluate import tracks_of_split, write_run
+from reencoder_eval.evaluation_folder import AUTOENCODER, LATENTS_FIGURE, OWN, plain, read_json, working_in, write_json
+from reencoder_eval.report.listening_page import write_report
+from reencoder_eval.run_contents import costs_of
+from reencoder_eval.run_systems import Evaluation, describe, run_systems
+from reencoder_eval.systems.rows import systems_of
+from reencoder_eval.tables.paper import TABLE_1
+from reencoder_eval.tables.score_tables import write_tables
+from reencoder_eval.tables.summary import Summary
+from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.stores.atomic import write_whole
+from reencoder_pipeline.stores.own_folder import require_own_folder
+from reencoder_pipeline.tasks import get_task
+
+if TYPE_CHECKING:
+    from reencoder_pipeline.autoencoder import Autoencoder
+
+
+FORMAT = "reencoder-autoencoder-1"
+ROWS = ("autoencoder", "sinc")
+LIBRARIES = ("reencoder", "torch", "numpy", "scipy", "auraloss", "soxr")
+
+
+def default_folder(name: str, split: str | None) -> Path:
+    """out/eval/autoencoder/NAME/SPLIT: another autoencoder or split is another folder."""
+    return Path("out/eval/autoencoder") / (plain(name.removesuffix(".safetensors")) or "_") / (split or "all")
+
+
+def evaluate_autoencoder(
+    name: str,
+    *,
+    source: Path,
+    split: str | None,
+    valid_share: float,
+    test_share: float,
+    resampler: str,
+    num_clips: int,
+    clip_seconds: float,
+    seed: int,
+    listening_clips: int,
+    diagnostic_clips: int,
+    diagnostic_seconds: float,
+    device: str,
+    workers: int,
+    out: Path,
+) -> tuple[dict[str, Any], Evaluation]:
+    """Score the reconstruction of the clips, diagnose the latents of the first of them, and write everything to `out`.
+
+    autoencoder.json is written last and holds every number. Running it again resumes: scores and diagnostics of the
+    same weights, audio and measures are kept.
+    """
+    asked = dict(locals())
+    require_own_folder(out, marks=OWN)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
+    if not source.exists():
+        remedy = "give your own with --set source=/my/music, or: reencoder-cache fetch debian-music --out out/music"
+        raise EvaluationError("there is no music to measure on", where=source, remedy=remedy)
+    coder = load_autoencoder(name, device=device)
+    weights = weights_record(name, digest=coder.spec.weights)
+    tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
+    choice = choose_clips(tracks, task="bwe", num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
+    systems = [system for system in systems_of(get_task("bwe"), coder, device=device) if system.name in ROWS]
+    described = describe(choice, listening_clips=listening_clips)
+
+    with working_in(out):
+        write_run(
+            out,
+            choice,
+            systems,
+            title=f"Autoencoder {name}: reconstruction",
+            task="bwe",
+            split=split,
+            seed=seed,
+            clip_seconds=clip_seconds,
+            autoencoder=coder,
+            resampler=resampler,
+            listening_clips=listening_clips,
+        )
+        evaluation = run_systems(
+            systems,
+            choice.clips,
+            autoencoder=coder,
+            task=get_task("bwe"),
+            resampler=resampler,
+            listening_clips=listening_clips,
+            device=device,
+            workers=workers,
+            out=out,
+            failures=[{"where": str(e.where), "what": e.what, "found": str(e.value)} for e in choice.failures],
+        )
+        summary = write_tables(out)
+        write_report(out)
+
+        excerpts: Sequence[Excerpt] = []
+        if diagnostic_clips:
+            first = choice.clips[:diagnostic_clips]
+            excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=resampler)
+        diagnostics = diagnosed(coder, excerpts, seed=seed, device=device, known=read_json(out / AUTOENCODER))
+        report = {
+            "format": FORMAT,
+            "name": name,
+            "autoencoder": {
+                **coder.spec.to_dict(),
+                "frame_rate": float(coder.spec.frame_rate),
+                "context": coder.context,
+                "local": coder.local,
+                "licence": coder.licence,
+            },
+            "weights": weights,
+            "size": sizes(coder, costs_of(out)),
+            "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()},
+            "clips": {
+                "count": summary.clips,
+                "tracks": summary.tracks,
+                "silent": summary.silent,
+                "failures": len(evaluation.failures),
+                "ids": [clip["id"] for clip in described["clips"]],
+            },
+            "scores": scores(summary),
+            "paper": paper_scores(),
+            "diagnostics": diagnostics,
+            "versions": versions(),
+        }
+        report = finite(report)
+        if diagnostics is not None:
+            write_whole(out / LATENTS_FIGURE, latent_figure(report["diagnostics"], title=figure_title(report)))
+        write_json(out / AUTOENCODER, report)
+    return report, evaluation
+
+
+def diagnosed(
+    coder: Autoencoder,
+    excerpts: Sequence[Excerpt],
+    *,
+    seed: int,
+    device: str,
+    known: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    """The diagnostics with the key that they belong to; those of `known` if it is the same. None without excerpts."""
+    if not excerpts:
+        return None
+    made_of = [DIAGNOSTICS_VERSION, seed, coder.spec.to_dict(), hasattr(coder, "posterior")]
+    key = hashlib.sha256(json.dumps([*made_of, *(one.digest for one in excerpts)]).encode()).hexdigest()
+    before = (known or {}).get("diagnostics")
+    if isinstance(before, dict) and before.get("key") == key:
+        return before
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    with tqdm(total=len(excerpts), unit="excerpt", desc="latents", file=sys.stderr, mininterval=interval) as progress:
+
+        def walk(items):
+            for item in items:
+                yield item
+                progress.update()
+
+        return {"key": key, **asdict(diagnose(coder, excerpts, seed=seed, device=device, progress=walk))}
+
+
+def sizes(coder: Autoencoder, costs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Parameters and GFLOPs per second of audio, for encoding and decoding; None where they cannot be counted."""
+    parts = [coder] if isinstance(coder, nn.Module) else vars(coder).values()
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    halves = {
+        side: [half for module in modules if isinstance(half := getattr(module, side, None), nn.Module)]
+        for side in ("encoder", "decoder")
+    }
+    counted = (costs or {}).get("autoencoder", {})
+    return {
+        "parameters": parameters(modules),
+        "encoder_parameters": parameters(halves["encoder"]),
+        "decoder_parameters": parameters(halves["decoder"]),
+        "encode_gflops": counted.get("encode", {}).get("gflops"),
+        "decode_gflops": counted.get("decode", {}).get("gflops"),
+        "times_real_time": (costs or {}).get("systems", {}).get("autoencoder", {}).get("times_real_time"),
+        "machine": (costs or {}).get("machine"),
+    }
+
+
+def parameters(modules: Sequence[nn.Module]) -> int | None:
+    return sum(value.numel() for module in modules for value in module.parameters()) or None
+
+
+def scores(summary: Summary) -> dict[str, dict[str, Any]]:
+    """system -> metric -> mean, its 95 % interval, median, and on how many clips."""
+    return {
+        system: {
+            metric: {**asdict(cell.mean), "median": cell.median.value, "clips": cell.clips, "tracks": cell.tracks}
+            for metric, cell in cells.items()
+        }
+        for system, cells in summary.cells.items()
+    }
+
+
+def paper_scores() -> dict[str, Any]:
+    row = TABLE_1[0]
+    return {"label": row.label, "gflops": row.gflops, **row.values}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue  # a checkout on the path, not installed
+    return found
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that is not one: JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def figure_title(report: Mapping[str, Any]) -> str:
+    diagnostics, spec = report["diagnostics"], report["autoencoder"]
+    seconds = diagnostics["samples"] / spec["sample_rate"]
+    return (
+        f"{report['name']}: latents of {len(diagnostics['clips'])} excerpts of {seconds:.1f} s, "
+        f"{spec['channels']} channels at {spec['frame_rate']:.1f} Hz"
+    )

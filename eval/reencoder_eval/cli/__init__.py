@@ -1,0 +1,1 @@
+"""The command lines reencoder-eval, reencoder-apply and reencoder-autoencoder."""

@@ -1,0 +1,256 @@
+"""`reencoder-apply upsample`, `upmix` and `export`: a trained module on audio files or on latents, or for others."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from reencoder_pipeline.errors import ConfigError
+from reencoder_pipeline.exit_codes import SOME_FAILED
+from reencoder_pipeline.exit_codes import run as run_app
+from reencoder_pipeline.plain_text import printable
+from reencoder_pipeline.training.interruptions import interruptions
+
+if TYPE_CHECKING:
+    from reencoder_eval.apply.files.inputs import Job
+    from reencoder_eval.apply.files.writing import Form
+    from reencoder_eval.apply.run import Outcome
+
+
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN...", help="files, folders, quoted patterns; - reads a list of paths")
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="folder of the outputs; the tree below a folder is kept")]
+MODULE_HELP = "a released module by its name, module.safetensors, the folder of a run, or a hub id"
+OVERWRITE_HELP = "replace outputs of this call that exist, no other file and no input; default: they are skipped"
+NAME_HELP = (
+    "house, a file or folder of weights, a hub id, or package.module:function, which is imported and called; default: "
+    "the one that the module was trained on, if that is house"
+)
+UPSAMPLES, UPMIXES = "bwe_s", "m2s_s"  # released with the package
+Module = Annotated[str, typer.Option(metavar="MODULE", help=MODULE_HELP)]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help=NAME_HELP)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Format = Annotated[str | None, typer.Option("--format", help="wav, flac, aiff, caf, w64, mp3, ogg; default: as it was")]
+Depth = Annotated[str | None, typer.Option(help="16, 24 or float; default: as it was")]
+Peaks = Annotated[str, typer.Option(help="above full scale: scale turns the file down, float writes a float WAV")]
+LatentsOut = Annotated[
+    str | None, typer.Option("--latents", help="npy or safetensors: write latents, decode nothing; also for audio")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done; nothing is written")]
+Json = Annotated[bool, typer.Option("--json", help="a line of JSON for each file")]
+Seed = Annotated[int | None, typer.Option(min=0, help="a random condition; default: the neutral one")]
+Variants = Annotated[int, typer.Option(min=1, help="as many outputs, with the seeds from --seed on")]
+Width = Annotated[float, typer.Option(min=0.0, help="factor of the side")]
+Like = Annotated[Path | None, typer.Option(metavar="FILE", help="a stereo recording to take the condition from")]
+Lambda = Annotated[float | None, typer.Option("--lambda", min=0.0, max=1.0, help="how far towards --like; default 1")]
+Force = Annotated[bool, typer.Option("--force", help="true stereo: mix down first")]
+
+
+@app.command()
+def upsample(  # noqa: PLR0917, typer reads the signature
+    inputs: Inputs,
+    out: Out,
+    module: Module = UPSAMPLES,
+    then: Annotated[str | None, typer.Option(help="upmix: make the result stereo as well")] = None,
+    upmix_module: Annotated[str | None, typer.Option(metavar="MODULE", help="of --then upmix; default: m2s_s")] = None,
+    crossover: Annotated[bool, typer.Option(help="keep the original below the end of its band")] = True,
+    band: Annotated[float | None, typer.Option(min=1000, help="Hz: where the input's band ends; else measured")] = None,
+    autoencoder: Name = None,
+    seed: Seed = None,
+    variants: Variants = 1,
+    width: Width = 1.0,
+    like: Like = None,
+    share: Lambda = None,
+    latents: LatentsOut = None,
+    format_: Format = None,
+    depth: Depth = None,
+    peaks: Peaks = "scale",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Restore the band above the input's own. Full-band files are copied."""
+    if then not in (None, "upmix"):
+        raise ConfigError("unknown second step", where="--then", value=then, remedy="--then upmix")
+    of_upmix = (upmix_module, seed, like, share) != (None,) * 4 or variants > 1 or width != 1
+    if then is None and of_upmix:
+        remedy = "add --then upmix, or leave out --upmix-module, --seed, --variants, --width, --like and --lambda"
+        raise ConfigError("these options are of the upmix", remedy=remedy)
+    second = (upmix_module or UPMIXES) if then else None
+    from reencoder_eval.apply.run import apply_to
+
+    work = partial(
+        apply_to, out=out, upsample_module=module, upmix_module=second, autoencoder=autoencoder, band_hz=band,
+        crossover=crossover, width=width, seed=seed, variants=variants, like=like, share=share, latents=latents,
+        form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    _apply(work, inputs, out, latents=latents, overwrite=overwrite, as_json=as_json)
+
+
+@app.command()
+def upmix(  # noqa: PLR0917, typer reads the signature
+    inputs: Inputs,
+    out: Out,
+    module: Module = UPMIXES,
+    seed: Seed = None,
+    variants: Variants = 1,
+    width: Width = 1.0,
+    like: Like = None,
+    share: Lambda = None,
+    mono_compatible: Annotated[
+        bool, typer.Option("--mono-compatible", help="the mid of the output is the input itself")
+    ] = False,
+    force: Force = False,
+    autoencoder: Name = None,
+    latents: LatentsOut = None,
+    format_: Format = None,
+    depth: Depth = None,
+    peaks: Peaks = "scale",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make mono stereo. Files that are stereo already are copied."""
+    from reencoder_eval.apply.run import apply_to
+
+    work = partial(
+        apply_to, out=out, upsample_module=None, upmix_module=module, autoencoder=autoencoder, force=force,
+        mono_compatible=mono_compatible, width=width, seed=seed, variants=variants, like=like, share=share,
+        latents=latents, form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
+    _apply(work, inputs, out, latents=latents, overwrite=overwrite, as_json=as_json)
+
+
+@app.command()
+def export(  # noqa: PLR0917, typer reads the signature
+    module: Annotated[str, typer.Argument(metavar="MODULE", help=MODULE_HELP)],
+    out: Out,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="onnx or pt2; may be repeated; default: both")
+    ] = None,
+    latents: Annotated[
+        list[Path] | None, typer.Option("--latents", metavar="FILE", help="latents to compare on, beside random ones")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace files of these names, whoever made them")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a module as ONNX and as torch.export's .pt2, and compare what was written with the module."""
+    from reencoder_eval.apply.export import export_and_compare
+
+    found = export_and_compare(module, out, formats=formats, latents=latents or [], overwrite=overwrite)
+    for one in found:
+        print(json.dumps(one.to_dict()) if as_json else one.text())
+    if not all(one.agrees for one in found):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _form(format_: str | None, depth: str | None, peaks: str) -> Form:
+    from reencoder_eval.apply.files.writing import Form
+
+    return Form(format=format_, depth=depth, peaks=peaks)
+
+
+def _apply(
+    work: Callable[..., Iterator[Outcome]],
+    inputs: list[str],
+    out: Path,
+    *,
+    latents: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Do the work, `apply_to` with all of its settings, on what the inputs name, and say what came of each file."""
+    if latents not in (None, "npy", "safetensors"):
+        raise ConfigError("unknown value", where="--latents", value=latents, remedy="npy or safetensors")
+    from reencoder_eval.apply.files.inputs import find_jobs
+
+    jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer, say=lambda line: print(printable(line), file=sys.stderr))
+    failed = done = 0
+    try:
+        # An interrupt that is raised anywhere can be lost in a destructor; between segments it cannot.
+        with interruptions() as interrupted, _Progress(jobs, interrupted) as progress:
+            for outcome in work(jobs, progress=progress):
+                done += 1
+                failed += outcome.status == "failed"
+                if outcome.error:
+                    progress.say(f"error: {printable(outcome.error, lines=True)}", file=sys.stderr)
+                text = json.dumps(outcome.to_dict()) if as_json else printable(outcome.text())
+                progress.say(text, file=sys.stdout)
+                if interrupted():
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        command = shlex.join(["reencoder-apply", *sys.argv[1:]])
+        goes_on = "starts again (leave out --overwrite to go on)" if overwrite else "skips them and goes on"
+        raise KeyboardInterrupt(
+            f"interrupted; {done} of {len(jobs)} files are finished, the same command {goes_on}: {command}"
+        ) from None
+    if failed:
+        print(f"{failed} of {len(jobs)} files failed", file=sys.stderr)
+        raise typer.Exit(SOME_FAILED)
+
+
+class _Progress:
+    """On stderr, in seconds of audio: a bar on a terminal, else a line every half minute. Interruptions leave here."""
+
+    def __init__(self, jobs: Sequence[Job], interrupted: Callable[[], bool]) -> None:
+        from tqdm import tqdm
+
+        from reencoder_eval.apply.files.reading import sound_seconds
+
+        self.interrupted = interrupted
+        self.seconds = {job.path: sound_seconds(job.path) for job in jobs}
+        self.terminal, self.shown, total = sys.stderr.isatty(), time.monotonic(), sum(self.seconds.values())
+        layout = "{desc}{percentage:3.0f}% {n:.0f} of {total:.0f} s of audio, {remaining} left"
+        # Drawn by `__call__` alone where it is no terminal, as whole lines.
+        self.bar = tqdm(
+            total=total, disable=total == 0, mininterval=0.5 if self.terminal else 1e9, bar_format=layout,
+            delay=2.0, leave=False, file=sys.stderr,
+        )  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, job: Job, share: float) -> None:
+        if self.interrupted():
+            raise KeyboardInterrupt
+        self.bar.set_description_str(f"{printable(job.stem[-30:])}: ", refresh=False)
+        self.bar.update(share * self.seconds[job.path])
+        if not self.terminal and not self.bar.disable and time.monotonic() - self.shown > 30:
+            self.shown = time.monotonic()
+            print(self.bar, file=sys.stderr, flush=True)
+
+    def say(self, text: str, *, file: TextIO) -> None:
+        """A line that stands alone."""
+        if self.terminal:
+            self.bar.clear()
+        print(text, file=file, flush=True)
+
+
+def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text in any encoding
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Chooses clips of a corpus and reads them."""

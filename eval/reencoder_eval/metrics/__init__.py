@@ -1,0 +1,1 @@
+"""Distances between estimate and reference: spectral, stereo, latent, of hearing; FLOPs."""

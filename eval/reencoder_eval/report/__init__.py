@@ -1,0 +1,1 @@
+"""Pages, figures and cards for people to read and listen to."""

@@ -1,0 +1,1 @@
+"""Systems: the rows of a table, and what each costs."""

@@ -1,0 +1,1 @@
+"""Reads, resamples and measures recordings."""

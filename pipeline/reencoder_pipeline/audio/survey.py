@@ -1,0 +1,179 @@
+"""Measures what a recording is worth for each task: how high its music reaches, and how much stereo there is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.audio.bandwidth import SIDE_MID_LIMIT_DB, LongTermSpectrum, bandwidth_of
+from reencoder_pipeline.audio.read import length_slack, open_sequential
+from reencoder_pipeline.errors import AudioError
+
+if TYPE_CHECKING:
+    import soundfile
+
+
+# bwe: a target without content in the upper half of 0-22.05 kHz teaches a module to write silence there. Among the
+# 220 tracks of data_manifests/debian_music.jsonl none lies between 15.4 kHz (old MP3 shelves) and 16.0 kHz.
+BWE_LOWEST_RATE = 44_100
+BWE_LOWEST_BANDWIDTH = 15_500.0
+# m2s: below -30 dB the two channels are one; above +3 dB they are so opposed that (L+R)/2 has lost the music.
+M2S_SIDE_MID_DB = (-30.0, 3.0)
+PEAK_LIMIT_DB = 12.0  # mastered music in float reaches +3 dBFS; what is far above was written without scaling
+READ_SAMPLES = 524_288
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one recording offers. `bandwidth_hz` and `side_mid_db` are defined by `effective_bandwidth` and
+    `side_mid_level`, `width_db` by `stereo_width`; None: not measured."""
+
+    sample_rate: int
+    num_samples: int
+    num_channels: int
+    bandwidth_hz: float
+    side_mid_db: float
+    level_db: float  # mean power of a channel, full scale = 0 dB: near-silent recordings are worth nothing
+    width_db: float | None = None
+    peak_db: float | None = None  # the largest sample, full scale = 0 dB
+    louder: int = 0  # of two channels, the one that holds the signal where they are one
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+    @property
+    def is_one_signal(self) -> bool:
+        """Whether the channels hold one signal: equal, or of other gains, polarity or arrival, or one of them dead."""
+        width = self.side_mid_db if self.width_db is None else min(self.width_db, self.side_mid_db)
+        return self.num_channels == 1 or (self.num_channels == 2 and width < M2S_SIDE_MID_DB[0])
+
+
+def survey(path: Path) -> Survey:
+    """Survey one file, block by block. AudioError when it cannot be decoded, or ends before its header says so."""
+    import soundfile
+
+    path = Path(path)
+    try:
+        with open_sequential(path) as file:
+            promised, slack = file.frames, length_slack(file)
+            result = survey_blocks(_blocks(file), file.samplerate, file.channels)
+    except soundfile.SoundFileError as error:
+        raise AudioError("cannot be decoded", where=path, value=str(error)) from None
+    if result.num_samples == 0 or abs(result.num_samples - promised) > slack:
+        raise AudioError("decodes to another length than its header says", where=path, value=result.num_samples)
+    return result
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
+    """(channels, samples) at a time. Not file.blocks(): where a file ends early, that repeats what the buffer held."""
+    while len(block := file.read(READ_SAMPLES, dtype="float32", always_2d=True)) > 0:
+        yield np.asarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
+
+
+def survey_audio(audio: NDArray[np.float32], *, sample_rate: int) -> Survey:
+    """Survey (channels, samples) that are in memory already."""
+    blocks = (audio[:, start : start + READ_SAMPLES] for start in range(0, audio.shape[1], READ_SAMPLES))
+    return survey_blocks(blocks, sample_rate, len(audio))
+
+
+def survey_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_channels: int) -> Survey:
+    """Survey audio that arrives in blocks of (channels, samples)."""
+    surveyor = Surveyor(sample_rate, num_channels)
+    for block in blocks:
+        surveyor.add(block)
+    return surveyor.result()
+
+
+class Surveyor:
+    """Surveys audio that is handed to it block by block."""
+
+    def __init__(self, sample_rate: int, num_channels: int) -> None:
+        self._sample_rate, self._num_channels = sample_rate, num_channels
+        self._spectrum, self._energy = LongTermSpectrum(), _Energy()
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        """(channels, samples)"""
+        self._spectrum.add(block)
+        self._energy.add(block)
+
+    def result(self) -> Survey:
+        return Survey(
+            sample_rate=self._sample_rate,
+            num_samples=self._energy.num_samples,
+            num_channels=self._num_channels,
+            bandwidth_hz=bandwidth_of(self._spectrum.mean(), sample_rate=self._sample_rate),
+            side_mid_db=self._energy.side_mid_db(),
+            level_db=self._energy.level_db(),
+            width_db=self._spectrum.width_db(sample_rate=self._sample_rate),
+            peak_db=self._energy.peak_db(),
+            louder=self._spectrum.louder(),
+        )
+
+
+def suited_tasks(survey: Survey) -> tuple[str, ...]:
+    """The tasks whose targets this recording can serve, by the thresholds at the top of this file."""
+    lowest, highest = M2S_SIDE_MID_DB
+    bwe = survey.sample_rate >= BWE_LOWEST_RATE and survey.bandwidth_hz >= BWE_LOWEST_BANDWIDTH
+    m2s = survey.num_channels == 2 and lowest <= survey.side_mid_db <= highest and not survey.is_one_signal
+    return ("bwe",) * bwe + ("m2s",) * m2s
+
+
+def side_mid_level(audio: NDArray[np.float32]) -> float:
+    """Side over mid energy in dB, of the first two channels of (channels, samples), clipped to +-120.
+
+    Mono (one channel, or two equal ones) and silence give -120. Channels near to opposite give large positive values.
+    """
+    energy = _Energy()
+    energy.add(audio)
+    return energy.side_mid_db()
+
+
+def stereo_width(audio: NDArray[np.float32], *, sample_rate: int) -> float:
+    """What the first two channels of (channels, samples) hold besides one signal, in dB of that signal, clipped to
+    +-120: the smaller over the larger eigenvalue of their covariance, without DC and at the best lag within 1 ms.
+
+    For independent mid and side of the usual sizes this is side over mid. A channel that is dead, or a copy of the
+    other with another gain, polarity or arrival, gives far below -30 dB, whatever side over mid is.
+    """
+    spectrum = LongTermSpectrum()
+    spectrum.add(audio)
+    return spectrum.width_db(sample_rate=sample_rate)
+
+
+class _Energy:
+    """Energies of audio that arrives in blocks: of all channels, and of mid and side of the first two."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self._mean_square = self._mid = self._side = self._peak = 0.0
+
+    def add(self, audio: NDArray[np.float32]) -> None:
+        exact = audio.astype(np.float64)
+        left, right = exact[0], exact[min(1, len(exact) - 1)]
+        mid, side = (np.einsum("i,i->", x, x) / 4 for x in (left + right, left - right))
+        self.num_samples += audio.shape[1]
+        self._peak = max(self._peak, float(np.abs(audio).max(initial=0.0)))
+        self._mid += float(mid)
+        self._side += float(side)
+        # Of one or two channels this is mid and side together.
+        self._mean_square += float(mid + side if len(exact) <= 2 else np.square(exact).mean(axis=0).sum())
+
+    def side_mid_db(self) -> float:
+        if self._side == 0.0:
+            return -SIDE_MID_LIMIT_DB
+        if self._mid == 0.0:
+            return SIDE_MID_LIMIT_DB
+        level = 10.0 * np.log10(self._side / self._mid)
+        return float(np.clip(level, -SIDE_MID_LIMIT_DB, SIDE_MID_LIMIT_DB))
+
+    def peak_db(self) -> float:
+        return float(20.0 * np.log10(self._peak + 1e-10))
+
+    def level_db(self) -> float:
+        return float(10.0 * np.log10(self._mean_square / max(1, self.num_samples) + 1e-20))

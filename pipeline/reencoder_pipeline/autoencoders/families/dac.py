@@ -1,0 +1,59 @@
+"""Descript Audio Codec (transformers), without its quantisation: mono, convolutional, 86 frames a second at 44.1 kHz.
+
+`form=latent` (default): what the quantiser would be given, 1024 channels. `form=projected`: the 9 x 8 channels that the
+quantiser projects to before it looks up codes. Each of these nine depends on the *codes* of those before it, so the
+later ones behave like noise, and two encodings that differ by rounding may differ by a code where two are equally near.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen_spec
+from reencoder_pipeline.autoencoders.known_files import TRANSFORMERS_WEIGHTS
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.receptive_field import convolutional_context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+LATENT, PROJECTED = "latent", "projected"
+
+
+def load_dac(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    form = choose_form(form, (LATENT, PROJECTED), where=source.name)
+    model = from_pretrained(library_class("transformers", "DacModel", since="4.44"), source.path, device=device)
+    config, quantizers = model.config, model.quantizer.quantizers
+
+    def to_latents(audio: Tensor) -> Tensor:
+        latents = model.encoder(audio)
+        return latents if form == LATENT else model.quantizer(latents)[2]
+
+    def to_audio(latents: Tensor) -> Tensor:
+        if form == PROJECTED:
+            pieces = latents.split(config.codebook_dim, dim=1)
+            projected = [quantizer.out_proj(piece) for quantizer, piece in zip(quantizers, pieces, strict=True)]
+            latents = torch.stack(projected).sum(dim=0)
+        return model.decoder(latents)
+
+    return FrozenAutoencoder(
+        spec=frozen_spec(
+            source.family,
+            form,
+            weights=weights_digest(source.path, TRANSFORMERS_WEIGHTS),
+            sample_rate=config.sampling_rate,
+            hop=config.hop_length,
+            channels=config.hidden_size if form == LATENT else len(quantizers) * config.codebook_dim,
+        ),
+        context=convolutional_context(model.encoder, model.decoder, hop=config.hop_length),
+        local=True,
+        licence=source.licence,
+        audio_channels=1,
+        model=model,
+        to_latents=to_latents,
+        to_audio=to_audio,
+    )

@@ -1,0 +1,77 @@
+"""EnCodec (transformers), without its quantisation: 24 and 32 kHz mono (128 channels), 48 kHz stereo (129).
+
+Recurrent, so a frame depends on everything before it in the piece. The 48 kHz model also normalises: it cuts audio
+into windows of a second, divides each by its loudness, and normalises activations over the window. Here windows stand
+side by side (the library overlaps them by 480 samples, which is one and a half frames and so fits no grid of frames;
+without the overlap nothing fades one window into the next), and the loudness travels: the last channel is its natural
+logarithm, the same for all frames of a window.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec, stereo_forms
+from reencoder_pipeline.autoencoders.known_files import TRANSFORMERS_WEIGHTS
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.errors import AutoencoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+SILENCE = 1e-8  # the library's own: added to a loudness before anything is divided by it
+
+
+def load_encodec(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    model = from_pretrained(library_class("transformers", "EncodecModel", since="4.31"), source.path, device=device)
+    config = model.config
+    form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
+    windowed = config.normalize or config.chunk_length is not None
+    spec = frozen_spec(
+        source.family,
+        form,
+        weights=weights_digest(source.path, TRANSFORMERS_WEIGHTS),
+        sample_rate=config.sampling_rate,
+        hop=config.hop_length,
+        channels=config.hidden_size + windowed,
+    )
+    if windowed and (not config.normalize or not config.chunk_length or config.chunk_length % config.hop_length):
+        raise AutoencoderError(
+            "EnCodec's windows must be normalised and whole frames long",
+            where=source.path,
+            value=f"normalize {config.normalize}, {config.chunk_length} samples, hop {config.hop_length}",
+            remedy="use the published 24, 32 or 48 kHz model",
+        )
+    return FrozenAutoencoder(
+        spec=spec,
+        context=a_second(spec),
+        local=False,
+        licence=source.licence,
+        audio_channels=config.audio_channels,
+        model=model,
+        to_latents=(lambda audio: _encode_windows(model, audio)) if windowed else model.encoder,
+        to_audio=(lambda latents: _decode_windows(model, latents)) if windowed else model.decoder,
+    )
+
+
+def _encode_windows(model: Any, audio: Tensor) -> Tensor:
+    """(B, channels, T * hop) -> (B, C + 1, T)."""
+    pieces = []
+    for window in audio.split(model.config.chunk_length, dim=-1):
+        loudness = window.mean(dim=1, keepdim=True).square().mean(dim=-1, keepdim=True).sqrt() + SILENCE  # (B, 1, 1)
+        latents = model.encoder(window / loudness)
+        pieces.append(torch.cat([latents, loudness.log().expand(-1, -1, latents.shape[-1])], dim=1))
+    return torch.cat(pieces, dim=-1)
+
+
+def _decode_windows(model: Any, latents: Tensor) -> Tensor:
+    """(B, C + 1, T) -> (B, channels, T * hop); a window's loudness is the mean of its last channel."""
+    pieces = []
+    for window in latents.split(model.config.chunk_length // model.config.hop_length, dim=-1):
+        loudness = window[:, -1:].mean(dim=-1, keepdim=True).exp()
+        pieces.append(model.decoder(window[:, :-1]) * loudness)
+    return torch.cat(pieces, dim=-1)

@@ -1,0 +1,75 @@
+"""Mono KL autoencoders of diffusers: KVAE-Audio (48 kHz, 50 Hz) and MiniMax-H3 audio (32 kHz, 40 Hz).
+
+Neither is local: KVAE's encoder attends to the whole piece, MiniMax's to everything before a frame.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec
+from reencoder_pipeline.autoencoders.known_files import DIFFUSERS_WEIGHTS
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.errors import AutoencoderError
+
+
+def load_kvae_audio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    model = _load("AutoencoderKLKVAEAudio", source, form=form, device=device)
+    config = model.config
+    if config.num_channels != 1:
+        raise AutoencoderError("only the mono KVAE-Audio is known", where=source.path, value=config.num_channels)
+    return _freeze(model, source, sample_rate=config.sample_rate, channels=config.codebook_dim)
+
+
+def load_minimax_h3_audio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    """Its config holds a mean and a standard deviation per channel; the latents are normalised by them."""
+    model = _load("AutoencoderKLMiniMaxH3Audio", source, form=form, device=device)
+    config = model.config
+    return _freeze(
+        model,
+        source,
+        sample_rate=config.sampling_rate,
+        channels=config.latent_channels,
+        mean=config.latents_mean,
+        std=config.latents_std,
+    )
+
+
+def _load(name: str, source: Source, *, form: str | None, device: str) -> Any:
+    choose_form(form, (), where=source.name)
+    return from_pretrained(library_class("diffusers", name, since="0.42.1"), source.path, device=device)
+
+
+def _freeze(
+    model: Any,
+    source: Source,
+    *,
+    sample_rate: int,
+    channels: int,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+) -> FrozenAutoencoder:
+    spec = frozen_spec(
+        source.family,
+        None,
+        weights=weights_digest(source.path, DIFFUSERS_WEIGHTS),
+        sample_rate=sample_rate,
+        hop=model.hop_length,
+        channels=channels,
+    )
+    # (C,) -> (1, C, 1)
+    centre = torch.tensor(mean or [0.0] * channels, device=model.device)[None, :, None]
+    width = torch.tensor(std or [1.0] * channels, device=model.device)[None, :, None]
+    return FrozenAutoencoder(
+        spec=spec,
+        context=a_second(spec),
+        local=False,
+        licence=source.licence,
+        audio_channels=1,
+        model=model,
+        to_latents=lambda audio: (model.encode(audio).latent_dist.mode() - centre) / width,
+        to_audio=lambda latents: model.decode(latents * width + centre).sample,
+    )

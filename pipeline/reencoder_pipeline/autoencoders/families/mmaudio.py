@@ -1,0 +1,60 @@
+"""MMAudio (diffusers): a mel spectrogram's autoencoder and the vocoder beside it; mono, 44.1 kHz, 43 frames a second.
+
+It attends to the whole piece in both directions, and hears audio beyond full scale as clipped. Its latents are as the
+encoder gives them: `scaling_factor` belongs to one diffusion model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec
+from reencoder_pipeline.autoencoders.known_files import CONFIG, DIFFUSERS_WEIGHTS
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.errors import AutoencoderError
+
+
+def load_mmaudio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    """`source` is the autoencoder's folder; the vocoder is the folder `vocoder` beside it or in it."""
+    choose_form(form, (), where=source.name)
+    beside = [folder / "vocoder" for folder in (source.path, source.path.parent)]
+    vocoder_path = next((path for path in beside if (path / CONFIG).is_file()), None)
+    if vocoder_path is None:
+        remedy = "put the MMAudioVocoder into a folder `vocoder` beside or in the autoencoder's"
+        raise AutoencoderError("MMAudio cannot be heard without its vocoder", where=beside[1], remedy=remedy)
+    vae = from_pretrained(library_class("diffusers", "MMAudioVAE", since="0.42.1"), source.path, device=device)
+    kind = library_class("diffusers", "MMAudioVocoder", since="0.42.1")
+    vocoder = from_pretrained(kind, vocoder_path, device=device)
+    config, hop = vae.config, vae.latent_hop_length
+    if vocoder.config.num_mels != config.mel_bins:
+        value = f"{vocoder.config.num_mels} mel bands, not {config.mel_bins}"
+        raise AutoencoderError("this vocoder belongs to another autoencoder", where=vocoder_path, value=value)
+    digests = [weights_digest(path, DIFFUSERS_WEIGHTS) for path in (source.path, vocoder_path)]
+    spec = frozen_spec(
+        source.family,
+        None,
+        weights=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        sample_rate=config.sample_rate,
+        hop=hop,
+        channels=config.latent_channels,
+    )
+
+    def to_latents(audio: Tensor) -> Tensor:
+        reflected = (config.n_fft - config.hop_length) // 2  # the spectrogram mirrors so much at each end
+        audio = F.pad(audio, (0, hop * max(0, -(-(reflected + 1 - audio.shape[-1]) // hop))))
+        return vae.encode(audio[:, 0]).latent_dist.mode()
+
+    return FrozenAutoencoder(
+        spec=spec,
+        context=a_second(spec),
+        local=False,
+        licence=source.licence,
+        audio_channels=1,
+        model=nn.ModuleList([vae, vocoder]),
+        to_latents=to_latents,
+        to_audio=lambda latents: vocoder(vae.decode(latents).sample).sample,
+    )

@@ -1,0 +1,79 @@
+"""Music2Latent (Sony CSL): mono, 64 channels, 10.8 frames a second; a consistency model, so decoding starts from noise.
+
+Group normalisation over the whole piece makes it not local. The noise is drawn from a fixed seed, item by item, so that
+a latent is always decoded to the same sound; its decoder gives no gradients. The package would download weights
+whenever it is used, and run their pickled code; here it gets tensors from a file on disk and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec
+from reencoder_pipeline.autoencoders.known_files import NAMED_FILES
+from reencoder_pipeline.autoencoders.pretrained import choose_form, digest_of, library_class
+from reencoder_pipeline.autoencoders.tensor_files import load_tensors, read_tensors
+
+NOISE_SEED = 0
+TENSORS = "gen_state_dict"
+
+
+def load_music2latent(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    choose_form(form, (), where=source.name)
+    codec_class = library_class("music2latent.inference", "EncoderDecoder", since="0.1.8")
+    library = importlib.import_module("music2latent.inference")
+    file = named_file(source)
+    codec = codec_class.__new__(codec_class)  # its __init__ downloads
+    codec.device = torch.device(device)
+    model = library.UNet()
+    known = model.state_dict().keys()  # the package itself overlooks tensors that it has no place for
+    tensors = {name: value for name, value in read_tensors(file, inside=TENSORS).items() if name in known}
+    codec.gen = load_tensors(model, tensors, file=file, device=device)
+    hop = library.hop * 2 ** library.freq_downsample_list.count(0)
+    edge = 3 * library.hop // 2  # its spectrogram is that much longer than its frames, at each end
+    spec = frozen_spec(
+        source.family,
+        None,
+        weights=digest_of([file]),
+        sample_rate=library.sample_rate,
+        hop=hop,
+        channels=library.bottleneck_channels,
+    )
+
+    def to_latents(audio: Tensor) -> Tensor:
+        return codec.encode(F.pad(audio[:, 0], (edge, edge)))  # items of the batch are what it calls channels
+
+    def to_audio(latents: Tensor) -> Tensor:
+        return torch.stack([seeded(codec.decode, item[None]) for item in latents])[..., edge:]
+
+    return FrozenAutoencoder(
+        spec=spec,
+        context=a_second(spec),
+        local=False,
+        licence=source.licence,
+        audio_channels=1,
+        model=codec.gen,
+        to_latents=to_latents,
+        to_audio=to_audio,
+    )
+
+
+def named_file(source: Source) -> Path:
+    """The file of a family that is known by its file's name."""
+    if source.path.is_file():
+        return source.path
+    return next(source.path / name for name in NAMED_FILES[source.family] if (source.path / name).is_file())
+
+
+def seeded(decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    """decode(latents) with the same noise each time; the caller's random numbers are left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(NOISE_SEED)
+        return decode(latents)

@@ -1,0 +1,45 @@
+"""Oobleck (diffusers): Stable Audio Open, ACE-Step 1.5 and their relatives; stereo in one latent, convolutional."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen_spec, stereo_forms
+from reencoder_pipeline.autoencoders.known_files import DIFFUSERS_WEIGHTS
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.receptive_field import convolutional_context
+
+
+def load_oobleck(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
+    kind = library_class("diffusers", "AutoencoderOobleck", since="0.30")
+    model = from_pretrained(kind, source.path, device=device)
+    digest = weights_digest(source.path, DIFFUSERS_WEIGHTS)
+    return freeze_oobleck(model, source, form=form, digest=digest)
+
+
+def freeze_oobleck(
+    model: Any, source: Source, *, form: str | None, digest: str, scale: float = 1.0
+) -> FrozenAutoencoder:
+    """`model` is an AutoencoderOobleck; its latents are divided by `scale`. The mean is taken, never a sample."""
+    config = model.config
+    form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
+    hop = math.prod(config.downsampling_ratios)
+    return FrozenAutoencoder(
+        spec=frozen_spec(
+            source.family,
+            form,
+            weights=digest,
+            sample_rate=config.sampling_rate,
+            hop=hop,
+            channels=config.decoder_input_channels,
+        ),
+        context=convolutional_context(model.encoder, model.decoder, hop=hop),
+        local=True,
+        licence=source.licence,
+        audio_channels=config.audio_channels,
+        model=model,
+        to_latents=lambda audio: model.encode(audio).latent_dist.mode() / scale,
+        to_audio=lambda latents: model.decode(latents * scale).sample,
+    )

@@ -1,0 +1,176 @@
+"""Where weights come from: a folder, a file or a hub id becomes a folder on disk, a family, and a digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline.autoencoders.hub import download_from_hub
+from reencoder_pipeline.autoencoders.known_files import (
+    CONFIG,
+    DIFFUSERS_WEIGHTS,
+    NAMED_FILES,
+    STABLE_AUDIO_CONFIG,
+    TRANSFORMERS,
+    TRANSFORMERS_WEIGHTS,
+    VOCOS_FILE,
+    read_json,
+)
+from reencoder_pipeline.autoencoders.licences import licence_of
+from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.named_function import shown
+
+# Keys of config.json by which transformers and diffusers import code, fetch it from the hub, or load another model.
+BRINGS_CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "quantization_config", "base_model_name_or_path"}
+BRINGS_CODE |= {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "gguf_file"}
+BRINGS_CODE |= {"experts_implementation", "_experts_implementation", "_experts_implementation_internal"}
+BRINGS_CODE |= {"use_kernels", "kernel_config", "transformers_weights"}
+HARMLESS: tuple[Any, ...] = (None, False, {}, [], "eager", "sdpa")
+ADAPTERS = ("adapter_config.json",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An autoencoder found on disk: `path` is its folder (or its one file), `config` what its config file holds."""
+
+    name: str
+    path: Path
+    family: str
+    config: dict[str, Any]
+    licence: str
+
+
+def find_source(
+    name: str, *, families: Sequence[str], revision: str | None, subfolder: str | None, local_files_only: bool
+) -> Source:
+    """A folder or file that exists wins over a hub id of the same name. AutoencoderError for anything else."""
+    path = Path(name).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise AutoencoderError(
+                "a revision is of a hub id, and this is on disk", where=path, value=revision, remedy="leave it out"
+            )
+        path = path / subfolder if subfolder else path
+        if not path.exists():
+            raise AutoencoderError("no such subfolder", where=path, remedy=_subfolders(path.parent, families))
+    else:
+        path = download_from_hub(
+            name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=()
+        )
+        family, _ = _identify(path, families)
+        weights = _weights_patterns(family, subfolder)
+        path = download_from_hub(
+            name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=weights
+        )
+    try:
+        family, config = _identify(path, families)
+    except OSError as error:
+        remedy = "give a file or folder that can be read"
+        raise AutoencoderError("cannot be read", where=path, value=shown(error), remedy=remedy) from None
+    return Source(name, path, family, config, licence_of(name, family))
+
+
+def weight_pieces(index: Path) -> set[str]:
+    """The files that an index of weights in pieces names: files beside it, whatever it says."""
+    pieces = read_json(index).get("weight_map")
+    pieces = set(map(str, pieces.values())) if isinstance(pieces, dict) else set()
+    if wrong := sorted(name for name in pieces if not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name)):
+        raise AutoencoderError(
+            "the index names files elsewhere than beside it, or of another kind",
+            where=index,
+            value=shown(wrong[0]),
+            remedy="do not use these weights, and tell whoever gave them to you",
+        )
+    if not pieces:
+        raise AutoencoderError("the index names no files", where=index, remedy="fetch the weights again")
+    return pieces
+
+
+def refuse_what_brings_code(folder: Path) -> None:
+    """AutoencoderError where config.json, or a file beside it, would have a library import, run or fetch something."""
+    if odd := [path for path in sorted(folder.iterdir()) if path.exists() and not path.is_file() and not path.is_dir()]:
+        raise AutoencoderError(
+            "a pipe or device lies among the weights, and reading it may never end", where=odd[0], remedy="remove it"
+        )
+    waiting: list[Any] = [read_json(folder / CONFIG)]
+    found = [name for name in ADAPTERS if (folder / name).exists()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found += [key for key in value if key in BRINGS_CODE and value[key] not in HARMLESS]
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    for stem in (DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS):
+        if (index := folder / f"{stem}.safetensors.index.json").is_file():
+            weight_pieces(index)
+    if found:
+        raise AutoencoderError(
+            "the model's folder names code or another model to be loaded, and nothing here is loaded on a file's word",
+            where=folder,
+            value=", ".join(sorted(set(found))),
+            remedy="remove these from a copy of the folder if you know what they do, or write a function of your own "
+            "(package.module:function)",
+        )
+
+
+def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """(family, config), by the config beside the weights or, where there is none, by the name of the weights file."""
+    if not path.is_file() and not path.is_dir():
+        remedy = "give a file or folder of weights"
+        raise AutoencoderError("neither a file nor a folder", where=path, remedy=remedy)
+    if path.is_file():
+        for family, names in NAMED_FILES.items():
+            if path.name in names:
+                return family, {}
+        if path.suffix == ".safetensors":
+            return "vocos", {}
+        remedy = "give the folder that holds a model's config and weights, or a file of `reencoder-autoencoder train`"
+        raise AutoencoderError("this file alone does not say what it is", where=path, remedy=remedy)
+    if (path / VOCOS_FILE).is_file():
+        return "vocos", {}
+    for family, names in NAMED_FILES.items():
+        if any((path / name).is_file() for name in names):
+            return family, {}
+    if (path / STABLE_AUDIO_CONFIG).is_file():
+        return "stable_audio_tools", read_json(path / STABLE_AUDIO_CONFIG)
+    if not (path / CONFIG).is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "an empty folder"
+        raise AutoencoderError(f"no {CONFIG} here", where=path, value=found, remedy=_subfolders(path, families))
+    config = read_json(path / CONFIG)
+    listed, kind = config.get("architectures"), str(config.get("model_type", ""))
+    named = [config.get("_class_name"), *(listed if isinstance(listed, list) else ()), TRANSFORMERS.get(kind)]
+    known = next((name for name in named if isinstance(name, str) and name in families), None)
+    if known is None:
+        found = shown(", ".join(str(name) for name in (*named, kind) if name) or "no class name")
+        remedy = f"known: {', '.join(families)}; for others write a function and name it package.module:function"
+        raise AutoencoderError("not an autoencoder that is known here", where=path / CONFIG, value=found, remedy=remedy)
+    return known, config
+
+
+def _subfolders(path: Path, families: Sequence[str]) -> str:
+    """What to do in a folder without a config: name the subfolders that hold an autoencoder."""
+    holding = []
+    for config in sorted(path.glob(f"*/{CONFIG}")) if path.is_dir() else ():
+        values = read_json(config)
+        if values.get("_class_name") in families or TRANSFORMERS.get(str(values.get("model_type", ""))) in families:
+            holding.append(config.parent.name)
+    if holding:
+        return f"did you mean #subfolder={' or #subfolder='.join(holding)}?"
+    return f"give the folder of the autoencoder itself: {CONFIG} (or {STABLE_AUDIO_CONFIG}) beside its weights"
+
+
+def _weights_patterns(family: str, subfolder: str | None) -> list[str]:
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    if family == "vocos" or family in NAMED_FILES:
+        return []  # they came with the configs
+    if family == "stable_audio_tools":
+        return [f"{prefix}model.safetensors"]
+    stem = TRANSFORMERS_WEIGHTS if family in TRANSFORMERS.values() else DIFFUSERS_WEIGHTS
+    patterns = [f"{prefix}{stem}.safetensors", f"{prefix}{stem}-*.safetensors"]
+    if family == "MMAudioVAE":  # decodes to mel spectrograms; the vocoder lies beside it
+        patterns += [f"vocoder/{CONFIG}", f"vocoder/{stem}.safetensors", f"vocoder/{stem}-*.safetensors"]
+    return patterns

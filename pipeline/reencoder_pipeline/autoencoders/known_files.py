@@ -1,0 +1,28 @@
+"""Names of the files that hold weights and configs of each family, and reading a JSON config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline import safe_text
+from reencoder_pipeline.errors import AutoencoderError
+
+VOCOS_FILE = "autoencoder.safetensors"
+CONFIG, STABLE_AUDIO_CONFIG = "config.json", "model_config.json"
+# Families whose weights are one file that is known by its name.
+NAMED_FILES = {
+    "music2latent": ("music2latent.pt", "music2latent.safetensors"),
+    "codicodec": ("codicodec.pt", "codicodec.safetensors"),
+}
+TRANSFORMERS = {"dac": "DacModel", "encodec": "EncodecModel"}  # model_type -> class
+JSON_BYTES = 2**24
+DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model", "model"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    values = safe_text.read_json(file, kind=AutoencoderError, what="model's configuration", limit=JSON_BYTES)
+    if not isinstance(values, dict):
+        remedy = "fetch it again"
+        raise AutoencoderError("is not a model's configuration", where=file, value=type(values).__name__, remedy=remedy)
+    return values

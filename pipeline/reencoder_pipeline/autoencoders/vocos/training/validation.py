@@ -1,0 +1,62 @@
+"""How the moving average does on unseen music while it trains: the metrics' own distances, pictures and sound."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.training.losses import reconstruction_losses, waveform_distance
+from reencoder_pipeline.training.metrics_log import Journal
+
+STFT_D = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # (n_fft, hop, window) of STFT-D, section 4.1
+MEL_D = ((1024, 256, 1024),)  # and of mel-D
+SHOWN = 2  # excerpts that TensorBoard shows
+
+
+@torch.inference_mode()
+def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], journal: Journal, step: int) -> None:
+    """Reconstruct (N, 1, L) from the posterior means; the distances become a row, two excerpts pictures and sound."""
+    estimate = model.decoder(model.encoder(audio)[0])
+    distances = [
+        reconstruction_losses(x, y, resolutions=STFT_D, filterbanks=filterbanks)["spectral"].item()
+        for x, y in zip(estimate, audio, strict=True)
+    ]
+    mels = [
+        reconstruction_losses(x, y, resolutions=MEL_D, filterbanks=filterbanks)["mel"].item()
+        for x, y in zip(estimate, audio, strict=True)
+    ]
+    journal.valid(
+        step,
+        {
+            "stft_d": float(np.mean(distances)),
+            "mel_d": float(np.mean(mels)),
+            "waveform": waveform_distance(estimate, audio).item(),
+            "si_sdr": _si_sdr(estimate, audio).mean().item(),
+        },
+    )
+    for index in range(min(SHOWN, len(audio))):
+        pair = torch.stack([audio[index, 0], estimate[index, 0]]).float().cpu()
+        journal.picture(step, f"reference above, estimate below/{index}", spectrogram_picture(pair))
+        for name, sound in zip(("reference", "estimate"), pair, strict=True):
+            journal.sound(step, f"{name}/{index}", sound.numpy(), sample_rate=model.config.sample_rate)
+
+
+def spectrogram_picture(audio: Tensor) -> np.ndarray:
+    """(N, L) -> (height, width, 3): log-magnitude spectrograms one above the other, 100 dB from black to white."""
+    from matplotlib import colormaps
+
+    window = torch.hann_window(1024)
+    power = torch.stft(audio, 1024, 256, window=window, return_complex=True).abs().square()
+    decibels = 10 * power.clamp(min=1e-10).log10()
+    scaled = ((decibels - decibels.max() + 100) / 100).clamp(0, 1).flip(1)  # low frequencies at the bottom
+    return colormaps["magma"](torch.cat(list(scaled)).numpy())[..., :3]
+
+
+def _si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """(N, 1, L) both -> (N,) dB."""
+    scale = (estimate * reference).sum(dim=(1, 2)) / reference.square().sum(dim=(1, 2)).clamp(min=1e-9)
+    target = scale[:, None, None] * reference
+    noise = (estimate - target).square().sum(dim=(1, 2)).clamp(min=1e-9)
+    return 10 * (target.square().sum(dim=(1, 2)).clamp(min=1e-9) / noise).log10()

@@ -1,0 +1,1 @@
+"""Builds a latent cache from a corpus: plan, workers, index."""

@@ -1,0 +1,1 @@
+"""How frames lie in files: Zarr shards, tar shards, int8, checksums."""

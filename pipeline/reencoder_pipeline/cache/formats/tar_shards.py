@@ -1,0 +1,189 @@
+"""One shard as a WebDataset tar: an uncompressed `.npy` per track and stream, found again by its offset."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import tarfile
+import threading
+import tokenize
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache.formats.int8 import is_scale
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.safe_text import require_regular
+from reencoder_pipeline.stores.checked_reader import DamagedContentError
+
+# numpy parses a header as Python text, with Python's own errors for a damaged one.
+UNREADABLE = (
+    tarfile.TarError, ValueError, OSError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, TypeError
+)  # fmt: skip
+LONGEST_HEADER = 512  # bytes of a .npy; ours have 128
+Promised = Mapping[str, tuple[tuple[int, int], np.dtype[Any]]]
+"""Member name -> shape and type of its array."""
+_PARSING = (
+    threading.Lock()
+)  # by several threads at once Python 3.11 can fail: "AST constructor recursion depth mismatch"
+
+
+def write_tar_shard(path: Path, keys: Sequence[str], tracks: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Write track i as members <key>.<stream>.npy, (frames, channels) each. Times and owners are fixed, so that the
+    same latents make the same bytes."""
+    import webdataset
+
+    with path.open("wb") as file, webdataset.TarWriter(file, mtime=0, user="", group="") as writer:  # type: ignore[arg-type]
+        for key, streams in zip(keys, tracks, strict=True):
+            writer.write({"__key__": key, **{f"{name}.npy": frames for name, frames in streams.items()}})
+
+
+def sample_key(position: int, track_id: str) -> str:
+    """A WebDataset key: no dots (they would start the extension), no folders, unique by its number."""
+    return f"{position:05d}_" + re.sub(r"[^A-Za-z0-9_-]+", "_", track_id)[-80:]
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the values of one `.npy` in a tar begin (bytes), and what they are."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def promised_members(
+    tracks: Iterable[tuple[str, int]], names: Sequence[str], *, channels: int, dtype: np.dtype[Any]
+) -> Promised:
+    """What a shard of these tracks (id, frames) holds: its streams and, of int8, their scales (`stored_names`)."""
+    return {
+        f"{sample_key(position, track_id)}.{name}.npy": ((1, channels), np.dtype(np.float32))
+        if is_scale(name)
+        else ((num_frames, channels), dtype)
+        for position, (track_id, num_frames) in enumerate(tracks)
+        for name in names
+    }
+
+
+def read_members(path: Path, promised: Promised) -> dict[str, Member]:
+    """Where the arrays of a shard lie, by member name. CacheError if the tar holds anything but those promised."""
+    members: dict[str, Member] = {}
+    require_regular(path, kind=CacheError, what="file of a shard")
+    try:
+        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+            size = path.stat().st_size
+            for entry in tar:
+                _require_plain(entry, promised, members)
+                file.seek(entry.offset_data)
+                header = file.read(min(entry.size, LONGEST_HEADER))
+                length = _require_header(header, entry, *promised[entry.name])
+                if entry.offset_data + entry.size > size:
+                    raise DamagedContentError(f"{entry.name} is cut")
+                members[entry.name] = Member(entry.offset_data + length, *promised[entry.name])
+    except DamagedContentError as error:
+        raise CacheError(
+            "a shard's member is not what the index says", where=path, value=str(error)[:200], remedy=_AGAIN
+        ) from None
+    except UNREADABLE as error:
+        raise CacheError("a shard cannot be read", where=path, value=str(error)[:200], remedy=_AGAIN) from error
+    if missing := [name for name in promised if name not in members]:
+        raise CacheError(
+            "a shard is not what the index says: a member is missing", where=path, value=missing[0], remedy=_AGAIN
+        )
+    return members
+
+
+_AGAIN = "`reencoder-cache verify --discard` forgets damaged shards; then build again"
+
+
+def _require_plain(entry: tarfile.TarInfo, promised: Promised, before: Collection[str]) -> None:
+    """DamagedContentError unless a member is a plain file that is promised and did not come before. Its content is not
+    looked at: a sparse file, which is small in a tar, may claim to be of any size."""
+    sparse = entry.sparse is not None or any(key.startswith("GNU.sparse") for key in entry.pax_headers)
+    if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or sparse:
+        raise DamagedContentError(f"{entry.name[:100]} is not a plain file")
+    if entry.name not in promised:
+        raise DamagedContentError(f"{entry.name[:100]} does not belong to the shard")
+    if entry.name in before:
+        raise DamagedContentError(f"{entry.name} is there twice")
+    shape, dtype = promised[entry.name]
+    values = math.prod(shape) * dtype.itemsize
+    if not values < entry.size <= values + LONGEST_HEADER:
+        raise DamagedContentError(f"{entry.name} has {entry.size} bytes, and its frames {values}")
+
+
+def _require_header(header: bytes, entry: tarfile.TarInfo, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
+    """The length of a `.npy`'s header, once it says what is promised and the values fill the rest of the member."""
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise DamagedContentError(f"{entry.name} is of another version of the .npy format")
+    with _PARSING:
+        found, fortran, its_dtype = np.lib.format.read_array_header_1_0(file)
+    if (found, fortran, its_dtype) != (shape, False, dtype):
+        raise DamagedContentError(f"{entry.name} is {its_dtype} of shape {found}, not {dtype} of {shape} in C order")
+    if file.tell() + math.prod(shape) * dtype.itemsize != entry.size:
+        raise DamagedContentError(f"{entry.name} is not filled by its frames")
+    return file.tell()
+
+
+def stream_members(
+    pieces: Iterator[bytes], promised: Promised, wanted: Collection[str]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The `wanted` arrays, in the order of the tar, while its bytes come in; the others are read past.
+
+    DamagedContentError if it is no such tar, or holds anything but what is promised.
+    """
+    seen: set[str] = set()
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(_Incoming(pieces), 1 << 20), mode="r|") as tar:
+            for entry in tar:
+                _require_plain(entry, promised, seen)
+                seen.add(entry.name)
+                if entry.name not in wanted:
+                    continue
+                shape, dtype = promised[entry.name]
+                opened = tar.extractfile(entry)
+                content = opened.read() if opened is not None else b""
+                length = _require_header(content[:LONGEST_HEADER], entry, shape, dtype)
+                if len(content) != entry.size:
+                    raise DamagedContentError(f"{entry.name} is cut")
+                yield entry.name, np.frombuffer(content, dtype, offset=length).reshape(shape)
+    except UNREADABLE as error:
+        raise DamagedContentError(str(error.args[0])[:200] if error.args else repr(error)) from None
+    if missing := [name for name in wanted if name not in seen]:
+        raise DamagedContentError(f"{missing[0]} is missing")
+
+
+class _Incoming(io.RawIOBase):
+    """Bytes that arrive in pieces, as a file that can only be read on. Only an uncompressed tar is let through: what a
+    compressed one unpacks to has no known size."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest, self._begun = pieces, b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+            if not self._begun and self._rest[257:262] != b"ustar":
+                raise DamagedContentError("not an uncompressed tar")
+            self._begun = True
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+def read_tar_stream(path: Path, promised: Promised, stream: str) -> NDArray[Any]:
+    """The tracks of one stream joined, (frames, channels), copied. CacheError if a member is not as promised."""
+    members = read_members(path, promised)
+    chosen = [members[name] for name in promised if name.endswith(f".{stream}.npy")]
+    return np.concatenate(
+        [np.fromfile(path, m.dtype, count=math.prod(m.shape), offset=m.offset).reshape(m.shape) for m in chosen]
+    )

@@ -1,0 +1,278 @@
+"""What an index and a commit record have to say, field by field: a foreign or damaged one is refused by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired
+
+import numpy as np
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from reencoder_pipeline.cache.formats.int8 import is_scale, stored_names
+from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, file_bytes, is_own_file
+from reencoder_pipeline.errors import CacheError, shown
+from reencoder_pipeline.tasks import StreamName
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+Text = InstanceOf[str]  # the name of a file need not be text in any encoding
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=2**48)]
+Place = Annotated[int, Field(ge=0, le=2**48)]
+Checksum = Annotated[int, Field(ge=0, lt=2**32)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+LAX = Field(strict=False)  # a list may be a tuple, which JSON does not know; what is in it is strict
+Numbers = Annotated[list[float], LAX]
+Deviations = Annotated[list[Annotated[float, Field(ge=0)]], LAX]
+Words = Annotated[list[Word], LAX]
+
+
+class TrackFields(TypedDict):
+    """`CachedTrack` as JSON."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    id: Text
+    split: Literal["train", "valid", "test"]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|unknown)$")]
+    num_samples: Count
+    num_frames: Count
+    tasks: Words
+    bandwidth_hz: Annotated[float, Field(ge=0)] | None
+    side_mid_db: float | None
+    first_frame: Place
+    shard: Key
+    level_db: NotRequired[float | None]
+    peak_db: NotRequired[float | None]
+
+
+class ShardFields(TypedDict):
+    """`Shard` as JSON."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    key: Key
+    num_frames: Place
+    tracks: Annotated[list[TrackFields], LAX]
+    files: dict[str, Annotated[tuple[Place, Digest], LAX]]
+    blocks: dict[str, Annotated[list[Checksum], LAX]]
+
+
+class SpecFields(TypedDict):
+    """`LatentSpec` as JSON."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    autoencoder: Text
+    weights: Text
+    sample_rate: Annotated[int, Field(ge=1, le=10_000_000)]
+    hop: Annotated[int, Field(ge=1, le=10_000_000)]
+    channels: Annotated[int, Field(ge=1, le=1_000_000)]
+    stereo: Literal["per_channel", "joint"]
+
+
+class LowBandFields(TypedDict):
+    """How the stream `low_band` was made; "unknown" of imported latents."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    rate: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["unknown"]
+    resampler: Annotated[str, Field(max_length=200)]
+
+
+class StatisticsFields(TypedDict):
+    """`Statistics` as JSON."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    mean: Numbers
+    std: Deviations
+
+
+class SumsFields(TypedDict):
+    """`Sums` as JSON."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    count: Place
+    total: Numbers
+    squares: Deviations
+
+
+class TaskSumsFields(TypedDict):
+    """The sums over the tracks that serve exactly these tasks."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    tasks: Words
+    streams: dict[StreamName, SumsFields]
+
+
+class IndexFields(TypedDict):
+    """index.json without its digest."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    format: str
+    storage: Literal["zarr", "webdataset"]
+    precision: Literal["float16", "float32", "int8"]
+    notes: NotRequired[list[Text]]
+    spec: SpecFields
+    streams: Annotated[list[StreamName], Field(min_length=1, strict=False)]
+    low_band: LowBandFields
+    statistics: dict[StreamName, StatisticsFields]
+    sums: NotRequired[list[TaskSumsFields]]
+    shards: list[ShardFields]
+
+
+class RecordFields(TypedDict):
+    """A commit record without its digest."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    shard: ShardFields
+    sums: dict[Text, dict[StreamName, SumsFields]]
+    failures: Annotated[list[dict[Text, Text]], LAX]
+    retry: bool
+    recipes: NotRequired[Words]
+
+
+_INDEX, _SHARD, _RECORD = TypeAdapter(IndexFields), TypeAdapter(ShardFields), TypeAdapter(RecordFields)
+
+
+def require_index(values: Mapping[str, Any], *, where: object, remedy: str) -> None:
+    """CacheError, naming the field, where an index says something that cannot be true of a cache that we wrote."""
+    problem = next(_index_problems(values), None)
+    if problem is not None:
+        raise CacheError("the index is damaged", where=where, value=problem, remedy=remedy)
+
+
+def require_shard(values: Mapping[str, Any]) -> None:
+    """CacheError where the description of a shard contradicts itself, or names files that are not its own."""
+    problem = next(_shape_problems(_SHARD, values), None) or next(_shard_problems(values), None)
+    if problem is not None:
+        raise CacheError(
+            "the description of a shard is damaged", value=problem, remedy="build the cache again, or copy it again"
+        )
+
+
+def require_record(values: Mapping[str, Any]) -> None:
+    """ValueError where a commit record cannot be one of ours."""
+    problem = next(_shape_problems(_RECORD, values), None) or next(_record_problems(values), None)
+    if problem is not None:
+        raise ValueError(problem)
+
+
+def _shape_problems(adapter: TypeAdapter[Any], values: Any) -> Iterator[str]:
+    try:
+        adapter.validate_python(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = shown(".".join(map(str, problem["loc"])), limit=200)
+        yield f"{field}: {problem['msg']} ({shown(problem['input'], limit=80, quoted=True)})"
+
+
+def _index_problems(index: Mapping[str, Any]) -> Iterator[str]:
+    yield from _shape_problems(_INDEX, index)
+    streams, precision, channels = index["streams"], index["precision"], index["spec"]["channels"]
+    if len(set(streams)) < len(streams):
+        yield "streams: one is named twice"
+    if set(index["statistics"]) != set(streams):
+        yield "statistics: not those of the streams"
+    for stream, one in index["statistics"].items():
+        if not len(one["mean"]) == len(one["std"]) == channels:
+            yield f"statistics.{stream}: not one of each of {channels} channels"
+    for number, group in enumerate(index.get("sums", ())):
+        yield from _sums_problems(group["streams"], streams, channels, where=f"sums.{number}")
+    keys = Counter(shard["key"] for shard in index["shards"])
+    if keys and (most := keys.most_common(1)[0])[1] > 1:
+        yield f"shards: the shard {most[0]} is there {most[1]} times"
+    ids = Counter(track["id"] for shard in index["shards"] for track in shard["tracks"])
+    if ids and (most := ids.most_common(1)[0])[1] > 1:
+        yield f"shards: the track {shown(most[0], limit=100, quoted=True)} is there {most[1]} times"
+    names = stored_names(streams, precision)
+    for shard in index["shards"]:
+        yield from _shard_problems(shard)
+        yield from layout_problems(shard, names, index["storage"], np.dtype(precision), channels)
+
+
+def _shard_problems(shard: Mapping[str, Any]) -> Iterator[str]:
+    """What contradicts itself in one shard, whatever the cache it is in."""
+    key, first = shard["key"], 0
+    for track in shard["tracks"]:
+        where = f"shard {key}, track {shown(track['id'], limit=100, quoted=True)}"
+        if track["shard"] != key:
+            yield f"{where}: it names the shard {track['shard']}"
+        if track["first_frame"] != first:
+            yield f"{where}: first_frame is {track['first_frame']}, and the tracks before it have {first} frames"
+        if len(set(track["tasks"])) < len(track["tasks"]):
+            yield f"{where}: a task is named twice"
+        first += track["num_frames"]
+    if shard["num_frames"] != first:
+        yield f"shard {key}: num_frames is {shard['num_frames']}, and its tracks have {first}"
+    for name in shard["files"]:
+        inside = name.removeprefix(f"shards/{key}/")
+        if name != f"shards/{key}.tar" and (inside == name or not is_own_file(inside)):
+            yield f"shard {key}: the file {shown(name, limit=200, quoted=True)} is none of a shard, or lies outside it"
+    for name, blocks in shard["blocks"].items():
+        rows = len(shard["tracks"]) if is_scale(name) else shard["num_frames"]
+        if len(blocks) != -(-rows // CHUNK_FRAMES):
+            yield f"shard {key}: {len(blocks)} blocks of {shown(name, limit=50)}, and {rows} rows"
+
+
+def layout_problems(
+    shard: Mapping[str, Any], names: Sequence[str], storage: str, dtype: np.dtype[Any], channels: int
+) -> Iterator[str]:
+    """Whether the files and blocks are those of these arrays, and large enough for what is promised."""
+    key, files, rows = shard["key"], shard["files"], len(shard["tracks"])
+    if not rows:
+        yield f"shard {key}: it holds no tracks"
+    if set(shard["blocks"]) != set(names):
+        yield f"shard {key}: blocks are of {sorted(shard['blocks'])}, not of {names}"
+    if storage == "webdataset":
+        tar = f"shards/{key}.tar"
+        frames = shard["num_frames"] * channels * dtype.itemsize * sum(not is_scale(name) for name in names)
+        if set(files) != {tar}:
+            yield f"shard {key}: its file is not {tar}"
+        elif files[tar][0] < frames:
+            yield f"shard {key}: {files[tar][0]} bytes cannot hold its {frames} bytes of frames"
+        return
+    for name in names:
+        data = f"shards/{key}/{name}/c/0/0"
+        scale = is_scale(name)
+        expected = file_bytes(
+            name, rows=rows if scale else shard["num_frames"], channels=channels,
+            dtype=np.dtype(np.float32) if scale else dtype,
+        )  # fmt: skip
+        if data not in files:
+            yield f"shard {key}: the file {data} is missing"
+        elif files[data][0] != expected:
+            yield f"shard {key}: {data} has {files[data][0]} bytes, and its frames make {expected}"
+    folders = {name.removeprefix(f"shards/{key}/").partition("/")[0] for name in files}
+    if others := folders - {*names, "zarr.json"}:
+        yield f"shard {key}: {sorted(others)[0]} is none of its streams"
+
+
+def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
+    shard = record["shard"]
+    yield from _shard_problems(shard)
+    ids = [track["id"] for track in shard["tracks"]]
+    if len(set(ids)) < len(ids):
+        yield "a track is there twice"
+    if (recipes := record.get("recipes")) and len(recipes) != len(ids):
+        yield "not one recipe a track"
+    for which, streams in record["sums"].items():
+        lengths = {len(values) for sums in streams.values() for values in (sums["total"], sums["squares"])}
+        if len(lengths) > 1:
+            yield f"sums.{which}: not of the same channels"
+
+
+def _sums_problems(sums: Mapping[str, Any], streams: Sequence[str], channels: int, *, where: str) -> Iterator[str]:
+    if set(sums) != set(streams):
+        yield f"{where}: not those of the streams"
+    for stream, one in sums.items():
+        if not len(one["total"]) == len(one["squares"]) == channels:
+            yield f"{where}.{stream}: not one of each of {channels} channels"

@@ -1,0 +1,102 @@
+"""Runs apt without root to download Debian packages."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from reencoder_pipeline.errors import FetchError
+
+Progress = Callable[[str], None]
+OWN_MUSIC = "use your own music: make demo AUDIO=/my/music (any folder of audio files)"
+NETWORK = f"check the network and the apt sources of this machine and run the same command again, or {OWN_MUSIC}"
+PROGRESS_SECONDS = 5.0
+
+
+class _Apt:
+    """apt-get with the machine's sources and keys, but lists, cache and downloads in a folder of our own: no root."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()  # apt reads relative folders from its own root
+        self._lists = self._folder / "state" / "lists"
+        self._downloads = self._folder / "downloads"
+        for made in (self._lists / "partial", self._folder / "cache" / "archives" / "partial", self._downloads):
+            made.mkdir(parents=True, exist_ok=True)
+        status = self._folder / "state" / "status"
+        status.touch()
+        settings = {
+            "Dir::State": self._folder / "state",
+            "Dir::State::lists": self._lists,
+            "Dir::State::status": status,  # what is installed here does not matter
+            "Dir::Cache": self._folder / "cache",
+            "Dir::Log": self._folder,
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+        }
+        self._options = [f"-o{name}={value}" for name, value in settings.items()]
+
+    def update(self, progress: Progress) -> None:
+        """Read the package lists anew. One bad source among good ones does no harm: apt warns and goes on."""
+        progress("reading the package lists of this machine's apt sources")
+        code, said = self._run("update", cwd=self._folder)
+        if not any(self._lists.glob("*_Packages*")):
+            what = f"apt-get update brought no package lists (exit {code})"
+            raise FetchError(what, value=_complaints(said), remedy=NETWORK)
+
+    def download(self, package: str, progress: Progress) -> Path | None:
+        """The .deb file, or the whole one that a killed run left. None when no source has the package."""
+        _, said = self._run("download", "--print-uris", package, cwd=self._folder)  # it is silent about files it finds
+        offered = re.search(r"^'[^']+' (\S+) (\d+)", said, flags=re.MULTILINE)
+        if offered is None:
+            return None
+        deb, size = self._downloads / offered[1], int(offered[2])
+        started = time.monotonic()
+
+        def tell() -> None:
+            have = deb.stat().st_size if deb.exists() else 0
+            rate = have / (time.monotonic() - started)
+            left = f", {(size - have) / rate:.0f} s left" if rate > 0 else ""
+            progress(f"{package}: {have / 1e6:.0f} of {size / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s{left}")
+
+        progress(f"{package}: downloading {size / 1e6:.0f} MB")
+        code, said = self._run("download", package, cwd=self._downloads, meanwhile=tell)
+        if code != 0 or not deb.is_file():
+            raise FetchError(f"cannot download {package}", value=_complaints(said), remedy=NETWORK)
+        return deb
+
+    def _run(self, *arguments: str, cwd: Path, meanwhile: Callable[[], None] | None = None) -> tuple[int, str]:
+        """Exit code and everything said; `meanwhile` is called every few seconds. apt ends when we are interrupted."""
+        command = ["apt-get", "-q", *self._options, *arguments]
+        log = self._folder / "apt.log"
+        with log.open("w") as said:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+            try:
+                while True:
+                    try:
+                        code = process.wait(PROGRESS_SECONDS)
+                        break
+                    except subprocess.TimeoutExpired:
+                        if meanwhile is not None:
+                            meanwhile()
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+        return code, log.read_text(encoding="utf-8", errors="replace")
+
+
+def _complaints(said: str) -> str:
+    """apt's errors and warnings, or its last words."""
+    lines = said.strip().splitlines()
+    return "\n  ".join([line for line in lines if line[:2] in {"E:", "W:"}][-4:] or lines[-1:])

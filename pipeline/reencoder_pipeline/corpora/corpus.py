@@ -1,0 +1,168 @@
+"""A corpus: tracks from a folder, a text list, or a manifest as people already have it; splits by track."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reencoder_pipeline.corpora.discovery import LeftOut, find_files, left_out
+from reencoder_pipeline.errors import CorpusError
+from reencoder_pipeline.safe_text import parse_json, read_regular, require_regular
+from reencoder_pipeline.tasks import TASKS
+
+AUDIO_SUFFIXES = frozenset(
+    [".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".caf", ".au"]
+)
+SPLITS = ("train", "valid", "test")
+LARGEST_MANIFEST = 2**32  # bytes
+UNPACKED_AT_ONCE = 4096  # bytes: what lies behind a member's end is copied, and a member may be 20 bytes long
+MOST_UNPACKED = 200  # times its size: paths that are much alike are packed to a thirtieth
+# NeMo, Hugging Face AudioFolder, audiocraft and our own; lhotse's `sources` is read below.
+PATH_KEYS = ("path", "audio_filepath", "file_name")
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording. What a manifest does not say is None and is found out when the track is read."""
+
+    id: str
+    path: Path
+    split: str | None = None
+    sha256: str | None = None
+    num_samples: int | None = None
+    sample_rate: int | None = None
+    tasks: tuple[str, ...] | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The tracks of a source, and what of its files is not taken."""
+
+    tracks: tuple[Track, ...]
+    left_out: LeftOut
+
+
+def read_corpus(source: Path) -> tuple[Track, ...]:
+    """The tracks of `find_corpus`."""
+    return find_corpus(source).tracks
+
+
+def find_corpus(source: Path) -> Corpus:
+    """The tracks of a folder (with its subfolders), a .jsonl[.gz] manifest, or a text list of paths, in a fixed order.
+
+    Relative paths are relative to the manifest. CorpusError when there is nothing, or a row cannot be understood.
+    """
+    left = LeftOut()
+    if source.is_dir():
+        tracks, left = _from_folder(source)
+    else:
+        require_regular(source, kind=CorpusError, what="folder or manifest")
+        tracks = tuple(_from_manifest(source))
+    if not tracks:
+        kinds = " ".join(sorted(AUDIO_SUFFIXES))
+        found = "; ".join(left.lines()) or None
+        raise CorpusError("no tracks found", where=source, value=found, remedy=f"audio files end in {kinds}")
+    repeated = [name for name, count in Counter(track.id for track in tracks).items() if count > 1]
+    if repeated:
+        raise CorpusError("track ids are not unique", where=source, value=", ".join(repeated[:5]))
+    return Corpus(tracks, left)
+
+
+def _from_folder(folder: Path) -> tuple[tuple[Track, ...], LeftOut]:
+    found = find_files(folder)
+    files = [path for path in found.files if path.suffix.lower() in AUDIO_SUFFIXES]
+    tracks = tuple(Track(id=path.relative_to(folder).as_posix(), path=path) for path in files)
+    return tracks, left_out(found, taken=AUDIO_SUFFIXES)
+
+
+def _from_manifest(manifest: Path) -> Iterator[Track]:
+    is_json = ".jsonl" in manifest.suffixes or manifest.suffix == ".json"
+    content = read_regular(manifest, kind=CorpusError, what="manifest", limit=LARGEST_MANIFEST)
+    try:
+        text = (_unpacked(content, manifest) if manifest.suffix == ".gz" else content).decode("utf-8-sig")
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        remedy = "give a folder of audio, a .jsonl or .jsonl.gz manifest, or a text list of files"
+        raise CorpusError("cannot be read as a manifest", where=manifest, value=str(error), remedy=remedy) from None
+    # Not splitlines: it also breaks at characters that JSON strings and file names may hold, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if text := line.strip():
+            where = f"{manifest}:{number}"
+            yield _from_row(_parse(text, where), manifest.parent, where) if is_json else _listed(text, manifest)
+
+
+def _listed(text: str, manifest: Path) -> Track:
+    return Track(id=text, path=_resolved(text, manifest.parent))
+
+
+def _resolved(name: str, folder: Path) -> Path:
+    return folder / (Path(name).expanduser() if name.startswith("~/") else name)
+
+
+def _unpacked(content: bytes, manifest: Path) -> bytes:
+    """gzip's content, all members of it, unless it is far larger than a manifest's would be."""
+    most, unpacked, at, member = MOST_UNPACKED * len(content) + 2**24, bytearray(), 0, zlib.decompressobj(wbits=31)
+    while at < len(content):
+        if member.eof:
+            member = zlib.decompressobj(wbits=31)
+        part = content[at : at + UNPACKED_AT_ONCE]
+        unpacked += member.decompress(part, most + 1 - len(unpacked))
+        if len(unpacked) > most:
+            value, remedy = f"more than {most:,} bytes from {len(content):,}", "give it without compression"
+            raise CorpusError("unpacks to far more than a manifest does", where=manifest, value=value, remedy=remedy)
+        at += len(part) - len(member.unused_data)
+        while member.eof and content[at : at + 1] == b"\0":
+            at += 1
+    if content and not member.eof:
+        raise EOFError("it ends before its compressed data does")
+    return bytes(unpacked)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    row = parse_json(text, kind=CorpusError, where=where, what="manifest row")
+    if not isinstance(row, dict):
+        remedy = "write one JSON object a line"
+        raise CorpusError("a manifest row is a JSON object", where=where, value=text[:80], remedy=remedy)
+    return row
+
+
+def _from_row(row: dict[str, Any], folder: Path, where: str) -> Track:
+    name = next((row[key] for key in PATH_KEYS if isinstance(row.get(key), str)), None)
+    match row.get("sources"):
+        case [{"source": source}, *_] if name is None:  # lhotse
+            name = source
+    if not isinstance(name, str):
+        known = ", ".join((*PATH_KEYS, "sources[0].source"))
+        raise CorpusError("names no audio file", where=where, value=sorted(row), remedy=f"give one of: {known}")
+    if row.get("offset"):
+        raise CorpusError(
+            "excerpts (offset) are not supported, a track is a whole file", where=where, value=row["offset"]
+        )
+    split = row.get("split")
+    if split is not None and split not in SPLITS:
+        raise CorpusError("unknown split", where=where, value=split, remedy=f"one of: {', '.join(SPLITS)}")
+    tasks = row.get("tasks")
+    if tasks is not None and not (isinstance(tasks, list) and all(task in tuple(TASKS) for task in tasks)):
+        raise CorpusError("unknown tasks", where=where, value=tasks, remedy=f"a list of: {', '.join(TASKS)}")
+    sha256, num_samples = row.get("sha256"), row.get("num_samples")
+    if not isinstance(sha256, str | None):
+        raise CorpusError("sha256 is not text", where=where, value=sha256)
+    if num_samples is not None and not (type(num_samples) is int and 0 < num_samples < 2**63):
+        remedy = "write the number of samples of one channel, or leave it out"
+        raise CorpusError(
+            "num_samples is not a whole number of samples", where=where, value=repr(num_samples)[:80], remedy=remedy
+        )
+    return Track(
+        id=name if row.get("id") is None else str(row["id"]),
+        path=_resolved(name, folder),
+        split=split,
+        sha256=sha256,
+        num_samples=num_samples,
+        sample_rate=row.get("sample_rate", row.get("sampling_rate")),
+        tasks=None if tasks is None else tuple(tasks),
+        licence=row.get("licence", row.get("license")),
+    )

@@ -1,0 +1,197 @@
+"""Fetches freely licensed music from the machine's Debian mirror, as an ordinary user, and writes its manifest."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, Progress, _Apt
+from reencoder_pipeline.errors import FetchError
+from reencoder_pipeline.stores.atomic import beside, write_text
+from reencoder_pipeline.stores.digests import file_digest
+from reencoder_pipeline.stores.own_folder import require_own_folder
+
+COLLECTIONS = ("debian-music", "debian-unseen")  # the second: packages that nothing of ours is trained on
+Row = dict[str, Any]
+
+MARK = "fetch.json"  # says that the folder is ours: written first
+
+
+def fetch_debian_music(
+    out: Path, *, packages: Sequence[str] | None, progress: Progress, collection: str = "debian-music"
+) -> Path:
+    """Put the tracks of a collection's `packages` (None: all) into `out`; return `out`/manifest.jsonl, written last.
+
+    A track lies at <package>/<its path inside>, a member of an archive at <package>/<archive>/<member>. Tracks already
+    there with the right sha256 stay; with all of them there, nothing is downloaded. The manifest holds the tracks of
+    `packages` that are as the collection's list in data_manifests/ says; others (the package was updated, or is not in
+    this release) are left out and named in `out`/failures.jsonl. FetchError when there is nothing left to use.
+    """
+    rows = _rows_of(packages, manifest_path(collection))
+    require_own_folder(out, marks={MARK: ("made_by", "collection"), "manifest.jsonl": ("id", "package", "sha256")})
+    try:
+        with _one_at_a_time(out):
+            write_text(out / MARK, json.dumps({"made_by": "fetch", "collection": collection}) + "\n")
+            present = {row["id"] for row in rows if _is_there(row, out)}
+            missing = [row for row in rows if row["id"] not in present]
+            failures: list[Row] = []
+            if missing:
+                progress(f"{len(present)} of {len(rows)} tracks are there, {len(missing)} to fetch")
+                failures = _fetch_missing(missing, out, progress)
+                present |= {row["id"] for row in missing} - {failure["id"] for failure in failures}
+            return _finish(out, [row for row in rows if row["id"] in present], failures, progress)
+    except OSError as error:
+        where, remedy = error.filename or out, "make room, or choose another --out"
+        raise FetchError("cannot be read or written", where=where, value=error.strerror, remedy=remedy) from error
+
+
+def manifest_path(collection: str = "debian-music") -> Path:
+    """data_manifests/debian_music.jsonl and its like, of an installed wheel or of a checkout."""
+    here = Path(__file__).resolve()
+    for folder in (here.parents[1], here.parents[3]):
+        path = folder / "data_manifests" / f"{collection.replace('-', '_')}.jsonl"
+        if path.is_file():
+            return path
+    raise FetchError("the list of Debian music is missing from this installation", where=here, remedy=OWN_MUSIC)
+
+
+def track_path(row: Row) -> PurePosixPath:
+    """Where a manifest row's track lies, relative to the fetched folder. FetchError for a path that would leave it."""
+    package, path = PurePosixPath(row["package"]), PurePosixPath(row["path"].replace("!", "/"))
+    if len(package.parts) != 1 or path.is_absolute() or ".." in (*package.parts, *path.parts):
+        raise FetchError("a track's path leaves its package", where=row["id"], value=row["path"])
+    return package / path
+
+
+def _rows_of(packages: Sequence[str] | None, manifest: Path) -> list[Row]:
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    known = sorted({row["package"] for row in rows})
+    wanted = known if packages is None else packages
+    unknown = [package for package in wanted if package not in known]
+    if unknown or not wanted:
+        what, value = "not packages of Debian music that are known here", ", ".join(unknown) or "no name"
+        raise FetchError(what, value=value, remedy=f"choose from {', '.join(known)}, or {OWN_MUSIC}")
+    return [row for row in rows if row["package"] in wanted]
+
+
+@contextmanager
+def _one_at_a_time(out: Path) -> Iterator[None]:
+    """One fetch in a folder at a time. The kernel drops the lock with the process, however that ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise FetchError("another fetch is at work in this folder", where=out, remedy="wait for it to end") from None
+    finally:
+        os.close(folder)
+
+
+def _is_there(row: Row, out: Path) -> bool:
+    path = out / track_path(row)
+    return path.is_file() and file_digest(path) == row["sha256"]
+
+
+def _finish(out: Path, rows: list[Row], failures: list[Row], progress: Progress) -> Path:
+    """failures.jsonl (none when nothing failed), then manifest.jsonl; each is written beside its place and renamed."""
+    reasons = [f"{failure['id']}: {failure['reason']}" for failure in failures]
+    if not rows:
+        raise FetchError("none of the music can be used", where=out, value="\n  ".join(reasons[:5]), remedy=NETWORK)
+    for reason in reasons:
+        progress(f"left out: {reason}")
+    (out / "failures.jsonl").unlink(missing_ok=True)
+    if failures:
+        _write_lines(out / "failures.jsonl", failures)
+    _write_lines(out / "manifest.jsonl", [{**row, "path": track_path(row).as_posix()} for row in rows])
+    hours = sum(row["seconds"] for row in rows) / 3600
+    progress(f"{len(rows)} tracks, {hours:.2f} h" + (f"; {len(failures)} left out" if failures else ""))
+    return out / "manifest.jsonl"
+
+
+def _write_lines(path: Path, rows: list[Row]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _fetch_missing(missing: list[Row], out: Path, progress: Progress) -> list[Row]:
+    """Download, unpack, check and place, package by package. Returns what had to be left out, with the reason."""
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            what = f"{program} is not on this machine, and the example music comes in Debian packages"
+            raise FetchError(what, remedy=f"run this on Debian or Ubuntu (a container will do), or {OWN_MUSIC}")
+    apt = _Apt(out / ".apt")
+    apt.update(progress)
+    (out / "manifest.jsonl").unlink(missing_ok=True)  # it is there when everything is: written last, removed first
+    failures: list[Row] = []
+    for package in dict.fromkeys(row["package"] for row in missing):
+        wanted = [row for row in missing if row["package"] == package]
+        deb = apt.download(package, progress)
+        if deb is None:
+            reasons = dict.fromkeys((row["id"] for row in wanted), "no such package in the release of this machine")
+        else:
+            unpacked = out / ".apt" / "unpacked"
+            _unpack(deb, unpacked)
+            reasons = {row["id"]: _place(row, unpacked, out) for row in wanted}
+            shutil.rmtree(unpacked)
+            deb.unlink()
+        failures += [{"id": name, "reason": reason} for name, reason in reasons.items() if reason]
+    shutil.rmtree(out / ".apt")
+    return failures
+
+
+def _unpack(deb: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    done = subprocess.run(["dpkg-deb", "-x", deb, folder], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        deb.unlink()
+        raise FetchError(
+            "cannot be unpacked", where=deb.name, value=done.stderr.strip(), remedy="run the command again"
+        )
+
+
+def _place(row: Row, unpacked: Path, out: Path) -> str | None:
+    """Copy one track out of the unpacked package if its digest is the manifest's; otherwise return the reason."""
+    target = out / track_path(row)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = beside(target)
+    digest = hashlib.sha256()
+    try:
+        with _open_member(row["path"], unpacked) as source, scratch.open("wb") as copy:
+            while block := source.read(1 << 20):
+                digest.update(block)
+                copy.write(block)
+        if digest.hexdigest() != row["sha256"]:
+            return f"the package holds another recording than the manifest's version {row['version']}"
+        scratch.replace(target)
+    except (KeyError, FileNotFoundError):
+        return f"the package no longer holds {row['path']}"
+    except (zipfile.BadZipFile, zlib.error) as error:
+        return f"{row['path']} is damaged: {error}"
+    finally:
+        scratch.unlink(missing_ok=True)
+    return None
+
+
+@contextmanager
+def _open_member(path: str, unpacked: Path) -> Iterator[IO[bytes]]:
+    """A file of the package, or "archive.pk3!member". No link of the package is followed out of it."""
+    name, _, member = path.partition("!")
+    file = (unpacked / name).resolve()
+    if not file.is_relative_to(unpacked.resolve()):
+        raise FileNotFoundError(name)
+    if not member:
+        with file.open("rb") as opened:
+            yield opened
+    else:
+        with zipfile.ZipFile(file) as archive, archive.open(member) as opened:
+            yield opened

@@ -1,0 +1,60 @@
+"""Assigns tracks to train, valid and test by a hash of their id."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from reencoder_pipeline.corpora.corpus import Track
+from reencoder_pipeline.corpora.twins import same_content
+
+
+def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: float) -> tuple[Track, ...]:
+    """Give every track without a split one, by a hash of its id: it lands in the same split in any corpus.
+
+    Files with the same content are one recording: all follow the first of them that has a split, else the first.
+    Only where a small corpus would leave a wanted split empty is the nearest track by hash moved into it.
+    """
+    first = first_alike(tracks)
+    own = [track for track in tracks if track.split is None and first[track.id].id == track.id]
+    hashes = {track.id: unit_hash(track.id) for track in own}
+    ranked = sorted(hashes, key=hashes.__getitem__)
+    splits = {name: _split_of(hashes[name], valid_share, test_share) for name in ranked}
+    for wanted, share in (("test", test_share), ("valid", valid_share)):
+        candidates = [name for name in ranked if splits[name] == "train"]
+        taken = wanted in splits.values() or any(track.split == wanted for track in tracks)
+        if share and not taken and len(candidates) > 1:
+            splits[candidates[0]] = wanted
+    leads = [first[track.id] for track in tracks]
+    return tuple(
+        track if track.split else replace(track, split=lead.split or splits[lead.id])
+        for track, lead in zip(tracks, leads, strict=True)
+    )
+
+
+def first_alike(tracks: Sequence[Track]) -> dict[str, Track]:
+    """id -> the track whose split it takes: itself, or among files of the same content the first that has a split."""
+    by_path: dict[Path, list[Track]] = {}
+    for track in tracks:
+        by_path.setdefault(track.path, []).append(track)
+    groups = [[track for path in paths for track in by_path[path]] for paths in same_content(by_path)]
+    alike = {path for paths in groups for path in (track.path for track in paths)}
+    groups += [members for path, members in by_path.items() if path not in alike and len(members) > 1 and path.name]
+    first = {track.id: track for track in tracks}
+    for members in groups:
+        leader = next((track for track in members if track.split), members[0])
+        first |= {track.id: leader for track in members}
+    return first
+
+
+def unit_hash(track_id: str) -> float:
+    """A place in [0, 1) that belongs to this id and to nothing else."""
+    return int.from_bytes(hashlib.sha256(track_id.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def _split_of(position: float, valid_share: float, test_share: float) -> str:
+    if position < test_share:
+        return "test"
+    return "valid" if position < test_share + valid_share else "train"

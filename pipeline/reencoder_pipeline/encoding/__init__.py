@@ -1,0 +1,1 @@
+"""Encodes tracks into frames, block by block."""

@@ -1,0 +1,187 @@
+"""Tracks encoded: read and measured ahead by a thread, their segments stacked into batches across tracks."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reencoder_pipeline.audio.survey import suited_tasks
+from reencoder_pipeline.cache.formats import int8 as int8_frames
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpora.corpus import Track
+from reencoder_pipeline.encoding.encode import NOT_NUMBERS, encode_batch, kept_frames, require_steady
+from reencoder_pipeline.encoding.encoded_track import EncodedTrack, Frames
+from reencoder_pipeline.encoding.read_ahead import read_ahead
+from reencoder_pipeline.encoding.stream_pieces import Measured, Piece, read_pieces
+from reencoder_pipeline.errors import AudioError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.stores.digests import file_digest
+
+if TYPE_CHECKING:
+    from reencoder_pipeline.autoencoder import Autoencoder
+
+
+GROWTH_FRAMES = 8_192
+BATCHES_AHEAD = 2  # read, resampled and cut while a batch is encoded
+
+
+def encode_track(autoencoder: Autoencoder, track: Track, config: CacheConfig) -> EncodedTrack:
+    """Read, measure and encode one track. AudioError when its file or its latents cannot be used."""
+    ((_, outcome),) = encode_tracks(autoencoder, [track], config)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def encode_tracks(
+    autoencoder: Autoencoder, tracks: Sequence[Track], config: CacheConfig
+) -> Iterator[tuple[Track, EncodedTrack | Exception]]:
+    """Every track in order: encoded, or why not. AudioError is its own fault; OSError and MemoryError may pass.
+
+    In memory are the latents of tracks that were not handed out yet, and a few segments of audio however long a track
+    is. What becomes of a track depends on its file, the weights and the configuration: not on the tracks beside it.
+    """
+    spec = autoencoder.spec
+    segment_samples = spec.num_samples(spec.frames_in(config.segment_seconds))
+    unfinished = deque(_Unfinished(track) for track in tracks)
+    batches: dict[tuple[int, ...], list[tuple[_Unfinished, Piece]]] = defaultdict(list)  # by the shape of their audio
+    read = _read(list(unfinished), spec, context=autoencoder.context, config=config)
+    with closing(read_ahead(read, depth=BATCHES_AHEAD * max(config.batch_segments, len(config.streams)))) as items:
+        for owner, item in items:
+            if not isinstance(item, Piece):
+                owner.end(item)
+            elif owner.error is None:
+                owner.waiting += 1
+                batch = batches[item.audio.shape]
+                batch.append((owner, item))
+                # A track shorter than a segment is encoded alone.
+                size = config.batch_segments if item.audio.shape[1] == segment_samples else 1
+                if len(batch) == size:
+                    _encode(autoencoder, batch, size=size, precision=config.precision)
+                    batch.clear()
+            while unfinished and unfinished[0].is_done:
+                yield unfinished.popleft().outcome(spec, config)
+    for batch in batches.values():
+        if batch:
+            _encode(autoencoder, batch, size=config.batch_segments, precision=config.precision)
+    for owner in unfinished:
+        yield owner.outcome(spec, config)
+
+
+def _read(
+    owners: Sequence[_Unfinished], spec: LatentSpec, *, context: int, config: CacheConfig
+) -> Iterator[tuple[_Unfinished, Piece | Measured | Exception]]:
+    """Track by track: its pieces, then what was measured or why it cannot be used."""
+    for owner in owners:
+        try:
+            _require_unchanged(owner.track)
+            for item in read_pieces(owner.track, spec, context=context, config=config):
+                yield owner, item
+        except (AudioError, OSError, MemoryError) as error:
+            yield owner, error
+
+
+def _require_unchanged(track: Track) -> None:
+    """OSError if this is no longer the file that the shard is named after."""
+    if track.sha256 is not None and file_digest(track.path) != track.sha256:
+        raise OSError(f"{track.path}: changed while the build was running; run the same command again")
+
+
+def _encode(autoencoder: Autoencoder, batch: Sequence[tuple[_Unfinished, Piece]], *, size: int, precision: str) -> None:
+    require_steady(autoencoder, size=size, shape=batch[0][1].audio.shape)
+    try:
+        latents = encode_batch(autoencoder, [piece.audio for _, piece in batch], size=size)
+    except (OSError, MemoryError) as error:
+        for owner, _ in batch:
+            owner.waiting -= 1
+            owner.error = owner.error or error
+        return
+    for (owner, piece), frames in zip(batch, latents, strict=True):
+        owner.waiting -= 1
+        owner.keep(piece, frames, precision=precision)
+
+
+@dataclass(eq=False)
+class _Unfinished:
+    """A track on its way: `frames` of each stream so far, and how many pieces are `waiting` in a batch."""
+
+    track: Track
+    frames: dict[str, _Growing] = field(default_factory=dict)
+    waiting: int = 0
+    measured: Measured | None = None
+    error: Exception | None = None
+    is_read: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_read and (self.error is not None or self.waiting == 0)
+
+    def keep(self, piece: Piece, latents: NDArray[np.float32], *, precision: str) -> None:
+        """(T, C) of the whole segment."""
+        kept = kept_frames(piece.segment, latents)
+        with np.errstate(over="ignore"):
+            stored = kept.astype(int8_frames.working_precision(precision))
+        self.frames.setdefault(piece.stream, _Growing(stored.shape[1], stored.dtype)).append(stored)
+        if self.error is None and not np.isfinite(stored).all():
+            numbers, where = np.isfinite(kept).all(), self.track.path
+            largest = float(np.abs(kept).max())
+            unfit = AudioError(f"latents do not fit {precision}", where=where, value=largest)
+            self.error = unfit if numbers else AudioError(NOT_NUMBERS, where=where)
+
+    def end(self, result: Measured | Exception) -> None:
+        """A fault of the file comes before one of its latents, whichever was found first: that depends on batches."""
+        self.is_read = True
+        if isinstance(result, Exception):
+            self.error = result
+        else:
+            self.measured = result
+
+    def outcome(self, spec: LatentSpec, config: CacheConfig) -> tuple[Track, EncodedTrack | Exception]:
+        if self.error is not None:
+            return self.track, self.error
+        assert self.measured is not None, "it was read to its end"
+        survey, tasks = self.measured.survey, self.track.tasks
+        measured = suited_tasks(survey) if tasks is None else tasks
+        encoded = {name: frames.whole() for name, frames in self.frames.items()}
+        return self.track, EncodedTrack(
+            track=self.track,
+            num_samples=self.measured.num_samples,
+            num_frames=spec.num_frames(self.measured.num_samples),
+            tasks=measured if config.tasks == "measured" else tuple(config.tasks),
+            bandwidth_hz=round(survey.bandwidth_hz),
+            side_mid_db=round(survey.side_mid_db, 1),
+            level_db=round(survey.level_db, 1),
+            peak_db=None if survey.peak_db is None else round(survey.peak_db, 1),
+            streams=int8_frames.stored(
+                {name: encoded[source] for name, source in self.measured.encoded_as.items()}, config.precision
+            ),
+        )
+
+
+class _Growing:
+    """The frames of a stream, (frames, channels) in C order. Pieces joined at the end would be there twice; a large
+    array that grows in place is moved by the kernel, not copied."""
+
+    def __init__(self, channels: int, dtype: np.dtype[Any]) -> None:
+        self._frames: Frames = np.empty((0, channels), dtype)
+        self._length = 0
+
+    def append(self, frames: Frames) -> None:
+        first, self._length = self._length, self._length + len(frames)
+        if self._length > len(self._frames):
+            self._resize(self._length + GROWTH_FRAMES)
+        self._frames[first : self._length] = frames
+
+    def whole(self) -> Frames:
+        """All of them; nothing may be appended afterwards."""
+        self._resize(self._length)
+        return self._frames
+
+    def _resize(self, length: int) -> None:
+        self._frames.resize((length, self._frames.shape[1]), refcheck=False)  # nobody else has seen the array

@@ -1,0 +1,29 @@
+"""EncodedTrack: the frames of all streams of one track, and what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from reencoder_pipeline.corpora.corpus import Track
+
+Frames = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EncodedTrack:
+    """One track as it goes into a shard; `streams` holds (frames, channels) in the cache's precision,
+    and what else is stored of it: int8's scales, (1, channels)."""
+
+    track: Track
+    num_samples: int
+    num_frames: int
+    tasks: tuple[str, ...]
+    bandwidth_hz: float | None  # None: not known, of imported latents
+    side_mid_db: float | None
+    streams: Mapping[str, Frames]
+    level_db: float | None = None
+    peak_db: float | None = None

@@ -1,0 +1,1 @@
+"""Latents in and out: convert, export, import."""

@@ -1,0 +1,58 @@
+"""What every command of the house does around its app: expected errors become one message and an exit code."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import NoReturn
+
+import typer
+
+from reencoder_pipeline.errors import ReencoderError
+from reencoder_pipeline.plain_text import printable
+from reencoder_pipeline.stores.atomic import FULL_DISK
+
+DONE, USAGE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run `app` on the process's arguments and exit.
+
+    0 done; 2 usage, or a ReencoderError (printed as one message); 3 where a command raises typer.Exit(SOME_FAILED);
+    130 interrupted, printing what the KeyboardInterrupt says, such as the line that resumes. A full disk is 2 as well,
+    where the command has not said it better. Anything else is a bug:
+    its traceback is shown and Python exits 1. Build the app with `pretty_exceptions_enable=False`.
+    """
+    try:
+        app()  # leaves with SystemExit, whatever the outcome
+    except ReencoderError as error:
+        print(f"error: {printable(error, lines=True)}", file=sys.stderr)
+        sys.exit(USAGE)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        where = printable(error.filename or "a file could not be written")
+        remedy = "make room, then give the same command again"
+        print(f"error: {where}: {error.strerror}\n  remedy: {remedy}", file=sys.stderr)
+        sys.exit(USAGE)
+    except SystemExit as leaving:
+        # Typer turns a KeyboardInterrupt into exit 130 and drops its message; it is still there as the context.
+        if leaving.code == INTERRUPTED and (message := _interruption(leaving)):
+            print(message, file=sys.stderr)
+        raise
+    sys.exit(DONE)
+
+
+def a_number(value: float | None) -> float | None:
+    """For `callback` of an option with bounds: NaN is within any."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is not a number")
+    return value
+
+
+def _interruption(error: BaseException | None) -> str:
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""

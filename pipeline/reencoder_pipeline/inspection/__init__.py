@@ -1,0 +1,1 @@
+"""Looks into a finished cache: verify, values, seams, summary, pictures."""

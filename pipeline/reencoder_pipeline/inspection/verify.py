@@ -1,0 +1,224 @@
+"""Whether a cache is what its index promises: every byte, every value, its autoencoder, and no seams in its tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache.formats.checksums import block_checksums
+from reencoder_pipeline.cache.formats.int8 import latents_of
+from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES
+from reencoder_pipeline.cache.index import INDEX, Shard
+from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.layout import record_file, record_name
+from reencoder_pipeline.corpora.twins import across_splits
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.inspection.finding import Finding
+from reencoder_pipeline.inspection.outliers import loud_tracks
+from reencoder_pipeline.inspection.value_checks import ValueCheck
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.shards.record import parse_record
+from reencoder_pipeline.shards.reused_tracks import stored_arrays
+from reencoder_pipeline.shards.sweep import RECORD_BEGINS
+from reencoder_pipeline.stores.digests import file_digest
+from reencoder_pipeline.stores.store import is_url, open_store
+
+Progress = Callable[[int, int], None]  # frames checked, frames in all
+
+
+def verify_all(
+    cache: LatentCache,
+    *,
+    quick: bool,
+    autoencoder: str | None,
+    source: Path | None,
+    samples: int,
+    seed: int,
+    progress: Progress,
+) -> list[Finding]:
+    """All that was asked for: the cache in itself, then beside the autoencoder of this name, then beside its source.
+
+    Without a name, a cache of an autoencoder that ships with us is compared with that (`shipped_name`).
+    """
+    findings = verify_cache(cache, quick=quick, progress=progress)
+    if autoencoder is None and source is None:
+        return findings
+    from reencoder_pipeline.autoencoder import load_autoencoder, shipped_name
+    from reencoder_pipeline.inspection.seams import check_edges
+
+    if autoencoder is None:
+        autoencoder = shipped_name(cache.spec.autoencoder, where=cache.path)
+    loaded = load_autoencoder(autoencoder)
+    findings += verify_autoencoder(cache, loaded.spec)
+    if source is not None and not any(finding.severity == "damage" for finding in findings):
+        frames = sum(shard.num_frames for shard in cache.shards)
+        findings += check_edges(
+            cache,
+            loaded,
+            source,
+            samples=samples,
+            seed=seed,
+            progress=lambda done, total: progress(frames + done, frames + total),
+        )
+    return findings
+
+
+def verify_cache(
+    cache: LatentCache, *, quick: bool = False, progress: Progress = lambda done, total: None
+) -> list[Finding]:
+    """Check every file (sha256; where one differs, which blocks of frames changed, by crc32c) and every value in it.
+
+    `quick`: only that the files are there in full size. [] when all is well. The index itself was checked when it was
+    opened; commit records hold their own digest.
+    """
+    findings: list[Finding] = [*loud_tracks(cache.tracks), *_twins(cache)]
+    values, done, total = ValueCheck(cache), 0, sum(shard.num_frames for shard in cache.shards)
+    for shard in cache.shards:
+        if quick:
+            findings += _sizes(cache, shard)
+        else:
+            with _on_disk(cache, shard) as folder:
+                damages = _verify_files(cache, shard, folder)
+                findings += damages
+                if not damages:
+                    findings += _verify_values(cache, shard, folder, values)
+        done += shard.num_frames
+        progress(done, total)
+    if not quick and not any(finding.severity == "damage" for finding in findings):
+        findings += values.whole()
+    return findings
+
+
+def _twins(cache: LatentCache) -> Iterator[Finding]:
+    """Copies of one recording in several splits: a module is then measured on what it has learnt from."""
+    for problem in across_splits((track.id, track.split, track.sha256) for track in cache.tracks):
+        yield Finding("warning", "splits", problem)
+
+
+def _verify_values(cache: LatentCache, shard: Shard, folder: Path, values: ValueCheck) -> Iterator[Finding]:
+    lengths = [track.num_frames for track in shard.tracks]
+    try:
+        arrays = dict(_streams(cache, shard, folder))
+    except CacheError as error:  # a description that is not ours, though the index promises these bytes
+        yield _damage(shard, str(error.where), error.what if error.value is None else f"{error.what}: {error.value}")
+        return
+    yield from values.add(shard, {name: latents_of(arrays, name, lengths=lengths) for name in cache.streams})
+
+
+def verify_shard(cache: LatentCache, shard: Shard) -> list[Finding]:
+    """The files of one shard, and its commit record if there is one."""
+    with _on_disk(cache, shard) as folder:
+        return _verify_files(cache, shard, folder)
+
+
+@contextmanager
+def _on_disk(cache: LatentCache, shard: Shard) -> Iterator[Path]:
+    """The folder below which a shard's files lie; behind a URL, a copy of one shard for as long as it is looked at."""
+    if not is_url(cache.origin):
+        yield cache.path
+        return
+    store = open_store(cache.origin)
+    with TemporaryDirectory(prefix="reencoder-verify-") as name:
+        for file in (*shard.files, record_name(shard.key)):
+            if store.size(file) is not None:
+                store.download(file, Path(name) / file)
+        yield Path(name)
+
+
+def _sizes(cache: LatentCache, shard: Shard) -> Iterator[Finding]:
+    store = open_store(cache.origin)
+    for name, (size, _) in shard.files.items():
+        found = store.size(name)
+        if found != size:
+            yield _damage(shard, name, "missing" if found is None else f"{found} bytes instead of {size}")
+
+
+def _verify_files(cache: LatentCache, shard: Shard, folder: Path) -> list[Finding]:
+    damages = []
+    for name, (size, digest) in shard.files.items():
+        path = folder / name
+        if not path.is_file():
+            damages.append(_damage(shard, name, "missing"))
+        elif path.stat().st_size != size:
+            damages.append(_damage(shard, name, f"{path.stat().st_size} bytes instead of {size}"))
+        elif file_digest(path) != digest:
+            damages.append(_damage(shard, name, f"content changed: {_changed_blocks(cache, shard, folder, path)}"))
+    record = record_file(folder, shard.key)
+    if record.exists():
+        parsed, name = parse_record(record), record.relative_to(folder).as_posix()
+        if parsed is None:
+            damages.append(_damage(shard, name, "commit record damaged"))
+        elif parsed.shard != shard:
+            what = "of another shard" if parsed.shard.key != shard.key else "not that of the index"
+            damages.append(_damage(shard, name, f"commit record is {what} ({parsed.shard.key})"))
+    return damages
+
+
+def _damage(shard: Shard, file: str, problem: str) -> Finding:
+    return Finding("damage", "files", problem, shard=shard.key, file=file)
+
+
+def verify_autoencoder(cache: LatentCache, spec: LatentSpec) -> list[Finding]:
+    """Whether these are latents of this autoencoder: its weights, sample rate, hop, channels and stereo mode."""
+    mine, theirs = cache.spec.to_dict(), spec.to_dict()
+    # A file of weights may have been renamed: its digest says what it is.
+    differing = [name for name in mine if mine[name] != theirs[name] and name != "autoencoder"]
+    return [
+        Finding("damage", "autoencoder", f"{name}: {mine[name]!r} in the cache, {theirs[name]!r} in {spec.autoencoder}")
+        for name in differing
+    ]
+
+
+def discard(cache: LatentCache, findings: list[Finding]) -> int:
+    """Forget the commit records of damaged shards and the index, so that the next build makes them again."""
+    keys = {finding.shard for finding in findings if finding.severity == "damage" and finding.shard is not None}
+    store = open_store(cache.origin)
+    for key in keys:
+        if (store.read(record_name(key)) or b"").startswith(RECORD_BEGINS):  # a file of somebody else stays
+            store.remove(record_name(key))
+    if keys:
+        store.remove(INDEX)
+    return len(keys)
+
+
+def _changed_blocks(cache: LatentCache, shard: Shard, folder: Path, path: Path) -> str:
+    try:
+        spans = [
+            f"{stream}, frames {block * CHUNK_FRAMES} to {min((block + 1) * CHUNK_FRAMES, shard.num_frames)}"
+            for stream, frames in _streams(cache, shard, folder, path)
+            for block, (found, promised) in enumerate(
+                zip_longest(block_checksums(frames), shard.blocks[stream])  # a damaged header may tell another length
+            )
+            if found != promised
+        ]
+    except CacheError as error:
+        return error.what
+    return "; ".join(spans[:5]) or "outside the frames"
+
+
+def _streams(
+    cache: LatentCache, shard: Shard, folder: Path, path: Path | None = None
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The stored arrays of a shard, (frames, channels); with `path`, only those that lie in this file of it."""
+    return stored_arrays(
+        folder, shard, cache.streams, storage=cache.storage, precision=cache.precision, channels=cache.spec.channels,
+        file=path,
+    )  # fmt: skip
+
+
+def conclusion(cache: LatentCache, findings: list[Finding]) -> Iterator[str]:
+    """Lines for a person."""
+    words = {"damage": "damaged", "warning": "warning", "note": "measured"}
+    for finding in findings:
+        where = "" if finding.check == "edges" else f"{finding.file}: "
+        yield f"{words[finding.severity]}: {where}{finding.problem}"
+    damaged = {finding.shard for finding in findings if finding.severity == "damage"}
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    lost = f"{len(damaged - {None})} damaged" + (", and the cache as a whole" if None in damaged else "")
+    yield f"{len(cache.shards)} shards checked, {lost}" + (f"; {warnings} warnings" if warnings else "")

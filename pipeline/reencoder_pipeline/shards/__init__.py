@@ -1,0 +1,1 @@
+"""Makes, writes and commits single shards; reuses and sweeps them."""

@@ -1,0 +1,138 @@
+"""Writes one shard beside its place, digests it, and puts it there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reencoder_pipeline.cache.channel_sums import Sums
+from reencoder_pipeline.cache.formats.checksums import block_checksums
+from reencoder_pipeline.cache.formats.int8 import latents_of, stored_names
+from reencoder_pipeline.cache.formats.tar_shards import sample_key, write_tar_shard
+from reencoder_pipeline.cache.formats.zarr_shards import foreign_files, write_zarr_shard
+from reencoder_pipeline.cache.index import CachedTrack, Shard
+from reencoder_pipeline.cache.layout import SHARDS
+from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.encoding.encoded_track import EncodedTrack
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.shards.record import (
+    grouped_sums,
+)
+from reencoder_pipeline.stores.atomic import beside, sync
+
+
+class AlreadyPlacedError(Exception):
+    """Another process put the same shard in place meanwhile."""
+
+
+def sums_of(
+    key: str, encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int
+) -> dict[str, dict[str, Sums]]:
+    pieces = {name: [latents_of(item.streams, name) for item in encoded] for name in config.streams}
+    return grouped_sums(_cached_tracks(key, encoded), pieces, channels=channels)
+
+
+def shard_places(out: Path, key: str) -> tuple[Path, Path]:
+    return out / SHARDS / key, out / SHARDS / f"{key}.tar"
+
+
+def write_shard(
+    key: str, encoded: Sequence[EncodedTrack], out: Path, config: CacheConfig, *, replace: bool = True
+) -> Shard:
+    """Write beside its place, digest, sync, rename. AlreadyPlacedError if something lies there that is not to be
+    replaced."""
+    if not encoded:  # every file failed; the record alone remembers it
+        return Shard(key, 0, (), {}, {})
+    names = stored_names(config.streams, config.precision)
+    joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in names}
+    folder, tar = shard_places(out, key)
+    final = folder if config.format == "zarr" else tar
+    partial = beside(out / SHARDS / key)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if config.format == "zarr":
+            write_zarr_shard(partial, joined)
+        else:
+            keys = [sample_key(position, item.track.id) for position, item in enumerate(encoded)]
+            write_tar_shard(partial, keys, [item.streams for item in encoded])
+        files = _digests(partial, final.relative_to(out).as_posix())
+        _place(partial, final, replace=replace)
+    except BaseException:
+        _remove(partial)
+        raise
+    return Shard(
+        key=key,
+        num_frames=sum(item.num_frames for item in encoded),
+        tracks=tuple(_cached_tracks(key, encoded)),
+        files=files,
+        blocks={name: block_checksums(frames) for name, frames in joined.items()},
+    )
+
+
+def _place(partial: Path, final: Path, *, replace: bool) -> None:
+    if replace:
+        if others := foreign_files(final):
+            raise CacheError(
+                "files that this program did not make lie in the folder of a shard that has to be made again",
+                where=final, value=", ".join(others[:3]), remedy="move them away; nothing was changed",
+            )  # fmt: skip
+        _remove(final)
+    elif final.exists():
+        raise AlreadyPlacedError
+    try:
+        partial.rename(final)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise AlreadyPlacedError from None
+        raise
+    sync(final.parent)
+
+
+def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:
+    """Sync a shard, folders too; the path of each of its files in the finished cache -> (bytes, sha256)."""
+    files = {}
+    for path in [written, *sorted(written.rglob("*"))]:
+        sync(path)
+        if path.is_dir():
+            continue
+        inside = "" if path == written else f"/{path.relative_to(written).as_posix()}"
+        with path.open("rb") as file:
+            files[name + inside] = (path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return files
+
+
+def _cached_tracks(key: str, encoded: Sequence[EncodedTrack]) -> list[CachedTrack]:
+    tracks, first_frame = [], 0
+    for item in encoded:
+        assert item.track.split, "planning assigned a split"
+        assert item.track.sha256, "planning digested the file"
+        tracks.append(
+            CachedTrack(
+                id=item.track.id,
+                split=item.track.split,
+                sha256=item.track.sha256,
+                num_samples=item.num_samples,
+                num_frames=item.num_frames,
+                tasks=item.tasks,
+                bandwidth_hz=item.bandwidth_hz,
+                side_mid_db=item.side_mid_db,
+                first_frame=first_frame,
+                shard=key,
+                level_db=item.level_db,
+                peak_db=item.peak_db,
+            )
+        )
+        first_frame += item.num_frames
+    return tracks
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,162 @@
+"""A store behind a URL: what fsspec reaches, asked again when the network fails, and never waited for without end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.stores.atomic import FULL_DISK, replacing
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
+ATTEMPTS = 4  # of every request, each with the retries of the fsspec file system within it (s3fs: 10 to 50 seconds)
+FIRST_PAUSE = 1.0  # seconds, then twice as long each time
+REQUEST_SECONDS, LONG_SECONDS = 60.0, 600.0  # an attempt at a small request; at a listing, or one of unknown size
+SLOWEST = 100_000  # bytes a second, for which an attempt at sending or fetching is given more time
+
+Result = TypeVar("Result")
+
+
+class ObjectStore:
+    """A Store behind an fsspec URL. The connection is made at the first use, in each process anew.
+
+    Refused, slow and cut connections are tried again, then a CacheError says what could not be done. Only s3:// and
+    gs:// create exclusively; where a protocol does not, two builders may make the same shard, which costs their time.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def _open(self) -> tuple[AbstractFileSystem, str]:
+        import fsspec
+
+        try:
+            return fsspec.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            remedy = "pip install 'reencoder[s3]' for s3://, or the fsspec package of that protocol"
+            raise CacheError("cannot be reached", where=self.url, value=error, remedy=remedy) from None
+
+    def read(self, name: str) -> bytes | None:
+        files, root = self._open()
+        get = _within(files, "cat_file", LONG_SECONDS)
+        try:
+            return bytes(self._try(name, lambda: get(f"{root}/{name}")))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        files, root = self._open()
+        put = _within(files, "pipe_file", _seconds(len(content)))
+        self._put(name, lambda: put(f"{root}/{name}", content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        files, root = self._open()
+        put = _within(files, "pipe_file", _seconds(len(content)))
+        try:  # a conditional put (If-None-Match)
+            self._put(name, lambda: put(f"{root}/{name}", content, mode="create"))
+        except FileExistsError:
+            return self.read(name) == content
+        return True
+
+    def size(self, name: str) -> int | None:
+        files, root = self._open()
+        files.invalidate_cache()
+        info = _within(files, "info", REQUEST_SECONDS)
+        try:
+            return int(self._try(name, lambda: info(f"{root}/{name}"))["size"])
+        except FileNotFoundError:
+            return None
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        files, root = self._open()
+        files.invalidate_cache()
+        find = _within(files, "find", LONG_SECONDS)
+        try:
+            found = self._try(folder, lambda: find(f"{root}/{folder}".rstrip("/"), detail=True))
+        except FileNotFoundError:
+            return {}
+        return {path.removeprefix(f"{root}/"): int(found[path]["size"]) for path in sorted(found)}
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        yield from self.sizes(folder)
+
+    def remove(self, name: str) -> None:
+        files, root = self._open()
+        files.invalidate_cache()
+        exists, remove = _within(files, "exists", REQUEST_SECONDS), _within(files, "rm", LONG_SECONDS)
+        with suppress(FileNotFoundError):  # somebody else removed it meanwhile
+            if self._try(name, lambda: exists(f"{root}/{name}")):
+                self._try(name, lambda: remove(f"{root}/{name}", recursive=True))
+
+    def sweep(self, has_ended: Callable[[str], bool]) -> None:
+        """Nothing to do: an object appears when all of it was sent."""
+
+    def upload(self, local: Path, name: str) -> None:
+        files, root = self._open()
+        put = _within(files, "put_file", _seconds(local.stat().st_size))
+        self._put(name, lambda: put(str(local), f"{root}/{name}"))
+
+    def download(self, name: str, local: Path) -> None:
+        files, root = self._open()
+        local.parent.mkdir(parents=True, exist_ok=True)
+        size = self.size(name)
+        if size is None:
+            raise CacheError("is missing", where=f"{self.url}/{name}")
+        get = _within(files, "get_file", _seconds(size))
+        try:
+            with replacing(local) as scratch:
+                self._try(name, lambda: get(f"{root}/{name}", str(scratch)))
+        except FileNotFoundError:
+            raise CacheError("is missing", where=f"{self.url}/{name}") from None
+
+    def _put(self, name: str, request: Callable[[], object]) -> None:
+        try:
+            self._try(name, request)
+        except FileNotFoundError as error:
+            remedy = "create the bucket first"
+            raise CacheError("cannot write here", where=self.url, value=error, remedy=remedy) from None
+
+    def _try(self, name: str, request: Callable[[], Result]) -> Result:
+        """Again after a pause, unless the answer is about the request itself. The libraries behind fsspec raise errors
+        of their own kinds, with no class in common, so everything is tried again that is not known to be final."""
+        where = f"{self.url}/{name}".rstrip("/")
+        for attempt in range(ATTEMPTS):
+            try:
+                return request()
+            except PermissionError as error:
+                remedy = "check the credentials, and what they may do there"
+                raise CacheError("access is refused", where=where, value=error, remedy=remedy) from None
+            except (FileNotFoundError, FileExistsError, TypeError, AttributeError, LookupError, MemoryError):
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in FULL_DISK:  # of this machine, while downloading
+                    raise
+                if attempt + 1 == ATTEMPTS:
+                    remedy = (
+                        "check the network and the address, then run the same command again: it goes on where it was"
+                    )
+                    value = f"{str(error) or repr(error)} ({ATTEMPTS} attempts)"
+                    raise CacheError("does not answer", where=where, value=value, remedy=remedy) from None
+                time.sleep(FIRST_PAUSE * 2**attempt)
+        raise AssertionError("ATTEMPTS is positive")
+
+
+def _within(files: AbstractFileSystem, method: str, seconds: float) -> Callable[..., Any]:
+    """A method of a file system that gives up after some time, whatever is waited for: s3fs waits for ever on a server
+    that takes a connection and never says a word. Only asynchronous file systems (s3, gs, az, http) can be told so."""
+    from fsspec import asyn
+
+    if not isinstance(files, asyn.AsyncFileSystem):
+        return getattr(files, method)
+    return partial(asyn.sync, files.loop, getattr(files, f"_{method}"), timeout=seconds)
+
+
+def _seconds(size: int) -> float:
+    return REQUEST_SECONDS + size / SLOWEST

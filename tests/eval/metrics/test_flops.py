@@ -1,0 +1,140 @@
+"""GFLOPs: the paper's numbers for its modules, two counters that agree, and no trace left of counting."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reencoder_eval.metrics.flops import count_flops
+from reencoder_eval.systems.system import count_pass
+from reencoder_pipeline.autoencoders.vocos.autoencoder import VocosAutoencoder
+from reencoder_pipeline.autoencoders.vocos.model import Vocos
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
+from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.latents import LatentSpec
+from reencoder_trainer.module.latent_module import SIZES, LatentModule
+
+FRAMES = 43
+SECONDS = Fraction(FRAMES * 1024, 44100)
+PLACES = (F, torch, torch.Tensor)
+
+
+@pytest.mark.parametrize(("size", "gflops", "parameters"), [("S", 0.37, 4_295_232), ("M", 1.64, 19_077_952)])
+def test_the_modules_cost_what_the_paper_says(size: str, gflops: float, parameters: int) -> None:
+    module = LatentModule(64, 64, **SIZES[size]._asdict())
+    count = count_flops(module, torch.zeros(1, 64, FRAMES), modules=[module], seconds=SECONDS)
+    assert round(count.gflops, 2) == gflops
+    assert count.gflops_torch == pytest.approx(count.gflops, rel=0.005)
+    assert count.parameters == parameters
+    assert count.note is None
+
+
+def test_gflops_are_per_second_whatever_the_length_of_the_example() -> None:
+    module = nn.Conv1d(8, 16, 1, bias=False)
+    for frames in (10, 40):
+        count = count_flops(module, torch.zeros(1, 8, frames), modules=[module], seconds=frames / 10)
+        assert count.gflops == count.gflops_torch == pytest.approx(2 * 8 * 16 * 10 / 1e9)
+
+
+def test_an_autoencoder_is_counted_pass_by_pass() -> None:
+    config = VocosConfig(n_fft=512, stft_hop=64, fine=(48, 96, 1), coarse=(64, 128, 1), latent_channels=8)
+    model = Vocos(config).eval()
+    autoencoder = VocosAutoencoder(model, LatentSpec("tiny", "0", 44_100, config.hop, 8))
+    encode, decode = count_pass(autoencoder, "encode"), count_pass(autoencoder, "decode")
+    assert encode.parameters == decode.parameters == sum(parameter.numel() for parameter in model.parameters())
+    # Two FLOPs for each weight at each of its positions: the fine stage runs `stride` times as often as the rest.
+    fine = 2 * sum(p.numel() for name, p in model.encoder.named_parameters() if name.startswith("fine"))
+    coarse = 2 * sum(p.numel() for name, p in model.encoder.named_parameters() if not name.startswith("fine"))
+    frames_per_second = 44_100 / config.hop
+    assert encode.gflops == pytest.approx(frames_per_second * (config.stride * fine + coarse) / 1e9, rel=0.03)
+    assert decode.gflops_torch == pytest.approx(decode.gflops, rel=0.05)
+
+
+class Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(4, 4, 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        self.convolution(latents)
+        raise RuntimeError("on purpose")
+
+
+def test_a_failing_count_leaves_torch_as_it_was() -> None:
+    good, example = nn.Conv1d(4, 4, 1, bias=False), torch.zeros(1, 4, 10)
+    before = [dict(vars(place)) for place in PLACES]
+    expected = count_flops(good, example, modules=[good], seconds=1)
+    failing = Failing()
+    with pytest.raises(EvaluationError, match="RuntimeError: on purpose"):
+        count_flops(failing, example, modules=[failing], seconds=1)
+    for place, functions in zip(PLACES, before, strict=True):
+        assert {name for name in functions if vars(place).get(name) is not functions[name]} == set()
+    assert set(vars(torch.Tensor)) == set(before[-1])
+    assert count_flops(good, example, modules=[good], seconds=1) == expected
+
+
+def test_counting_leaves_the_module_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Dropout()).train()
+    attributes = [set(vars(part)) for part in module.modules()]
+    count_flops(module, torch.zeros(1, 4, 10), modules=[module], seconds=1)
+    assert all(part.training for part in module.modules())
+    assert [set(vars(part)) for part in module.modules()] == attributes
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+class Products(nn.Module):
+    """A matrix product that only torch's counter sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(32, 32))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.weight @ latents
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, which only calflops sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(32, 32, batch_first=True)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layer(latents.mT)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Products(), "calflops counts `x @ y` and fused attention as 0"),
+        (Recurrent(), "torch's counter counts recurrent layers as 0"),
+        (nn.Sequential(nn.Conv1d(32, 1, 1), nn.LayerNorm(20)), "no elementwise work"),
+    ],
+    ids=["product", "recurrent", "elementwise"],
+)
+def test_a_difference_between_the_counters_is_explained(module: nn.Module, reason: str) -> None:
+    count = count_flops(module, torch.zeros(1, 32, 20), modules=[module], seconds=1)
+    assert count.note is not None
+    assert reason in count.note
+
+
+def test_attention_on_the_cpu_is_not_counted_as_nothing() -> None:
+    class Attention(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            projected = super().forward(input)
+            return F.scaled_dot_product_attention(projected, projected, projected)
+
+    module = Attention(16, 16, bias=False)
+    count = count_flops(module, torch.zeros(1, 2, 50, 16), modules=[module], seconds=1)
+    projection, attention = 2 * 2 * 50 * 16 * 16, 2 * 2 * (2 * 50 * 50 * 16)
+    assert count.gflops_torch == pytest.approx((projection + attention) / 1e9)
+
+
+def test_a_function_without_weights_cannot_be_counted() -> None:
+    with pytest.raises(EvaluationError, match="no module with weights"):
+        count_flops(torch.abs, torch.zeros(1, 4), modules=[], seconds=1)

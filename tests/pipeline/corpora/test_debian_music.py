@@ -1,0 +1,522 @@
+"""Fetching Debian music: complete, resumable, checked and confined to its folder, with apt-get played by a script."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reencoder_pipeline.audio.survey import Survey, suited_tasks
+from reencoder_pipeline.corpora import debian_music
+from reencoder_pipeline.corpora.corpus import read_corpus
+from reencoder_pipeline.corpora.debian_music import COLLECTIONS, MARK, fetch_debian_music, manifest_path, track_path
+from reencoder_pipeline.errors import ConfigError, FetchError
+
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
+
+# What fetch_debian_music uses of apt-get: `update` fills the lists folder, `download` copies from $ARCHIVE, and both
+# are written down in $ARCHIVE/calls. A file $ARCHIVE/<package>.slow or .broken changes what happens to that package.
+APT_GET = """#!/bin/sh
+for argument; do case "$argument" in
+    -oDir::State::lists=*) lists="${argument#*=}" ;;
+    update|download|--print-uris) words="$words $argument" ;;
+    -*) ;;
+    *) words="$words $argument"; package="$argument" ;;
+esac; done
+echo "$words" >> "$ARCHIVE/calls"
+case "$words" in
+    " update")
+        [ -e "$ARCHIVE/offline" ] && { echo "W: Failed to fetch: Temporary failure resolving"; exit 0; }
+        touch "$lists/mirror_main_Packages" ;;
+    " download --print-uris"*)
+        [ -e "$ARCHIVE/$package.deb" ] || { echo "E: Unable to locate package $package"; exit 100; }
+        echo "'http://mirror/$package.deb' ${package}_1_all.deb 12345 SHA256:0" ;;
+    " download"*)
+        [ -e "$ARCHIVE/$package.broken" ] && { echo "E: Failed to fetch $package  Connection timed out"; exit 100; }
+        if [ -e "$ARCHIVE/$package.slow" ]; then
+            echo half > "${package}_1_all.deb"; echo $$ > "$ARCHIVE/pid"; exec sleep 60
+        fi
+        cp "$ARCHIVE/$package.deb" "${package}_1_all.deb" ;;
+esac
+"""
+
+
+class Archive:
+    """A mirror of tiny packages, and the manifest that describes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = folder / "debian_music.jsonl"
+        self.rows: list[dict[str, Any]] = []
+        folder.mkdir()
+
+    def add(self, package: str, files: dict[str, bytes], *, links: dict[str, str] | None = None) -> None:
+        """Build a .deb of `files`; a value for "x.pk3!member" goes into the archive x.pk3."""
+        root = self.folder / package
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "DEBIAN").mkdir(parents=True)
+        (root / "DEBIAN" / "control").write_text(
+            f"Package: {package}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: music\n"
+        )
+        for name, content in files.items():
+            path, _, member = name.partition("!")
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            if member:
+                with zipfile.ZipFile(root / path, "a") as archive:
+                    archive.writestr(member, content)
+            else:
+                (root / path).write_bytes(content)
+        for name, target in (links or {}).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).symlink_to(target)
+        command = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", root, self.folder / f"{package}.deb"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def describe(self, package: str, files: dict[str, bytes]) -> None:
+        """Add `files` to the manifest, whatever the package holds."""
+        for name, content in files.items():
+            row = {"id": f"{package}/{Path(name).stem}", "package": package, "version": "1", "path": name}
+            row |= {"sha256": hashlib.sha256(content).hexdigest(), "seconds": 60.0, "tasks": ["bwe"], "split": "train"}
+            self.rows.append(row)
+        self.manifest.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def calls(self) -> list[str]:
+        log = self.folder / "calls"
+        return [line.strip() for line in log.read_text().splitlines()] if log.exists() else []
+
+    def downloads(self) -> list[str]:
+        return [call.split()[1] for call in self.calls() if call.startswith("download") and "--print" not in call]
+
+    def forget_calls(self) -> None:
+        (self.folder / "calls").unlink(missing_ok=True)
+
+
+SONGS = {"usr/share/songs/one.ogg": b"one" * 1000, "usr/share/songs/two words.ogg": b"two" * 1000}
+GAME = {"usr/games/music.pk3!music/theme.ogg": b"theme" * 1000, "usr/games/music.pk3!music/end.ogg": b"end" * 1000}
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """Two packages, songs (plain files) and game (a zip archive), and apt-get before all else on PATH."""
+    made = Archive(tmp_path / "archive")
+    for package, files in (("songs", SONGS), ("game", GAME)):
+        made.add(package, files)
+        made.describe(package, files)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "apt-get").write_text(APT_GET)
+    (tmp_path / "bin" / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ARCHIVE", str(made.folder))
+    monkeypatch.setattr(debian_music, "manifest_path", lambda *_: made.manifest)
+    return made
+
+
+def fetch(out: Path, packages: list[str] | None = None) -> list[str]:
+    """Fetch and return what progress said."""
+    said: list[str] = []
+    assert fetch_debian_music(out, packages=packages, progress=said.append) == out / "manifest.jsonl"
+    return said
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files_in(folder: Path) -> set[str]:
+    """All but the mark that says whose folder it is."""
+    files = [path for path in folder.rglob("*") if not path.is_dir() and path.name != MARK]
+    return {path.relative_to(folder).as_posix() for path in files}
+
+
+EVERYTHING = {
+    "manifest.jsonl",
+    "songs/usr/share/songs/one.ogg",
+    "songs/usr/share/songs/two words.ogg",
+    "game/usr/games/music.pk3/music/theme.ogg",
+    "game/usr/games/music.pk3/music/end.ogg",
+}
+
+
+@needs_dpkg
+def test_tracks_are_laid_out_and_nothing_else_is_left(archive: Archive, tmp_path: Path) -> None:
+    out = tmp_path / "my music"
+    said = fetch(out)
+    assert files_in(out) == EVERYTHING
+    assert (out / "game/usr/games/music.pk3/music/end.ogg").read_bytes() == GAME["usr/games/music.pk3!music/end.ogg"]
+    tracks = read_corpus(out / "manifest.jsonl")  # its paths are relative to it
+    assert [track.id for track in tracks] == [row["id"] for row in archive.rows]
+    assert all(hashlib.sha256(track.path.read_bytes()).hexdigest() == track.sha256 for track in tracks)
+    assert said[-1] == "4 tracks, 0.07 h"
+
+
+@needs_dpkg
+def test_only_the_packages_asked_for(archive: Archive, tmp_path: Path) -> None:
+    fetch(tmp_path / "out", ["game"])
+    assert archive.downloads() == ["game"]
+    assert [row["package"] for row in lines(tmp_path / "out" / "manifest.jsonl")] == ["game", "game"]
+
+
+@needs_dpkg
+def test_a_relative_folder_will_do(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fetch(Path("music"))
+    assert files_in(tmp_path / "here" / "music") == EVERYTHING
+    assert files_in(tmp_path / "here") == {f"music/{name}" for name in EVERYTHING}
+
+
+@needs_dpkg
+def test_with_everything_there_nothing_is_downloaded(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    fetch(out)
+    manifest = (out / "manifest.jsonl").read_bytes()
+    archive.forget_calls()
+    monkeypatch.setenv("PATH", "")  # not even apt is needed
+    fetch(out)
+    assert archive.calls() == []
+    assert (out / "manifest.jsonl").read_bytes() == manifest
+    (out / "manifest.jsonl").unlink()
+    fetch(out)
+    assert (out / "manifest.jsonl").read_bytes() == manifest
+
+
+@needs_dpkg
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"two" * 999)])
+def test_a_lost_or_damaged_track_is_fetched_again(archive: Archive, tmp_path: Path, harm: Any) -> None:
+    out = tmp_path / "out"
+    fetch(out)
+    archive.forget_calls()
+    harm(out / "songs/usr/share/songs/two words.ogg")
+    fetch(out)
+    assert archive.downloads() == ["songs"]
+    assert files_in(out) == EVERYTHING
+    assert (out / "songs/usr/share/songs/two words.ogg").read_bytes() == b"two" * 1000
+
+
+@needs_dpkg
+def test_what_an_updated_package_changed_is_left_out_and_named(archive: Archive, tmp_path: Path) -> None:
+    archive.add("songs", {**SONGS, "usr/share/songs/one.ogg": b"remix"})
+    archive.add("game", {"usr/games/music.pk3!music/theme.ogg": GAME["usr/games/music.pk3!music/theme.ogg"]})
+    out = tmp_path / "out"
+    said = fetch(out)
+    assert [row["id"] for row in lines(out / "manifest.jsonl")] == ["songs/two words", "game/theme"]
+    assert {row["id"] for row in lines(out / "failures.jsonl")} == {"songs/one", "game/end"}
+    assert any("songs/one" in line and "another recording" in line for line in said)
+    assert any("game/end" in line and "no longer holds" in line for line in said)
+    assert not (out / "songs/usr/share/songs/one.ogg").exists()
+    archive.add("songs", SONGS)
+    archive.add("game", GAME)
+    fetch(out)
+    assert files_in(out) == EVERYTHING  # and no failures.jsonl
+
+
+@needs_dpkg
+def test_a_package_that_the_release_lacks_is_left_out(archive: Archive, tmp_path: Path) -> None:
+    (archive.folder / "songs.deb").unlink()
+    said = fetch(tmp_path / "out")
+    assert {row["package"] for row in lines(tmp_path / "out" / "manifest.jsonl")} == {"game"}
+    assert sum("no such package" in line for line in said) == 2
+
+
+@needs_dpkg
+def test_nothing_usable_is_an_error_and_writes_no_manifest(archive: Archive, tmp_path: Path) -> None:
+    archive.add("songs", dict.fromkeys(SONGS, b"other"))
+    with pytest.raises(FetchError, match="another recording") as caught:
+        fetch(tmp_path / "out", ["songs"])
+    assert "make demo AUDIO=/my/music" in str(caught.value)
+    assert files_in(tmp_path / "out") == set()
+
+
+@needs_dpkg
+def test_a_damaged_archive_is_left_out(archive: Archive, tmp_path: Path) -> None:
+    archive.add("game", {"usr/games/music.pk3": b"PK\x03\x04 no archive"})
+    said = fetch(tmp_path / "out")
+    assert sum("is damaged" in line for line in said) == 2
+    assert {row["package"] for row in lines(tmp_path / "out" / "manifest.jsonl")} == {"songs"}
+
+
+@needs_dpkg
+def test_members_that_climb_out_of_an_archive_stay_in_it(archive: Archive, tmp_path: Path) -> None:
+    archive.add("game", {**GAME, "usr/games/music.pk3!../../../../evil.ogg": b"evil"})
+    fetch(tmp_path / "out", ["game"])
+    assert not list(tmp_path.rglob("evil.ogg"))
+    archive.describe("game", {"usr/games/music.pk3!../../../../../evil.ogg": b"evil"})
+    with pytest.raises(FetchError, match="leaves its package"):
+        fetch(tmp_path / "out", ["game"])
+    assert not list(tmp_path.rglob("evil.ogg"))
+
+
+@pytest.mark.parametrize(
+    ("package", "path"), [("p", "../x"), ("p", "a/../../x"), ("p", "/x"), ("p", "a!/../x"), ("..", "x"), ("p/q", "x")]
+)
+def test_rows_that_point_outside_are_refused(package: str, path: str) -> None:
+    with pytest.raises(FetchError, match="leaves its package"):
+        track_path({"id": "a", "package": package, "path": path})
+
+
+@needs_dpkg
+def test_links_out_of_the_package_are_not_followed(archive: Archive, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.ogg"
+    secret.write_bytes(b"secret")
+    archive.add("songs", SONGS, links={"usr/share/songs/link.ogg": str(secret)})
+    archive.describe("songs", {"usr/share/songs/link.ogg": b"secret"})
+    fetch(tmp_path / "out", ["songs"])
+    assert [row["id"] for row in lines(tmp_path / "out" / "failures.jsonl")] == ["songs/link"]
+
+
+def only(folder: Path, *programs: str) -> str:
+    """A PATH with nothing on it but these programs."""
+    folder.mkdir()
+    for program in programs:
+        (folder / program).symlink_to("/bin/true")
+    return str(folder)
+
+
+@needs_dpkg
+@pytest.mark.parametrize(("there", "missing"), [((), "apt-get"), (("apt-get",), "dpkg-deb")])
+def test_without_apt_the_message_says_what_else_to_do(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], missing: str
+) -> None:
+    monkeypatch.setenv("PATH", only(tmp_path / "programs", *there))
+    with pytest.raises(FetchError, match=f"{missing} is not on this machine") as caught:
+        fetch(tmp_path / "out")
+    assert "make demo AUDIO=/my/music" in str(caught.value)
+
+
+@needs_dpkg
+def test_without_network_the_message_repeats_what_apt_says(archive: Archive, tmp_path: Path) -> None:
+    (archive.folder / "offline").touch()
+    with pytest.raises(FetchError, match="Temporary failure resolving") as caught:
+        fetch(tmp_path / "out")
+    assert "make demo AUDIO=/my/music" in str(caught.value)
+
+
+@needs_dpkg
+@pytest.mark.parametrize("packages", [["songs", "sonks"], []])
+def test_unknown_packages_are_refused_with_the_known_ones(
+    archive: Archive, tmp_path: Path, packages: list[str]
+) -> None:
+    with pytest.raises(FetchError, match="choose from game, songs") as caught:
+        fetch(tmp_path / "out", packages)
+    assert "make demo AUDIO=/my/music" in str(caught.value)
+    assert archive.calls() == []
+
+
+@needs_dpkg
+def test_a_failed_download_keeps_what_is_there_and_the_next_run_goes_on(archive: Archive, tmp_path: Path) -> None:
+    (archive.folder / "game.broken").touch()
+    out = tmp_path / "out"
+    with pytest.raises(FetchError, match="Connection timed out"):
+        fetch(out)
+    assert not (out / "manifest.jsonl").exists()
+    (archive.folder / "game.broken").unlink()
+    archive.forget_calls()
+    fetch(out)
+    assert archive.downloads() == ["game"]
+    assert files_in(out) == EVERYTHING
+
+
+@needs_dpkg
+def test_no_manifest_stays_behind_that_promises_too_much(archive: Archive, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fetch(out)
+    (out / "game/usr/games/music.pk3/music/end.ogg").unlink()
+    (archive.folder / "game.broken").touch()
+    with pytest.raises(FetchError, match="Connection timed out"):
+        fetch(out)
+    assert not (out / "manifest.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="the output folder is a file"):
+        fetch(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("theirs", ["failures.jsonl", "manifest.jsonl", ".apt/unpacked/notes.txt", "game/mine.ogg"])
+def test_a_folder_of_somebody_else_is_left_alone(archive: Archive, tmp_path: Path, theirs: str) -> None:
+    out = tmp_path / "out"
+    (out / theirs).parent.mkdir(parents=True)
+    (out / theirs).write_text("theirs")
+    with pytest.raises(ConfigError, match="neither empty nor one that this command made"):
+        fetch(out)
+    assert [path.read_text() for path in out.rglob("*") if path.is_file()] == ["theirs"]
+
+
+@pytest.fixture
+def halfway(archive: Archive, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A fetch in another process that hangs while the second package comes in, and the process id of its apt-get."""
+    (archive.folder / "game.slow").touch()
+    program = (
+        # A suite that runs in the background of a shell inherits an ignored SIGINT.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import sys; from pathlib import Path; from reencoder_pipeline.corpora import debian_music;"
+        f"debian_music.manifest_path = lambda *_: Path({str(archive.manifest)!r});"
+        f"debian_music.fetch_debian_music(Path({str(tmp_path / 'out')!r}), packages=None, progress=print)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    pid = archive.folder / "pid"
+    deadline = time.monotonic() + 30
+    while not (pid.exists() and pid.read_text().strip()):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    apt = int(pid.read_text())
+    yield running, apt
+    for process in (running.pid, apt):
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    running.wait()
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@needs_dpkg
+def test_a_killed_fetch_is_incomplete_and_the_next_one_completes_it(
+    archive: Archive, tmp_path: Path, halfway: tuple[subprocess.Popen[bytes], int]
+) -> None:
+    running, apt = halfway
+    out = tmp_path / "out"
+    with pytest.raises(FetchError, match="another fetch is at work"):
+        fetch(out)
+    os.kill(running.pid, signal.SIGKILL)
+    os.kill(apt, signal.SIGKILL)
+    running.wait()
+    assert not (out / "manifest.jsonl").exists()
+    assert (out / "songs/usr/share/songs/one.ogg").read_bytes() == b"one" * 1000
+    assert (out / ".apt/downloads/game_1_all.deb").read_text() == "half\n"
+    (archive.folder / "game.slow").unlink()
+    archive.forget_calls()
+    fetch(out)
+    assert archive.downloads() == ["game"]
+    assert files_in(out) == EVERYTHING
+
+
+@needs_dpkg
+def test_an_interrupt_ends_apt_too(halfway: tuple[subprocess.Popen[bytes], int]) -> None:
+    running, apt = halfway
+    assert is_alive(apt)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(20) != 0
+    assert not is_alive(apt)
+
+
+@needs_dpkg
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not on this machine")
+def test_the_real_apt_get_understands_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror in a folder, the real apt-get, and no right to touch the machine's own state."""
+    archive = Archive(tmp_path / "archive")
+    archive.add("songs", SONGS)
+    archive.describe("songs", SONGS)
+    archive.describe("gone", {"x.ogg": b"x"})
+    deb = (archive.folder / "songs.deb").read_bytes()
+    (archive.folder / "Packages").write_text(
+        "Package: songs\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: music\n"
+        f"Filename: ./songs.deb\nSize: {len(deb)}\nSHA256: {hashlib.sha256(deb).hexdigest()}\n\n"
+    )
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{archive.folder} ./\n")
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc {{ sourcelist "{tmp_path}/sources.list"; sourceparts "/dev/null"; parts "/dev/null"; }}\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(debian_music, "manifest_path", lambda *_: archive.manifest)
+    out = tmp_path / "my music"
+    fetch(out)
+    assert files_in(out) == {name for name in EVERYTHING if not name.startswith("game")} | {"failures.jsonl"}
+    # A whole .deb that a killed run left is used, and apt-get says so by saying nothing.
+    (out / "songs/usr/share/songs/one.ogg").unlink()
+    (out / ".apt/downloads").mkdir(parents=True)
+    (out / ".apt/downloads/songs_1_all.deb").write_bytes(deb)
+    fetch(out, ["songs"])
+    assert [row["id"] for row in lines(out / "manifest.jsonl")] == ["songs/one", "songs/two words"]
+
+
+def test_the_manifest_is_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert manifest_path().is_file()
+    package = tmp_path / "site-packages" / "reencoder_pipeline"
+    (package / "data_manifests").mkdir(parents=True)
+    (package / "data_manifests" / "debian_music.jsonl").touch()
+    monkeypatch.setattr(debian_music, "__file__", str(package / "corpora" / "debian_music.py"))
+    assert manifest_path() == package / "data_manifests" / "debian_music.jsonl"
+    (package / "data_manifests" / "debian_music.jsonl").unlink()
+    with pytest.raises(FetchError, match="missing from this installation"):
+        manifest_path()
+
+
+ROWS, UNSEEN = (lines(manifest_path(collection)) for collection in COLLECTIONS)
+SPLITS = ("train", "valid", "test")
+
+
+def test_the_splits_are_those_that_others_have_trained_on() -> None:
+    """A promise: a change of any track's split makes every trained module and every table incomparable."""
+    told = "".join(f"{row['sha256']} {row['split']}\n" for row in sorted(ROWS, key=lambda row: row["sha256"]))
+    assert (
+        hashlib.sha256(told.encode()).hexdigest() == "bc4bd57811cd7d599c3984e92281fd08faa0dab375644858f3704f4d794ac30d"
+    )
+
+
+def test_no_group_and_no_recording_is_in_two_splits() -> None:
+    assert all(count == 1 for key in ("id", "sha256") for count in Counter(row[key] for row in ROWS).values())
+    assert all(
+        len({row["split"] for row in ROWS if row["group"] == group}) == 1 for group in {row["group"] for row in ROWS}
+    )
+    assert {row["split"] for row in ROWS} == set(SPLITS)
+
+
+@pytest.mark.parametrize(("task", "tolerance"), [("bwe", 0.01), ("m2s", 0.02)])
+def test_every_split_has_its_share_of_both_tasks(task: str, tolerance: float) -> None:
+    seconds = {
+        split: sum(row["seconds"] for row in ROWS if row["split"] == split and task in row["tasks"]) for split in SPLITS
+    }
+    total = sum(seconds.values())
+    assert seconds["train"] / total == pytest.approx(0.80, abs=tolerance)
+    assert seconds["valid"] / total == pytest.approx(0.08, abs=tolerance)
+    assert seconds["test"] / total == pytest.approx(0.12, abs=tolerance)
+    test = [row for row in ROWS if row["split"] == "test" and task in row["tasks"]]
+    assert len(test) >= 12
+    assert len({row["package"] for row in test}) >= 4
+    assert seconds["test"] > 3600
+
+
+def test_music_that_nothing_is_trained_on_shares_neither_packages_nor_recordings_with_what_is() -> None:
+    assert {row["split"] for row in UNSEEN} == {"test"}
+    for key in ("package", "sha256", "id"):
+        assert not {row[key] for row in UNSEEN} & {row[key] for row in ROWS}
+    for task in ("bwe", "m2s"):
+        chosen = [row for row in UNSEEN if task in row["tasks"]]
+        assert len(chosen) >= 40
+        assert len({row["package"] for row in chosen}) >= 5
+
+
+@pytest.mark.parametrize("rows", [ROWS, UNSEEN], ids=["debian-music", "debian-unseen"])
+def test_rows_agree_with_themselves(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert row["seconds"] == pytest.approx(row["num_samples"] / row["sample_rate"], abs=1e-3)
+        assert row["licence"]
+        assert row["id"].startswith(f"{row['package']}/")
+        track_path(row)
+        names = ("sample_rate", "num_samples", "num_channels", "bandwidth_hz", "side_mid_db")
+        found = Survey(**{name: row[name] for name in names}, level_db=-20.0)
+        assert list(suited_tasks(found)) == row["tasks"]

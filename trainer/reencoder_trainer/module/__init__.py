@@ -1,0 +1,1 @@
+"""The networks: latent module, condition encoder, discriminator, normalisation."""

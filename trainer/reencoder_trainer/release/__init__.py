@@ -1,0 +1,1 @@
+"""Released modules: finding, streaming, export, cards."""

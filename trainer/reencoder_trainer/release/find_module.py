@@ -1,0 +1,72 @@
+"""Where a module is: a file, a run's folder, a released one by its name, or a hub id becomes a file on disk."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download
+
+from reencoder_pipeline.autoencoders.hub import looks_like_hub_id
+from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.named_function import shown
+
+RUN_NAME, HUB_NAME = "module.safetensors", constants.SAFETENSORS_SINGLE_FILE  # the hub counts parameters by the name
+RELEASED = Path(__file__).parents[1] / "released"
+
+
+def released_modules() -> tuple[str, ...]:
+    """Names of the modules that come with the package, each with its card beside it."""
+    return tuple(sorted(path.stem for path in RELEASED.glob("*.safetensors")))
+
+
+def find_module(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """What is on disk comes before a released module, and that before a hub id. CheckpointError for all else."""
+    path, there = _on_disk(name)
+    if not there and str(name) in released_modules():
+        path, there = RELEASED / f"{name}.safetensors", True
+    if there:
+        if revision is not None:
+            raise CheckpointError("a revision is of a hub id, and this is on disk", where=path, value=revision)
+        return module_file(path)
+    if not looks_like_hub_id(str(name)):
+        like = difflib.get_close_matches(str(name), released_modules(), n=1)
+        remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or a released one"
+        remedy += f": {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
+        raise CheckpointError("no such module", where=f"'{shown(name)}'", remedy=remedy)
+    try:
+        found = hf_hub_download(
+            str(name), HUB_NAME, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
+        )
+    except Exception as error:  # offline, a typing mistake, no access: the hub raises some dozen classes
+        value = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        remedy = "correct the path or the id; offline, only what has been downloaded before can be loaded"
+        raise CheckpointError(
+            "neither on disk nor to be had from the hub", where=name, value=value, remedy=remedy
+        ) from error
+    return Path(found)
+
+
+def _on_disk(name: str | Path) -> tuple[Path, bool]:
+    """The path, and whether something is there."""
+    try:
+        return Path(name).expanduser(), bool(str(name)) and Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, with a NUL
+        return Path(name), False
+
+
+def module_file(path: Path) -> Path:
+    """The module in a run folder or in one of save_pretrained; a file is itself."""
+    if not path.is_dir():
+        return path
+    for name in (RUN_NAME, HUB_NAME):
+        if (path / name).is_file():
+            return path / name
+    found = ", ".join(sorted(child.name for child in path.iterdir())[:12]) or "nothing"
+    raise CheckpointError(f"a folder without {RUN_NAME} or {HUB_NAME}", where=path, value=found)

@@ -1,0 +1,1 @@
+"""Windows of latents from a cache, as batches."""
