@@ -96,51 +96,49 @@ def plan(  # noqa: PLR0917, typer reads the signature
     config: Config = None,
     set_: Set = None,
     autoencoder: Name = None,
-    calibrate: Annotated[bool, typer.Option(help="Encode excerpts of SOURCE first, to tell the time.")] = True,
-    seconds: Annotated[float, typer.Option(min=0.1, max=1e6, callback=a_number, help="How long to calibrate.")] = 30.0,
+    calibrate: Annotated[bool, typer.Option(help="Encode a little of SOURCE to tell the time.")] = True,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=1e6, callback=a_number, help="Seconds of audio to encode for that.")
+    ] = 30.0,
     rate: Annotated[
         float | None,
         typer.Option(
             min=1e-6,
             max=1e9,
             callback=a_number,
-            help="Hours of audio that one device encodes in an hour, instead of calibrating.",
+            help="Hours of audio that one device encodes in an hour, instead of measuring.",
         ),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, max=10**6, help="Machines like this one, side by side.")] = 1,
-    hours_of_corpus: Annotated[
+    hours: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1e9, callback=a_number, help="Also for a corpus like SOURCE of so many hours."),
-    ] = None,
-    assume: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Replace a price or another assumption; repeatable.")
+        typer.Option(
+            "--hours",
+            "--hours-of-corpus",
+            min=0.001,
+            max=1e9,
+            callback=a_number,
+            help="Also the sizes of a corpus like SOURCE of so many hours.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what `build` would do and take: tracks, hours, shards, bytes, requests, time, and files it cannot use."""
-    from reencoder_pipeline.build.sizes import Assumptions
+    """Say what `build` would make and take: tracks, hours, shards, bytes, time, and the files that it cannot use."""
     from reencoder_pipeline.config import CacheConfig, load_config
 
     settings = load_config(config, CacheConfig, [*(set_ or []), *_option("autoencoder", autoencoder)])
-    assumptions = load_config(None, Assumptions, assume or [])
-    from reencoder_pipeline.build.build import plan_build, remarks
-    from reencoder_pipeline.build.estimate import dry_run, dry_run_table
+    from reencoder_pipeline.build.estimate import estimate, table
+    from reencoder_pipeline.build.plan import plan_build, remarks
 
     planned = plan_build(source, settings)
     for remark in remarks(planned):
         _say(remark)
     if calibrate and rate is None:
-        _say(f"calibrating for about {seconds:g} s (--no-calibrate: not)")
-    summary = dry_run(
-        planned,
-        settings,
-        calibration_seconds=seconds if calibrate else None,
-        rate=rate,
-        devices=devices,
-        hours_of_corpus=hours_of_corpus,
-        assumptions=assumptions,
+        _say(f"encoding {seconds:g} s of audio to measure the rate (--no-calibrate leaves it out)")
+    summary = estimate(
+        planned, settings, seconds=seconds if calibrate else None, rate=rate, devices=devices, hours=hours
     )
-    print(json.dumps(summary) if as_json else printable(dry_run_table(summary), lines=True))
+    print(json.dumps(summary) if as_json else printable(table(summary), lines=True))
 
 
 @app.command()

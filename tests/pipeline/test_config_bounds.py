@@ -11,7 +11,6 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import reencoder_eval.config as of_evaluation  # noqa: F401 - its configurations become known
-import reencoder_pipeline.build.sizes as of_plans  # noqa: F401
 from reencoder_eval.config import AutoencoderEvalConfig, BaselineTrainConfig, EvalConfig
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
 from reencoder_pipeline.config import CacheConfig, Config, load_config

@@ -1,62 +1,62 @@
-"""What a build would do and take: sizes from its plan, time from a calibration. As numbers, and as a table."""
+"""Says what a build would make and take: tracks, hours, shards, bytes, and time by encoding a little of the corpus."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from reencoder_pipeline.build.build import Plan
-from reencoder_pipeline.build.calibration import calibrate
-from reencoder_pipeline.build.sizes import Assumptions, Scale, scale
+import numpy as np
+
+from reencoder_pipeline.audio.read import middle, open_seekable
+from reencoder_pipeline.build.plan import Plan
 from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.corpora.corpus import Track
+from reencoder_pipeline.errors import AudioError
+
+if TYPE_CHECKING:
+    from reencoder_pipeline.autoencoder import Autoencoder
 
 
-def dry_run(
-    plan: Plan,
-    config: CacheConfig,
-    *,
-    calibration_seconds: float | None,
-    rate: float | None,
-    devices: int,
-    hours_of_corpus: float | None,
-    assumptions: Assumptions,
-    seed: int = 0,
+WARM_UP_SECONDS = 1.0
+
+
+def estimate(
+    plan: Plan, config: CacheConfig, *, seconds: float | None, rate: float | None, devices: int, hours: float | None
 ) -> dict[str, Any]:
-    """The plan as a program wants it. `calibration_seconds`: None for no calibration; `rate` stands in for one: hours
-    of audio that a device encodes in an hour. `hours_of_corpus`: the same once more for a corpus like this one of so
-    many hours."""
+    """The plan, its sizes and its time, as JSON values.
+
+    `seconds` of audio are encoded here to find the rate; None measures nothing. `rate` replaces that: hours of audio
+    that one device encodes in an hour. `hours` adds `larger`: the sizes of a corpus like this one of so many hours.
+    AudioError where not one track can be encoded.
+
+    Example::
+
+        estimate(plan_build(source, config), config, seconds=30, rate=None, devices=1, hours=10_000)["bytes"]
+    """
     tracks = [track for job in plan.jobs for track in job.tracks]
-    workers, worker_rate, calibration = 1, rate, None
-    if rate is None:
-        workers = config.workers or os.cpu_count() or 1
-        if calibration_seconds is not None and tracks:
-            # As in a build: no more workers than shards.
-            side_by_side = min(workers, len(plan.jobs)) if hours_of_corpus is None else workers
-            calibration = calibrate(tracks, config, seconds=calibration_seconds, workers=side_by_side, seed=seed)
-            worker_rate = calibration.worker_rate
+    workers = 1 if rate is not None else config.workers or os.cpu_count() or 1
+    if rate is None and seconds is not None and tracks:
+        rate = encoding_rate(tracks, config, seconds=seconds)
 
-    def sized(num_tracks: int, num_frames: int, num_shards: int | None) -> Scale:
-        return scale(
-            plan.spec,
-            config,
-            num_tracks=num_tracks,
-            num_frames=num_frames,
-            num_shards=num_shards,
-            worker_rate=worker_rate,
-            workers=workers,
-            devices=devices,
-            start_seconds=calibration.start_seconds if calibration else 0.0,
-            assumptions=assumptions,
-        )
+    def sized(num_tracks: int, num_frames: int, num_shards: int) -> dict[str, Any]:
+        audio_hours = float(num_frames / plan.spec.frame_rate / 3600)
+        frame_bytes = plan.spec.channels * np.dtype(config.precision).itemsize * len(config.streams)
+        # One worker makes a whole shard, so more workers than shards do not help.
+        busy = None if rate is None else 3600 * audio_hours / (rate * max(1, min(workers * devices, num_shards)))
+        counts = {"tracks": num_tracks, "hours": audio_hours, "frames": num_frames, "shards": num_shards}
+        return {**counts, "bytes": num_frames * frame_bytes, "seconds": busy}
 
-    here = sized(plan.num_tracks, plan.num_frames, len(plan.jobs))
-    larger = None
-    if hours_of_corpus is not None and plan.num_frames:
-        ratio = hours_of_corpus / here.hours
-        larger = sized(max(1, round(ratio * plan.num_tracks)), round(ratio * plan.num_frames), None)
+    here, larger = sized(plan.num_tracks, plan.num_frames, len(plan.jobs)), None
+    if hours is not None and plan.num_frames:
+        ratio = hours / here["hours"]
+        num_frames = round(ratio * plan.num_frames)
+        num_shards = max(1, round(num_frames / config.shard_frames))
+        larger = sized(max(1, round(ratio * plan.num_tracks)), num_frames, num_shards)
     return {
         "autoencoder": plan.spec.to_dict(),
         "streams": config.streams,
@@ -69,68 +69,95 @@ def dry_run(
         "warnings": list(plan.warnings),
         "workers": workers,
         "devices": devices,
-        "rate": None if worker_rate is None else worker_rate * workers,  # hours of audio an hour, of one device
-        "calibration": asdict(calibration) if calibration else None,
-        "assumptions": assumptions.model_dump(),
-        **asdict(here),
-        "larger": None if larger is None else asdict(larger),
+        "rate": None if rate is None else rate * workers,  # hours of audio an hour, of one device
+        **here,
+        "larger": larger,
     }
 
 
-def dry_run_table(summary: Mapping[str, Any]) -> str:
-    """The same for a person: one column, and one more for the larger corpus."""
+def encoding_rate(tracks: Sequence[Track], config: CacheConfig, *, seconds: float) -> float:
+    """Hours of audio that one worker encodes in an hour, measured in this process with one thread.
+
+    The middle of one track is read, resampled and encoded as a build does it. Where it is shorter than `seconds` or
+    cannot be encoded, more tracks follow. Workers side by side slow each other down a little; that is not measured.
+    """
+    import torch
+
+    from reencoder_pipeline.autoencoder import load_autoencoder
+
+    threads, done, busy, reason = torch.get_num_threads(), 0.0, 0.0, ""
+    torch.set_num_threads(1)
+    try:
+        autoencoder = load_autoencoder(config.autoencoder)
+        first = len(tracks) // 2
+        for track in [*tracks[first:], *tracks[:first]]:
+            try:
+                if not done:  # imports and first allocations happen once
+                    _encode_middle(autoencoder, track.path, config, seconds=WARM_UP_SECONDS)
+                encoded, took = _encode_middle(autoencoder, track.path, config, seconds=seconds - done)
+            except (AudioError, OSError, RuntimeError) as error:  # soundfile's are RuntimeErrors; a build names them
+                reason = str(error)
+                continue
+            done, busy = done + encoded, busy + took
+            if seconds - done < WARM_UP_SECONDS:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    if not done:
+        remedy = "give --no-calibrate to plan without a measured time"
+        raise AudioError("not one track of the corpus could be encoded", value=reason, remedy=remedy)
+    return done / busy
+
+
+def _encode_middle(autoencoder: Autoencoder, path: Path, config: CacheConfig, *, seconds: float) -> tuple[float, float]:
+    """How many seconds of a file's middle were encoded, and how many seconds that took.
+
+    The excerpt becomes a file of its own: a build reads what lies before it too, which counts once a track.
+    """
+    import soundfile
+
+    from reencoder_pipeline.encoding.encode_tracks import encode_track
+
+    with tempfile.TemporaryDirectory() as folder:
+        excerpt = Path(folder) / "excerpt.wav"
+        with open_seekable(path) as file:
+            used = middle(file.frames, file.samplerate, min(seconds, config.track_seconds or seconds))
+            file.seek(used.start)
+            begun = time.perf_counter()
+            audio = file.read(used.stop - used.start, dtype="float32", always_2d=True)
+            soundfile.write(excerpt, audio, file.samplerate, subtype="FLOAT")
+        encoded = encode_track(autoencoder, Track("excerpt", excerpt), config)
+        return encoded.num_samples / autoencoder.spec.sample_rate, time.perf_counter() - begun
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The estimate for a person: one column, and one more for the larger corpus."""
     columns = [summary, *([summary["larger"]] if summary["larger"] else [])]
-    spec, devices, assumed = summary["autoencoder"], summary["devices"], summary["assumptions"]
+    spec, devices, rate = summary["autoencoder"], summary["devices"], summary["rate"]
     rows = [
         ("", ["this corpus", "a larger one"][: len(columns)]),
         ("tracks", [f"{one['tracks']:,}" for one in columns]),
         ("hours of audio", [f"{one['hours']:,.2f}" for one in columns]),
         ("latents", [size(one["bytes"]) for one in columns]),
-        ("  USD a month", [money(one["usd"]["storage_a_month"]) for one in columns]),
         ("shards", [f"{one['shards']:,}" for one in columns]),
-        ("objects", [f"{one['objects']:,}" for one in columns]),
     ]
-    if summary["rate"] is not None:
-        rows += [
-            (f"time on {devices} devices" if devices > 1 else "time", [duration(one["seconds"]) for one in columns]),
-            ("device hours", [f"{one['device_hours']:,.2f}" for one in columns]),
-            ("  USD", [money(one["usd"]["encoding"]) for one in columns]),
-        ]
-    for label, name in (
-        ("requests to write it", "put_requests"),
-        ("requests of a training, cache copied once", "get_requests"),
-        ("requests of a training, each window fetched", "window_requests"),
-    ):
-        rows += [
-            (label, [f"{one[name]:,}" for one in columns]),
-            ("  USD", [money(one["usd"][name]) for one in columns]),
-        ]
-    label_width = max(len(label) for label, _ in rows)
-    width = max(len(cell) for _, cells in rows for cell in cells)
-    table = [label.ljust(label_width) + "".join(f"  {cell:>{width}}" for cell in cells) for label, cells in rows]
+    if rate is not None:
+        label = f"time on {devices} devices" if devices > 1 else "time"
+        rows.append((label, [duration(one["seconds"]) for one in columns]))
+    width = max(len(label) for label, _ in rows)
     lines = [
         f"{spec['autoencoder']}, {spec['channels']} channels at {spec['sample_rate'] / spec['hop']:.2f} Hz; "
         f"{', '.join(summary['streams'])} as {summary['precision']} in {summary['format']} shards",
         "splits: " + ", ".join(f"{name} {count}" for name, count in sorted(summary["splits"].items())),
-        *table,
-        _how_fast(summary),
-        "assumed: " + ", ".join(f"{name.replace('_', ' ')} {value:,g}" for name, value in assumed.items()),
+        *(label.ljust(width) + "".join(f"  {cell:>14}" for cell in cells) for label, cells in rows),
+        "time: not measured"
+        if rate is None
+        else f"rate: {rate:,.2f} hours of audio an hour and device ({summary['workers']} worker(s) of one thread each)",
     ]
     if summary["unsuited"]:
         lines.append(f"{summary['unsuited']} tracks left out: by their manifest they suit no task of these streams")
     lines += [f"unusable: {failure['error']}" for failure in summary["unusable"]]
     return "\n".join(lines)
-
-
-def _how_fast(summary: Mapping[str, Any]) -> str:
-    one = summary["calibration"]
-    if one is None:
-        return "time: not measured" if summary["rate"] is None else f"rate: {summary['rate']:g} hours an hour, as given"
-    return (
-        f"measured: {summary['rate']:.2f} hours of audio an hour by {summary['workers']} workers (one thread each), "
-        f"from {one['excerpts']} excerpts, {one['audio_seconds']:.0f} s of audio, in {one['elapsed_seconds']:.0f} s "
-        f"with {one['workers']} side by side; {one['preparing_share']:.0%} of it reading and resampling"
-    )
 
 
 def size(num_bytes: float) -> str:
@@ -146,7 +173,3 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.1f} days"
-
-
-def money(usd: float) -> str:
-    return f"{usd:,.2f}" if usd >= 0.01 or usd == 0 else "< 0.01"

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from reencoder_pipeline.build.packing import PlannedTrack, pack, take_hours
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track, find_corpus
@@ -44,9 +42,6 @@ class Plan:
     num_frames: int
     left_out: LeftOut = field(default_factory=LeftOut)
     warnings: tuple[str, ...] = ()
-
-    def num_bytes(self, config: CacheConfig) -> int:
-        return self.num_frames * self.spec.channels * np.dtype(config.precision).itemsize * len(config.streams)
 
 
 def plan_build(source: Path, config: CacheConfig) -> Plan:
