@@ -87,7 +87,7 @@ class Zygote:
 
 
 def main() -> None:
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
     import torch
 
     import encode_here

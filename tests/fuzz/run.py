@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "support")]
 from fuzz.targets import Target, make_targets, run  # noqa: E402
 from fuzz.workspace import make_workspace  # noqa: E402
 

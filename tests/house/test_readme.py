@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
     render_clips(tmp_path / "Music", count=14, seconds=12.0, seed=3)
     block = re.search(
-        r"<!-- tests/test_readme.py .*?-->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"<!-- tests/house/test_readme.py .*?-->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
     assert block, "the README has lost its quick start"
     (tmp_path / "configs").symlink_to(ROOT / "configs")

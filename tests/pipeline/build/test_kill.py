@@ -87,7 +87,7 @@ def start(music: Path, out: Path, tiny_autoencoder: Path, folder: Path) -> subpr
     environment = {
         **os.environ,
         "TINY_AUTOENCODER": str(tiny_autoencoder),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[2] / "support"),
     }
     return subprocess.Popen([sys.executable, script, music, out], env=environment, start_new_session=True)
 

@@ -54,7 +54,7 @@ def cluster(tiny_autoencoder: Path) -> Iterator[Any]:
         pytest.skip("looks for processes in /proc")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TINY_AUTOENCODER", str(tiny_autoencoder))  # nodes inherit these
-        environment.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        environment.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support"))
         ray_workers.require_ray()
         from ray.cluster_utils import Cluster
 

@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "mel": {"losses": {"mel": 1.0}, "autoencoder": "training_run:load_linear", "batch_size": 2},
 }
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class LinearAutoencoder:
