@@ -31,6 +31,12 @@ ORDER = [f"{floor}.{room}" for floor, rooms in ROOMS.items() for room in rooms.s
 MOST_FILES = 12
 SOURCES = [path for name in FLOORS for path in sorted(HOUSE.glob(f"*/{name}/**/*.py"))]
 HEAVY = {"torch", "torchaudio", "scipy", "matplotlib", "zarr", "transformers", "tensorboard", "soundfile", "soxr"}
+LATE = {"scipy.signal", "scipy.stats", "scipy.fft", "matplotlib", "transformers", "huggingface_hub", "tensorboard"}
+MAIN_PATHS = {  # each may load torch, and what takes as long as torch only where it is used
+    "reencoder_pipeline.build.build", "reencoder_pipeline.autoencoders.vocos.training.train",
+    "reencoder_trainer.training.train", "reencoder_eval.evaluate", "reencoder_eval.train_baseline",
+    "reencoder_eval.autoencoder_report.evaluate_autoencoder", "reencoder_eval.apply.run",
+}  # fmt: skip
 FRONT_DOORS = [path for path in SOURCES if path.stem in ("config", "errors", "cli") or path.parent.name == "cli"]
 
 
@@ -93,12 +99,19 @@ def test_rooms_are_small_and_say_what_they_are_for() -> None:
 
 
 def test_commands_and_configurations_answer_without_heavy_imports() -> None:
-    names = [module_name(path) for path in FRONT_DOORS]
+    assert_not_loaded(HEAVY, sorted(module_name(path) for path in FRONT_DOORS))
+
+
+def test_main_paths_load_slow_libraries_only_where_they_use_them() -> None:
+    assert_not_loaded(LATE, sorted(MAIN_PATHS))
+
+
+def assert_not_loaded(libraries: set[str], names: list[str]) -> None:
     code = (
         "import importlib, sys\n"
         f"for name in {names!r}:\n"
         "    importlib.import_module(name)\n"
-        f"    loaded = {HEAVY!r} & set(sys.modules)\n"
+        f"    loaded = {libraries!r} & set(sys.modules)\n"
         "    assert not loaded, f'{name} imports {sorted(loaded)}'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.signal import firwin, oaconvolve
 
 from reencoder_eval.apply.files.scratch import Block, Scratch
 
@@ -20,6 +19,8 @@ def crossed(original: Scratch, estimate: Scratch, start: int, stop: int, *, edge
     The two filters of a crossover sum to one, so one of them is enough, and where original and estimate agree nothing
     happens. Of the estimate's errors 90 dB below stay below `edge_hz` - 300, and of the original as much above + 300.
     """
+    from scipy.signal import oaconvolve
+
     taps = lowpass(edge_hz, sample_rate=sample_rate)
     reach = len(taps) // 2
     y = estimate.read_mirrored(start - reach, stop + reach)
@@ -31,6 +32,8 @@ def crossed(original: Scratch, estimate: Scratch, start: int, stop: int, *, edge
 @cache
 def lowpass(edge_hz: float, *, sample_rate: int) -> np.ndarray:
     """Symmetric taps, an odd number of them, so that the delay is of whole samples and can be taken out."""
+    from scipy.signal import firwin
+
     half_width = TRANSITION_HZ / sample_rate * np.pi
     num_taps = int(np.ceil((ATTENUATION_DB - 7.95) / (2.285 * 2 * half_width))) | 1  # Kaiser's formulas
     window: Any = ("kaiser", 0.1102 * (ATTENUATION_DB - 8.7))

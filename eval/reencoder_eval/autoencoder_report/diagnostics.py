@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from reencoder_eval.autoencoder_report.perturbations import LATENT_NOISE, LATENT_NOISE_RANGE, perturbations, strengths
 from reencoder_eval.clips.excerpts import Excerpt
@@ -274,6 +273,8 @@ def proximity(points: Sequence[Sequence[tuple[str, float, float]]]) -> Proximity
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Correlation of the ranks; None where either is constant."""
+    from scipy.stats import rankdata
+
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
     norms = [float(np.linalg.norm(values)) for values in ranks]
     return float(ranks[0] @ ranks[1]) / (norms[0] * norms[1]) if all(norms) else None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 Change = Callable[[np.ndarray, float, int, np.random.Generator], np.ndarray]  # audio, strength, sample rate, random
 
@@ -56,6 +55,8 @@ def low_pass(audio: np.ndarray, edge: float, rate: int, random: np.random.Genera
 
 def smear(audio: np.ndarray, seconds: float, rate: int, random: np.random.Generator) -> np.ndarray:
     """Dry signal and a tail of noise that decays by 60 dB within `seconds`: a small room."""
+    from scipy.signal import fftconvolve
+
     times = np.arange(max(2, round(seconds * rate)))
     tail = random.standard_normal(len(times)) * 10 ** (-3 * times / len(times))
     return audio + WET * fftconvolve(audio, tail / np.linalg.norm(tail))[: len(audio)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.signal import firwin2, lfilter, oaconvolve, welch
 
 from reencoder_eval.baselines.baseline import Baseline, digest_of
 from reencoder_eval.metrics.spectral import EDGE_HZ
@@ -46,6 +45,8 @@ def fold(low: np.ndarray, *, sample_rate: int) -> np.ndarray:
     level of a line, in dB over octaves, that is fitted to the clip's own spectrum between 2 and 10 kHz. Silence, and a
     clip too short for the fit, get no high band.
     """
+    from scipy.signal import firwin2, oaconvolve
+
     if len(low) < TAPS or not np.any(low):
         return low
     mirrored = low * (1.0 - 2.0 * (np.arange(len(low)) % 2))
@@ -56,6 +57,8 @@ def fold(low: np.ndarray, *, sample_rate: int) -> np.ndarray:
 
 def _folding_gains(low: np.ndarray, *, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies from 0 to half the rate and the gain that each of them gets after mirroring."""
+    from scipy.signal import welch
+
     frequencies, power = welch(low, sample_rate, nperseg=min(2048, len(low)))
     level = 10 * np.log10(np.maximum(power, 1e-20))
     fitted = (frequencies >= FIT_HZ[0]) & (frequencies <= FIT_HZ[1])
@@ -71,6 +74,8 @@ def _folding_gains(low: np.ndarray, *, sample_rate: int) -> tuple[np.ndarray, np
 
 def decorrelate(mono: np.ndarray, *, sample_rate: int, side_db: float = SIDE_DB) -> np.ndarray:
     """(samples,) -> left and right (2, samples): mid + side and mid - side; the mid is the mono signal, untouched."""
+    from scipy.signal import lfilter
+
     side = mono.astype(np.float64)
     for milliseconds in ALL_PASS_MS:
         delay = round(milliseconds * sample_rate / 1000)

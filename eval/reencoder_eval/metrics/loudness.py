@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.signal import sosfilt
 
 BLOCK_SECONDS, STEP_SECONDS = 0.4, 0.1
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, LU
@@ -19,6 +18,8 @@ HIGH_PASS_HZ, HIGH_PASS_Q = 38.13547087602444, 0.5003270373238773
 
 def integrated_loudness(audio: np.ndarray, *, sample_rate: int) -> float | None:
     """(channels, samples), one or two channels -> LUFS; None below 400 ms, or when no block reaches -70 LUFS."""
+    from scipy.signal import sosfilt
+
     block, step = round(BLOCK_SECONDS * sample_rate), round(STEP_SECONDS * sample_rate)
     if audio.shape[-1] < block:
         return None

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from auraloss.freq import MultiResolutionSTFTLoss, STFTLoss
-from scipy.signal import firwin, oaconvolve
 from torch import Tensor
 
 from reencoder_pipeline.audio.torchaudio_guard import import_torchaudio
@@ -99,6 +98,8 @@ def filter_band(signal: np.ndarray, band: str, *, sample_rate: int, edge_hz: flo
     """(samples,) -> (samples,): the signal, or what lies below or above `edge_hz`, without any delay."""
     if band == "full":
         return signal
+    from scipy.signal import oaconvolve  # importing scipy.signal takes half a second
+
     filtered = oaconvolve(signal, band_filter(band, sample_rate=sample_rate, edge_hz=edge_hz), mode="same")
     return np.asarray(filtered, dtype=np.float32)
 
@@ -106,6 +107,8 @@ def filter_band(signal: np.ndarray, band: str, *, sample_rate: int, edge_hz: flo
 @cache
 def band_filter(band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.ndarray:
     """(TAPS,) symmetric taps of the "low" or "high" band; an odd number of them, for a delay of whole samples."""
+    from scipy.signal import firwin
+
     window: Any = ("kaiser", 0.1102 * (ATTENUATION_DB - 8.7))  # Kaiser's formula for the attenuation
     return np.asarray(firwin(TAPS, edge_hz, window=window, pass_zero=band == "low", fs=sample_rate))
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import rfft
 
 from reencoder_eval.metrics.spectral import (
     BAND_SILENCE_DBFS,
@@ -118,6 +117,8 @@ class _Bands:
 
 
 def _bands_of(stereo: np.ndarray, *, sample_rate: int) -> _Bands:
+    from scipy.fft import rfft
+
     window = np.hanning(FRAME + 1)[:-1].astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(stereo, FRAME, axis=1)[:, ::HOP]  # (2, samples) -> (2, T, FRAME)
     spectra = np.asarray(rfft(frames * window), dtype=np.complex128)[..., 1:]

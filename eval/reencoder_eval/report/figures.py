@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from reencoder_eval.systems.names import LAMBDA
 from reencoder_eval.tables.bootstrap import correlations
@@ -16,6 +15,9 @@ from reencoder_eval.tables.columns import BALANCE
 from reencoder_eval.tables.cost_table import Costs, module_gflops, passes_gflops
 from reencoder_eval.tables.summary import Summary
 from reencoder_pipeline.plain_text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANGE_DB = 90.0
 FFT, PICTURE = 2048, (520, 320)  # samples; width and height in pixels
@@ -60,6 +62,8 @@ def stft_d_chart(summary: Summary, costs: Costs | None = None) -> str:
     bwe: full, low and high band; m2s: left, right and side. Where costs are known, a second panel shows the GFLOPs per
     second of each system alone, and of the autoencoder's passes where a system is nothing else.
     """
+    from matplotlib.figure import Figure
+
     systems, metrics = list(summary.labels), CHART_METRICS[summary.task]
     gflops = [module_gflops(system, costs) or passes_gflops(system, costs) for system in systems]
     with _our_style("stft-d"):
@@ -105,6 +109,8 @@ def balance_chart(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """SVG after the paper's figure 3: log(E_left / E_right) of the output over the reference's, a panel for each
     lambda, with Pearson's correlation; the first module with conditions. None where no row has a lambda.
     """
+    from matplotlib.figure import Figure
+
     points: dict[str, list[list[float]]] = {}
     for row in rows:
         pair = [row["scores"].get(name) for name in BALANCE]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
-
 from reencoder_pipeline.autoencoders.hub import looks_like_hub_id
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.named_function import shown
 
-RUN_NAME, HUB_NAME = "module.safetensors", constants.SAFETENSORS_SINGLE_FILE  # the hub counts parameters by the name
+RUN_NAME, HUB_NAME = "module.safetensors", "model.safetensors"  # the hub counts the parameters of a file of that name
 RELEASED = Path(__file__).parents[1] / "released"
 
 
@@ -40,6 +38,8 @@ def find_module(
         remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or a released one"
         remedy += f": {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
         raise CheckpointError("no such module", where=f"'{shown(name)}'", remedy=remedy)
+    from huggingface_hub import hf_hub_download
+
     try:
         found = hf_hub_download(
             str(name), HUB_NAME, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
