@@ -20,7 +20,7 @@ import torch
 from auraloss.freq import MultiResolutionSTFTLoss, STFTLoss
 from torch import Tensor
 
-from reencoder_pipeline.audio.torchaudio_guard import import_torchaudio
+from reencoder_pipeline.audio.mel import mel_filters
 from reencoder_pipeline.errors import EvaluationError
 
 METRICS_VERSION = 1  # raise it when any number below changes: stored scores of another version are computed again
@@ -134,17 +134,14 @@ def _stft_loss() -> torch.nn.Module:
 @cache
 def _mel_loss(sample_rate: int) -> torch.nn.Module:
     loss = _MagnitudeSTFTLoss(1024, 256, 1024)
-    # auraloss builds this filterbank with librosa, which this project does without; torchaudio's equals it to 1e-7.
+    # auraloss builds this filterbank with librosa, which this project does without; `mel_filters` equals it to 1e-7.
     loss.scale, loss.fb = "mel", mel_filterbank(sample_rate)[None]
     return loss
 
 
 def mel_filterbank(sample_rate: int) -> Tensor:
     """(MEL_BANDS, 513) Slaney mel filters of area 1; EvaluationError where a band falls between two FFT bins."""
-    functional = import_torchaudio().functional
-    filters = functional.melscale_fbanks(
-        513, 0.0, sample_rate / 2, MEL_BANDS, sample_rate, norm="slaney", mel_scale="slaney"
-    ).T  # (bins, bands) -> (bands, bins)
+    filters = mel_filters(1024, bands=MEL_BANDS, sample_rate=sample_rate)
     if empty := int((filters.sum(dim=1) == 0).sum()):
         raise EvaluationError(
             f"{empty} of {MEL_BANDS} mel bands hold no FFT bin, and mel-D would take the logarithm of zero",
@@ -152,7 +149,7 @@ def mel_filterbank(sample_rate: int) -> Tensor:
             value=f"sample rate {sample_rate} Hz",
             remedy="use an autoencoder of at most 48 kHz",
         )
-    return filters.contiguous()
+    return filters
 
 
 def _distance(loss: torch.nn.Module, estimate: np.ndarray, reference: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,7 @@ def resample(audio: Audio, rate: int, new_rate: int, *, resampler: str = "soxr_v
 
         output = soxr.resample(audio.T, rate, new_rate, quality="VHQ").T  # (channels, n) -> (n, channels) and back
     elif resampler in _TORCHAUDIO_SETTINGS:
-        import torch
-
-        from reencoder_pipeline.audio.torchaudio_guard import import_torchaudio
-
-        settings = _TORCHAUDIO_SETTINGS[resampler]
-        functional = import_torchaudio().functional
-        output = functional.resample(torch.from_numpy(np.ascontiguousarray(audio)), rate, new_rate, **settings).numpy()
+        output = _by_torchaudio(audio, rate, new_rate, resampler=resampler)
     else:
         raise _unknown(resampler)
     output = output[:, :length]
@@ -51,8 +46,39 @@ _TORCHAUDIO_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def _by_torchaudio(audio: Audio, rate: int, new_rate: int, *, resampler: str) -> Audio:
+    """ConfigError with both versions where torchaudio does not load.
+
+    torchaudio declares no torch requirement, so installers pair any two releases. What happens at import depends on the
+    pair: ImportError (absent), OSError (a CPU torch lacks libc10_cuda.so) or RuntimeError (CUDA versions differ).
+    """
+    import torch
+
+    try:
+        from torchaudio import functional
+    except (ImportError, OSError, RuntimeError) as error:
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"the resampler {resampler} needs torchaudio, and torchaudio {_installed('torchaudio')} does not load "
+            f"beside torch {_installed('torch')}",
+            where="resampler",
+            value=first_line,
+            remedy="choose soxr_vhq, or install torch and torchaudio from one package index, both for CPU or both for "
+            "the same CUDA",
+        ) from error
+    samples = torch.from_numpy(np.ascontiguousarray(audio))
+    return functional.resample(samples, rate, new_rate, **_TORCHAUDIO_SETTINGS[resampler]).numpy()
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def fir_reach(rate: int, new_rate: int, *, resampler: str) -> int:
-    """How many samples away a torchaudio resampler looks: zero crossings of its sinc, and its outputs' own places."""
+    """Half-width of a torchaudio filter in input samples, plus the distance of an output from the nearest input."""
     if resampler not in _TORCHAUDIO_SETTINGS:
         raise _unknown(resampler)
     settings, divisor = _TORCHAUDIO_SETTINGS[resampler], math.gcd(rate, new_rate)

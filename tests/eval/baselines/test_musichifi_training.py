@@ -17,9 +17,10 @@ from reencoder_eval.baselines.musichifi.losses import (
     generator_loss,
     mel_distance,
 )
-from reencoder_eval.baselines.musichifi.mel import mel_filters, spectrum
+from reencoder_eval.baselines.musichifi.mel import spectrum
 from reencoder_eval.baselines.musichifi.model import SAMPLE_RATE, MusicHiFi, MusicHiFiTask
 from reencoder_eval.baselines.musichifi.training import low_band_and_mono, musichifi_training
+from reencoder_pipeline.audio.mel import mel_filters
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.errors import TrainingError
 from tiny_musichifi import TASKS, noise

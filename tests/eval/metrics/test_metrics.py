@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,8 +23,7 @@ from reencoder_eval.metrics.spectral import (
     si_sdr,
     stft_distance,
 )
-from reencoder_pipeline.audio.torchaudio_guard import import_torchaudio
-from reencoder_pipeline.errors import EvaluationError, ReencoderError
+from reencoder_pipeline.errors import EvaluationError
 
 RATE = 44_100
 
@@ -190,20 +188,3 @@ def test_si_sdr_ignores_level_and_offset_and_measures_noise() -> None:
 def test_what_cannot_be_compared_is_an_error(estimate: np.ndarray, reference: np.ndarray, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         score(estimate, reference, sample_rate=RATE)
-
-
-@pytest.mark.parametrize("failure", [ImportError("none"), OSError("libc10_cuda.so"), RuntimeError("CUDA versions")])
-def test_a_torchaudio_that_does_not_load_is_one_clear_error(
-    failure: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Broken:
-        def find_spec(self, name: str, *_: object) -> None:
-            if name == "torchaudio":
-                raise failure
-
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ReencoderError, match=r"torchaudio \d+\.\d+.* does not load beside torch \d+\.\d+") as caught:
-        import_torchaudio()
-    assert str(failure) in str(caught.value)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from reencoder_eval.baselines.adversarial import FeatureMaps
-from reencoder_eval.baselines.musichifi.mel import mel_filters, spectrum
+from reencoder_eval.baselines.musichifi.mel import spectrum
+from reencoder_pipeline.audio.mel import mel_filters
 
 SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # window, mel bands
 FLOOR = 1e-5

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reencoder_pipeline.audio.torchaudio_guard import import_torchaudio
+from reencoder_pipeline.audio.mel import mel_filters
 
 FLOOR = 1e-5  # of a mel magnitude, before the logarithm
 
@@ -46,12 +46,3 @@ def spectrum(audio: Tensor, *, window: Tensor, hop: int) -> Tensor:
     reach = (len(window) - hop) // 2
     audio = F.pad(audio, (reach, reach), mode="reflect")[:, 0]
     return torch.stft(audio, len(window), hop, window=window, center=False, return_complex=True)
-
-
-def mel_filters(n_fft: int, *, bands: int, sample_rate: int) -> Tensor:
-    """(bands, n_fft // 2 + 1) Slaney mel filters of area 1. Where bands are narrower than bins, some are all zeros."""
-    functional = import_torchaudio().functional
-    filters = functional.melscale_fbanks(
-        n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm="slaney", mel_scale="slaney"
-    )
-    return filters.T.contiguous()  # (bins, bands) -> (bands, bins)
