@@ -37,13 +37,12 @@ class _Failure(_Part):
 class _Count(_Part):
     gflops: Number | None
     note: str | None = None
-    gflops_torch: Number | None = None
     parameters: int | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.gflops is not None and None in (self.gflops_torch, self.parameters):
-            raise ValueError("gflops without gflops_torch or parameters")
+        if self.gflops is not None and self.parameters is None:
+            raise ValueError("gflops without parameters")
         return self
 
 

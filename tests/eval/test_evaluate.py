@@ -325,7 +325,7 @@ def test_an_uncountable_autoencoder_is_evaluated_all_the_same(
     songs: Path, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
     class Wrapped:
-        """Hides its modules from the counters."""
+        """Hides its modules from the counter."""
 
         spec, context = autoencoder.spec, autoencoder.context
         local, licence = autoencoder.local, autoencoder.licence

@@ -71,7 +71,7 @@ def measure_costs(
 
 
 def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:
-    """A model that the counters do not understand costs an unknown amount, and is evaluated all the same."""
+    """A model that cannot be counted has an unknown cost; it is evaluated all the same."""
     try:
         return asdict(count())
     except EvaluationError as error:

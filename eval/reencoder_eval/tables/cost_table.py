@@ -33,7 +33,7 @@ def times_real_time(system: str, costs: Costs | None) -> float | None:
 
 def cost_table(costs: Costs) -> TextTable:
     """Every system that does any work, whether or not it has weights; the autoencoder's passes apart."""
-    columns = ("part", "parameters, M", "GFLOPs/s", "by torch", "encode", "decode", "total", "x real time", "peak, MB")
+    columns = ("part", "parameters, M", "GFLOPs/s", "encode", "decode", "total", "x real time", "peak, MB")
     rows = [(f"Autoencoder, {stage}", *_count_texts(costs["autoencoder"][stage]), *[NOTHING] * 5) for stage in STAGES]
     for name, cost in costs["systems"].items():
         if not cost["stages"] and not cost["module"]:
@@ -55,7 +55,7 @@ def cost_table(costs: Costs) -> TextTable:
 
 
 def count_notes(costs: Costs | None) -> list[str]:
-    """Why the two FLOP counters differ, where they do."""
+    """What the counts say of themselves, each once."""
     if costs is None:
         return []
     counts = [*costs["autoencoder"].values(), *(cost["module"] for cost in costs["systems"].values())]
@@ -66,8 +66,8 @@ def _cost(system: str, costs: Costs | None) -> Mapping[str, Any] | None:
     return costs["systems"].get(system) if costs else None
 
 
-def _count_texts(count: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    """Parameters in millions, GFLOPs by calflops and by torch."""
+def _count_texts(count: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Parameters in millions, and GFLOPs."""
     if not count or count["gflops"] is None:
-        return NOTHING, NOTHING, NOTHING
-    return number(count["parameters"] / 1e6), number(count["gflops"]), number(count["gflops_torch"])
+        return NOTHING, NOTHING
+    return number(count["parameters"] / 1e6), number(count["gflops"])

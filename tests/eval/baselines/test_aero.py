@@ -75,9 +75,6 @@ def test_a_second_costs_what_the_literature_says() -> None:
     assert baseline.count is not None
     count = baseline.count()
     assert count.gflops == pytest.approx(85.34, rel=0.01)
-    assert count.gflops_torch == pytest.approx(77.9, rel=0.01)
-    assert count.note is not None
-    assert "recurrent" in count.note
 
 
 def test_the_discriminator_has_its_published_size() -> None:

@@ -43,7 +43,6 @@ def test_gflops_as_published() -> None:
         generator, mel = Generator(GeneratorSizes()), torch.zeros(1, 128, 172)
     count = count_flops(generator, mel, modules=[generator], seconds=1)
     assert count.gflops == pytest.approx(111.05, abs=0.02)
-    assert count.gflops_torch == pytest.approx(count.gflops, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,6 @@ def test_without_weights_there_is_a_cost_and_no_scores(name: str, task: str, gfl
     assert baseline.count is not None
     count = baseline.count()
     assert count.gflops == pytest.approx(gflops, rel=0.01)
-    assert count.gflops_torch == pytest.approx(gflops, rel=0.01)
     assert count.parameters == 46_616_976
     assert (count.note is not None) == (task == "m2s")
     assert task == "bwe" or "is 111" in (count.note or "")

@@ -1,4 +1,4 @@
-"""GFLOPs: the paper's numbers for its modules, two counters that agree, and no trace left of counting."""
+"""GFLOPs: the paper's numbers for its modules, and no trace left of counting."""
 
 from __future__ import annotations
 
@@ -28,16 +28,14 @@ def test_the_modules_cost_what_the_paper_says(size: str, gflops: float, paramete
     module = LatentModule(64, 64, **SIZES[size]._asdict())
     count = count_flops(module, torch.zeros(1, 64, FRAMES), modules=[module], seconds=SECONDS)
     assert round(count.gflops, 2) == gflops
-    assert count.gflops_torch == pytest.approx(count.gflops, rel=0.005)
     assert count.parameters == parameters
-    assert count.note is None
 
 
 def test_gflops_are_per_second_whatever_the_length_of_the_example() -> None:
     module = nn.Conv1d(8, 16, 1, bias=False)
     for frames in (10, 40):
         count = count_flops(module, torch.zeros(1, 8, frames), modules=[module], seconds=frames / 10)
-        assert count.gflops == count.gflops_torch == pytest.approx(2 * 8 * 16 * 10 / 1e9)
+        assert count.gflops == pytest.approx(2 * 8 * 16 * 10 / 1e9)
 
 
 def test_an_autoencoder_is_counted_pass_by_pass() -> None:
@@ -51,7 +49,6 @@ def test_an_autoencoder_is_counted_pass_by_pass() -> None:
     coarse = 2 * sum(p.numel() for name, p in model.encoder.named_parameters() if not name.startswith("fine"))
     frames_per_second = 44_100 / config.hop
     assert encode.gflops == pytest.approx(frames_per_second * (config.stride * fine + coarse) / 1e9, rel=0.03)
-    assert decode.gflops_torch == pytest.approx(decode.gflops, rel=0.05)
 
 
 class Failing(nn.Module):
@@ -84,55 +81,6 @@ def test_counting_leaves_the_module_as_it_was() -> None:
     assert all(part.training for part in module.modules())
     assert [set(vars(part)) for part in module.modules()] == attributes
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-
-
-class Products(nn.Module):
-    """A matrix product that only torch's counter sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(32, 32))
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.weight @ latents
-
-
-class Recurrent(nn.Module):
-    """A recurrent layer, which only calflops sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.LSTM(32, 32, batch_first=True)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.layer(latents.mT)[0]
-
-
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        (Products(), "calflops counts `x @ y` and fused attention as 0"),
-        (Recurrent(), "torch's counter counts recurrent layers as 0"),
-        (nn.Sequential(nn.Conv1d(32, 1, 1), nn.LayerNorm(20)), "no elementwise work"),
-    ],
-    ids=["product", "recurrent", "elementwise"],
-)
-def test_a_difference_between_the_counters_is_explained(module: nn.Module, reason: str) -> None:
-    count = count_flops(module, torch.zeros(1, 32, 20), modules=[module], seconds=1)
-    assert count.note is not None
-    assert reason in count.note
-
-
-def test_attention_on_the_cpu_is_not_counted_as_nothing() -> None:
-    class Attention(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            projected = super().forward(input)
-            return F.scaled_dot_product_attention(projected, projected, projected)
-
-    module = Attention(16, 16, bias=False)
-    count = count_flops(module, torch.zeros(1, 2, 50, 16), modules=[module], seconds=1)
-    projection, attention = 2 * 2 * 50 * 16 * 16, 2 * 2 * (2 * 50 * 50 * 16)
-    assert count.gflops_torch == pytest.approx((projection + attention) / 1e9)
 
 
 def test_a_function_without_weights_cannot_be_counted() -> None:

@@ -61,8 +61,7 @@ def count_generator(sizes: GeneratorSizes) -> FlopCount:
 
 def _twice(count: FlopCount) -> FlopCount:
     note = f"for two channels, as the paper counts; the one forward pass that makes the side is {count.gflops:.0f}"
-    note = f"{note}. {count.note}" if count.note else note
-    return replace(count, gflops=2 * count.gflops, gflops_torch=2 * count.gflops_torch, note=note)
+    return replace(count, gflops=2 * count.gflops, note=note)
 
 
 def _loaded(weights: Path | None, task: MusicHiFiTask, *, device: str) -> tuple[MusicHiFi | None, GeneratorSizes]:
