@@ -1,4 +1,4 @@
-"""The first plugin door: what an autoencoder is to the rest of the house, and how a name becomes one."""
+"""Loads a frozen autoencoder by its name, and defines what every autoencoder can do (`Autoencoder`)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Autoencoder(Protocol):
     """A frozen autoencoder in evaluation mode (A_E and A_D of the paper, section 2.1).
 
-    `spec.stereo` decides on channels. "per_channel": one channel in and out; the channels of a stereo signal are items
-    of the batch. "joint": both channels share one latent; encode takes one channel too, as dual mono (left = right),
-    and decode returns two.
+    `spec.stereo` says how channels are encoded. "per_channel": one channel in and out; the channels of a stereo signal
+    are items of the batch. "joint": both channels share one latent; `encode` also takes one channel, as dual mono
+    (left = right), and `decode` returns two.
     """
 
     @property
@@ -31,34 +31,36 @@ class Autoencoder(Protocol):
     @property
     def context(self) -> int:
         """How many frames at each edge of an encoded or decoded piece may differ from the same frames of the whole
-        track; the pipeline gives pieces that much real context and throws it away."""
+        track. The pipeline encodes that much real context with each piece and discards it."""
         ...
 
     @property
     def local(self) -> bool:
-        """False where a frame depends on all of the piece (attention, recurrence, windows): then no context makes
-        segments equal to the whole track, it only makes them similar, and a build says so."""
+        """False if a frame depends on the whole piece (attention, recurrence, windows). Then segments only resemble
+        the whole track, however much context they have, and a build prints a warning."""
         ...
 
     @property
     def licence(self) -> str:
-        """Terms of the weights, for people; shown by `reencoder-cache build` and `plan`."""
+        """Licence terms of the weights, as text; shown by `reencoder-cache build` and `plan`."""
         ...
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(B, 1, L), or (B, 1 or 2, L) when joint, float32 -> posterior mean (B, C, ceil(L / hop)) float32; the end is
-        padded with silence. Runs in inference mode: what comes out is not for autograd (clone it first)."""
+        """(B, 1, L), or (B, 1 or 2, L) when joint, float32 -> posterior mean (B, C, ceil(L / hop)) float32.
+
+        The end is padded with silence. Runs in inference mode: clone the result before you use it with autograd."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, T) float32 -> (B, 1, T * hop), or (B, 2, T * hop) when joint, float32. Gradients reach the latents
-        where the family allows it; the weights never ask for any."""
+        """(B, C, T) float32 -> (B, 1, T * hop), or (B, 2, T * hop) when joint, float32.
+
+        Gradients flow to the latents if the family allows it, never to the weights."""
         ...
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may follow a name: NAME#revision=main,subfolder=vae,local_files_only=true,form=dual_mono."""
+    """Options that may follow a name: NAME#revision=main,subfolder=vae,local_files_only=true,form=dual_mono."""
 
     revision: str | None = None
     subfolder: str | None = None
@@ -68,7 +70,7 @@ class Options:
 
 HOUSE = "house"
 _ROOM = "reencoder_pipeline.autoencoders"
-# The class that a model's own config names -> the function that loads it: (Source, *, form, device) -> Autoencoder.
+# The class named in a model's configuration -> the function that loads it: (Source, *, form, device) -> Autoencoder.
 FAMILIES = {
     "vocos": f"{_ROOM}.vocos.autoencoder:load_source",
     "AutoencoderOobleck": f"{_ROOM}.families.oobleck:load_oobleck",
@@ -84,18 +86,18 @@ FAMILIES = {
 }
 
 
-SHIPPED = (HOUSE,)  # what a file may name
+SHIPPED = (HOUSE,)  # the only names that a file may load
 
 
 def shipped_name(name: str, *, where: object, option: str = "--autoencoder NAME") -> str:
-    """`name`, which a file gives (the header of a module, the index of a cache, ...), if it ships with this program.
+    """Return `name`, found in a file (a module's header, a cache's index, ...), if it ships with this program.
 
-    AutoencoderError for every other name. It may be a path, a function or a hub id, and whoever wrote the file would
-    have it opened, called or downloaded: a person has to give it, with `option`.
+    AutoencoderError for every other name: it may be a path, a function or a hub id, and the author of a file must not
+    decide what is opened, called or downloaded. The user can give that name with `option`.
     """
     if name not in SHIPPED:
         raise AutoencoderError(
-            "names an autoencoder that does not ship with this program, and a file's word is not enough to load it",
+            "the file names an autoencoder that does not ship with this program, and such a name is never loaded",
             where=where,
             value=shown(name),
             remedy=f"if you know where that autoencoder is, give its file, folder, hub id or function: {option}",
@@ -106,9 +108,10 @@ def shipped_name(name: str, *, where: object, option: str = "--autoencoder NAME"
 def load_own_autoencoder(
     spec: LatentSpec, *, named: str | None, where: object, device: str = "cpu", option: str = "--autoencoder NAME"
 ) -> Autoencoder:
-    """The autoencoder of latents whose `spec` a file gives: the one that a person `named`, else one that ships with us.
+    """Load the autoencoder that made latents with this `spec` (read from a file).
 
-    CacheError where it is not the one of `spec`, weights and all.
+    `named` is the user's choice; None: the spec's own name, which must ship with this program. CacheError if the loaded
+    autoencoder differs from `spec` in any field, the digest of its weights included.
     """
     name = shipped_name(spec.autoencoder, where=where, option=option) if named is None else named
     loaded = load_autoencoder(name, device=device)
@@ -117,12 +120,18 @@ def load_own_autoencoder(
 
 
 def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
-    """`name` is "house", a folder or file of weights, a hub id (owner/name), or "package.module:function", which is
-    called with the device. Options of `Options` may follow a "#".
+    """Load a frozen autoencoder in evaluation mode.
 
-    A person gives the name: what it says is opened, imported or downloaded. For a name that a file gives there is
-    `load_own_autoencoder`. Only a hub id that is not in the local cache is downloaded, and not with
-    local_files_only=true or HF_HUB_OFFLINE=1. AutoencoderError says what was looked for and what to do.
+    `name` is "house", a folder or file of weights, a hub id (owner/name), or "package.module:function", which is called
+    with the device. `Options` may follow a "#". The name must come from the user, because it is opened, imported or
+    downloaded; `load_own_autoencoder` is for names found in files. Only a hub id missing from the local hub cache is
+    downloaded, and not with local_files_only=true or HF_HUB_OFFLINE=1. AutoencoderError if nothing can be loaded.
+
+    Example::
+
+        house = load_autoencoder("house")
+        latents = house.encode(torch.zeros(1, 1, 44_100))  # (1, 64, 44): 64 channels, hop 1,024
+        audio = house.decode(latents)  # (1, 1, 45_056)
     """
     plain, options = parse_name(name)
     if plain == HOUSE:
@@ -141,7 +150,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         near = difflib.get_close_matches(plain, [HOUSE], n=1)
         known = f'"{HOUSE}"; a folder or file of weights; a hub id (owner/name); or package.module:function'
         remedy = f"did you mean {near[0]}?" if near else f"give {known}"
-        what = "no such autoencoder on disk" if "/" in plain else "unknown autoencoder"
+        what = "there is no such autoencoder on disk" if "/" in plain else "the autoencoder is unknown"
         raise AutoencoderError(what, value=f"'{shown(plain)}'", remedy=remedy)
     source = find_source(
         plain,
@@ -155,16 +164,16 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         loaded = getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
     except ReencoderError:
         raise
-    except Exception as error:  # a model's own configuration can hold anything, and libraries raise what they hit
+    except Exception as error:  # a model's configuration can hold anything, and libraries raise any exception for it
         value = f"{type(error).__name__}: {shown(error)}"
-        remedy = "fetch the weights again; if they are as published, tell us which"
+        remedy = "fetch the weights again; if they are as published, report which ones they are"
         what = "the weights and their configuration do not make an autoencoder"
         raise AutoencoderError(what, where=source.path, value=value, remedy=remedy) from error
     return _complete(loaded, where=str(source.path))
 
 
 def parse_name(name: str) -> tuple[str, Options]:
-    """NAME[#key=value,key=value] -> NAME and its options. AutoencoderError lists every problem."""
+    """Split NAME[#key=value,key=value] into NAME and its options. AutoencoderError lists every problem."""
     plain, separator, text = name.rpartition("#")
     if not separator or _exists(name):  # a folder's name may hold a "#"
         return name, Options()
@@ -190,21 +199,21 @@ def parse_name(name: str) -> tuple[str, Options]:
         problems.append("there is no name before the '#'")
     if problems:
         remedy = f"write NAME#key=value,key=value with keys of: {', '.join(known)}"
-        raise AutoencoderError(
-            "cannot be read as an autoencoder", where=shown(name), value="; ".join(problems), remedy=remedy
-        )
+        what = "the options behind the autoencoder's name are not valid"
+        raise AutoencoderError(what, where=shown(name), value="; ".join(problems), remedy=remedy)
     return plain, options
 
 
 def _refuse(options: Options, *, where: str, reason: str) -> None:
     if options != Options():
-        raise AutoencoderError(f"takes no options: {reason}", where=where, remedy="leave out what follows the '#'")
+        what = f"this autoencoder takes no options: {reason}"
+        raise AutoencoderError(what, where=where, remedy="leave out what follows the '#'")
 
 
 def _exists(name: str) -> bool:
     try:
         return Path(name).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, with a NUL, not to be looked at
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a NUL byte, or no permission
         return False
 
 
@@ -212,17 +221,14 @@ def _complete(autoencoder: Any, *, where: str) -> Autoencoder:
     promised = [attribute for attribute in vars(Autoencoder) if re.match(r"[a-z]", attribute)]
     remedy = "see the Autoencoder protocol in reencoder_pipeline/autoencoder.py"
     if missing := [attribute for attribute in promised if not hasattr(autoencoder, attribute)]:
-        raise AutoencoderError(
-            "is not an autoencoder: attributes are missing", where=where, value=missing, remedy=remedy
-        )
+        what = "the loaded object is not an autoencoder: it lacks attributes"
+        raise AutoencoderError(what, where=where, value=missing, remedy=remedy)
     if not isinstance(autoencoder.spec, LatentSpec):
-        value = type(autoencoder.spec).__name__
-        raise AutoencoderError(
-            "is not an autoencoder: its spec is no LatentSpec", where=where, value=value, remedy=remedy
-        )
+        what, value = "the loaded object is not an autoencoder: its spec is no LatentSpec", type(autoencoder.spec)
+        raise AutoencoderError(what, where=where, value=value.__name__, remedy=remedy)
     spec = autoencoder.spec
     sizes = {"sample_rate": spec.sample_rate, "hop": spec.hop, "channels": spec.channels}
     if wrong := {name: size for name, size in sizes.items() if type(size) is not int or not 1 <= size <= 10**6}:
-        what = "is not an autoencoder: sizes of its latents are no whole numbers from 1 to a million"
+        what = "the loaded object is not an autoencoder: sizes in its spec are not whole numbers from 1 to a million"
         raise AutoencoderError(what, where=where, value=shown(wrong), remedy=remedy)
     return autoencoder

@@ -1,4 +1,4 @@
-"""Errors a user can act on: what happened, where, the offending value, and the remedy."""
+"""Defines the errors that a user can act on: what is wrong, where, the value found, and the remedy."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 MOST_SHOWN = 2_000  # characters of a value
-MOST_SAID = 20_000  # characters of all that is wrong: a long list of problems
+MOST_SAID = 20_000  # characters of `what`, which may list many problems
 
 
 def shown(value: object, *, limit: int = MOST_SHOWN, quoted: bool = False) -> str:
-    """A value as text of about `limit` characters at most, made without writing out more than that.
+    """Write a value as text of about `limit` characters at most, without ever building a longer text.
 
-    A few hundred bytes of YAML can hold a value whose `repr` takes gigabytes. `quoted`: text as `repr` shows it.
+    A few hundred bytes of YAML can hold a value whose `repr` takes gigabytes. `quoted`: strings as `repr` shows them.
     """
     pieces, length = [], 0
     for piece in _pieces(value, limit=limit, quoted=quoted):
@@ -56,10 +56,14 @@ def _pieces(value: object, *, limit: int, quoted: bool = True, level: int = 0) -
 
 
 class ReencoderError(Exception):
-    """Base of every expected error: the command line prints it and exits 2; anything else is a bug.
+    """Base of every expected error: the command line prints it and exits 2. Any other exception is a bug.
 
-    `what` says what is wrong; `where` names a file, key or track; `value` is what was found; `remedy` says what to do.
-    The message shortens them where they are long; the attributes keep them whole.
+    `what` is a sentence that says what is wrong; `where` names a file, key or track; `value` is what was found;
+    `remedy` says what to try. The message shortens long values; the attributes keep them whole.
+
+    Example::
+
+        raise ReencoderError("the file holds no samples", where=path, value="0 samples", remedy="fetch it again")
     """
 
     def __init__(self, what: str, *, where: object = None, value: object = None, remedy: str | None = None) -> None:
@@ -82,7 +86,7 @@ def _rebuild(kind: type[ReencoderError], what: str, where: object, value: object
 
 
 class ConfigError(ReencoderError):
-    """A configuration file or a `--set` does not say something valid."""
+    """A configuration file, an option or a `--set` is not valid."""
 
 
 class CorpusError(ReencoderError):
@@ -90,7 +94,7 @@ class CorpusError(ReencoderError):
 
 
 class AudioError(ReencoderError):
-    """One audio file cannot be used; a build quarantines it and goes on."""
+    """One audio file cannot be used; a build leaves it out and goes on."""
 
 
 class AutoencoderError(ReencoderError):
@@ -98,11 +102,11 @@ class AutoencoderError(ReencoderError):
 
 
 class CacheError(ReencoderError):
-    """A latent cache is missing, incomplete, damaged or of another kind than asked for."""
+    """A latent cache is missing, incomplete, damaged or of another kind than requested."""
 
 
 class FetchError(ReencoderError):
-    """Music could not be fetched or is not what its manifest promises."""
+    """Music could not be fetched, or differs from its manifest."""
 
 
 class CheckpointError(ReencoderError):
@@ -110,7 +114,7 @@ class CheckpointError(ReencoderError):
 
 
 class TrainingError(ReencoderError):
-    """Training cannot go on, for example because a loss is not finite."""
+    """Training cannot continue, for example because a loss is not finite."""
 
 
 class EvaluationError(ReencoderError):

@@ -1,4 +1,4 @@
-"""What every command of the house does around its app: expected errors become one message and an exit code."""
+"""Runs a command-line app: turns expected errors into one message and an exit code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DONE, USAGE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 def run(app: typer.Typer) -> NoReturn:
     """Run `app` on the process's arguments and exit.
 
-    0 done; 2 usage, or a ReencoderError (printed as one message); 3 where a command raises typer.Exit(SOME_FAILED);
-    130 interrupted, printing what the KeyboardInterrupt says, such as the line that resumes. A full disk is 2 as well,
-    where the command has not said it better. Anything else is a bug:
-    its traceback is shown and Python exits 1. Build the app with `pretty_exceptions_enable=False`.
+    Exit codes: 0 done; 2 wrong usage, a ReencoderError (printed as one message) or a full disk; 3 if the command raises
+    typer.Exit(SOME_FAILED); 130 interrupted, after printing the KeyboardInterrupt's message, such as the command that
+    resumes. Any other exception is a bug: Python shows its traceback and exits 1. Build the app with
+    `pretty_exceptions_enable=False`.
     """
     try:
-        app()  # leaves with SystemExit, whatever the outcome
+        app()  # always leaves with SystemExit
     except ReencoderError as error:
         print(f"error: {printable(error, lines=True)}", file=sys.stderr)
         sys.exit(USAGE)
@@ -32,7 +32,7 @@ def run(app: typer.Typer) -> NoReturn:
         if error.errno not in FULL_DISK:
             raise
         where = printable(error.filename or "a file could not be written")
-        remedy = "make room, then give the same command again"
+        remedy = "free some space, then run the same command again"
         print(f"error: {where}: {error.strerror}\n  remedy: {remedy}", file=sys.stderr)
         sys.exit(USAGE)
     except SystemExit as leaving:
@@ -44,7 +44,7 @@ def run(app: typer.Typer) -> NoReturn:
 
 
 def a_number(value: float | None) -> float | None:
-    """For `callback` of an option with bounds: NaN is within any."""
+    """Refuse NaN, as the `callback` of an option with bounds: NaN passes every bound."""
     if value is not None and math.isnan(value):
         raise typer.BadParameter("nan is not a number")
     return value

@@ -1,4 +1,4 @@
-"""What a latent is: rate, hop and channels of the autoencoder it lives in, and exact samples <-> frames arithmetic."""
+"""Describes the latents of one autoencoder (`LatentSpec`) and converts between samples, frames and seconds exactly."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from reencoder_pipeline.errors import CacheError
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """Travels in every cache and checkpoint, so that latents of two autoencoders never meet.
+    """Identifies an autoencoder and the shape of its latents, (channels, frames).
 
-    `weights` is the autoencoder's digest; `stereo` says whether channels are encoded one by one ("per_channel", latents
-    (channels, frames) of one waveform) or together ("joint").
+    Every cache and checkpoint stores it, so that latents of different autoencoders are never mixed. `weights` is the
+    digest of the weights. `stereo`: "per_channel" encodes each waveform alone, "joint" both channels together.
+
+    Example::
+
+        spec = LatentSpec("house", weights="9f3c", sample_rate=44_100, hop=1024, channels=64)
+        spec.num_frames(44_100)  # 44
+        spec.frame_rate  # Fraction(11025, 256), frames per second
     """
 
     autoencoder: str
@@ -30,7 +36,7 @@ class LatentSpec:
         return Fraction(self.sample_rate, self.hop)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that cover `num_samples`; the last one may be partly past the end."""
+        """Frames that cover `num_samples`; the last one may reach past the end."""
         return -(-num_samples // self.hop)
 
     def num_samples(self, num_frames: int) -> int:
@@ -47,13 +53,14 @@ class LatentSpec:
     def from_dict(cls, values: dict[str, Any], *, where: object = None) -> LatentSpec:
         names = {field.name for field in fields(cls)}
         if missing := names - set(values):
-            raise CacheError("latent specification lacks fields", where=where, value=sorted(missing))
+            what, remedy = "the description of the latents lacks fields", "restore the file, or make it again"
+            raise CacheError(what, where=where, value=sorted(missing), remedy=remedy)
         return cls(**{name: values[name] for name in names})
 
     def require_same(self, other: LatentSpec, *, where: object, remedy: str) -> None:
-        """CacheError that names every field in which `other` differs from this specification."""
+        """Raise a CacheError that names every field in which `other` differs, if any does."""
         mine, theirs = self.to_dict(), other.to_dict()
         differing = {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
         if differing:
             text = "; ".join(f"{name}: {a!r} here, {b!r} there" for name, (a, b) in differing.items())
-            raise CacheError("latents of different autoencoders", where=where, value=text, remedy=remedy)
+            raise CacheError("the latents belong to different autoencoders", where=where, value=text, remedy=remedy)

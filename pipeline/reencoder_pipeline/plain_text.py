@@ -1,10 +1,10 @@
-"""Foreign text (labels, file names, licences, messages) shown as it is: on a terminal, in Markdown, in pictures."""
+"""Makes foreign text (labels, file names, licences) safe to show on a terminal, in Markdown and in pictures."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters, bytes that are no text, breaks of lines, and what turns the direction of writing.
+# Control characters, bytes that are not text, line breaks, and characters that change the writing direction.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~$]|&(?=#?\w+;))")
 _ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;"})  # after a backslash, programs that are not strict see a tag
@@ -13,8 +13,8 @@ _NUMBERS = re.compile(r"\\\[([-+0-9.,%a-z ]*)\\\](?![(\[:])")
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Characters that are not seen but do something (escape sequences, turns of the direction of writing, bytes of a
-    file's name that are no text) as Python writes them. `lines`: line breaks and tabs stay.
+    r"""Replace invisible characters by Python's escapes: control characters, changes of the writing direction, bytes of
+    a file name that are not text. `lines`: line breaks and tabs stay.
 
     Example::
 
@@ -28,17 +28,17 @@ def _written(one: str, *, lines: bool) -> str:
 
 
 def markdown_text(value: object) -> str:
-    """Text that Markdown shows as it is, in one line, in a table as well."""
+    """Escape text so that Markdown shows it unchanged, in one line, also inside a table."""
     return _MARKDOWN.sub(r"\\\1", _line(value)).translate(_ENTITIES)
 
 
 def markdown_cell(value: object) -> str:
-    """The same, but intervals as [1.30, 1.52] keep their brackets, which are no link, and x86_64 its bar."""
+    """The same, but intervals such as [1.30, 1.52] keep their brackets and x86_64 its underscore."""
     return _INSIDE.sub("_", _NUMBERS.sub(r"[\1]", markdown_text(value)))
 
 
 def markdown_code(value: object) -> str:
-    """A span of code in one line: fenced by more backticks than it holds, its bars escaped for tables."""
+    """Format text as code in one line, fenced by more backticks than it holds, its bars escaped for tables."""
     line = _line(value)
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if "`" in line else ""

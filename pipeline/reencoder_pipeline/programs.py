@@ -1,4 +1,4 @@
-"""Runs another program with a limit of time; keeps the end of what it says, and leaves none of its processes behind."""
+"""Runs another program with a time limit, keeps the end of its output, and leaves none of its processes behind."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-KEPT = 4096  # bytes of the end of what a program says
-LOOK_SECONDS = 0.02  # between two looks at whether the program has ended
-GONE_SECONDS = 5.0  # that killed processes have to disappear
-SET_SUBREAPER = 36  # Linux's prctl: processes that have lost their parent become children of this process
+KEPT = 4096  # bytes from the end of a program's output
+LOOK_SECONDS = 0.02  # between two checks whether the program has ended
+GONE_SECONDS = 5.0  # how long killed processes may take to disappear
+SET_SUBREAPER = 36  # Linux's prctl: orphaned descendants become children of this process
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _one_at_a_time = threading.Lock()
@@ -27,8 +27,8 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Ended:
-    """`code` is the exit code, None where the program was stopped at the limit of time. `said` is the end of its
-    standard output and error, as they came."""
+    """`code` is the exit code, None if the program was stopped at the time limit. `said` is the end of its standard
+    output and error, interleaved."""
 
     code: int | None
     said: str
@@ -41,11 +41,15 @@ def run_program(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run `command` without a shell, without input, in a session of its own. OSError when it cannot be started.
+    """Run `command` without a shell, without input, in a session of its own. OSError if it cannot be started.
 
-    The program is done when its own process ends; a process that it has left behind may still hold its output open.
-    Then, at the limit of time and at an interruption, every process that it has started is killed: those of its
-    session, and on Linux those that have left the session too. Other threads wait, and start no processes meanwhile.
+    The program is done when its own process ends, even if a process it left behind still holds its output open. Then,
+    or at the time limit (seconds) or an interruption, every process it started is killed: its session, and on Linux
+    also processes that have left the session. Only one program runs at a time; other threads wait.
+
+    Example::
+
+        run_program(["ffmpeg", "-version"], timeout=10.0).code  # 0
     """
     with _one_at_a_time, _interruptions() as interrupted, _adopting() as descendants:
         process = subprocess.Popen(
@@ -68,8 +72,10 @@ def run_program(
 def _listen(
     process: subprocess.Popen[bytes], output: IO[bytes], *, until: float, interrupted: Callable[[], bool]
 ) -> tuple[bytes, bool]:
-    """The end of what it says until its process ends (True) or its time is over (False). The process is not reaped:
-    its number, which is that of its group, stays its own until the group is killed."""
+    """Collect the end of its output until the process ends (True) or the time is over (False).
+
+    The process is not reaped, so that its number, which is also its group's, cannot be reused before the group is
+    killed."""
     said, is_open = b"", True
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
@@ -110,13 +116,13 @@ def _kill_all(process: subprocess.Popen[bytes], descendants: _Descendants) -> No
 
 
 class _Descendants:
-    """The processes below this one, but for `known` and those below them. On other systems than Linux: none."""
+    """The descendants of this process, except `known` ones and their descendants. Finds none outside Linux."""
 
     def __init__(self, *, known: frozenset[int]) -> None:
         self.known = known
 
     def kill(self) -> int:
-        """Kill them; how many of them were alive."""
+        """Kill them and return how many were alive."""
         children, alive = _children(), 0
         waiting = [number for number in children.get(os.getpid(), ()) if number not in self.known]
         while waiting:
@@ -128,7 +134,7 @@ class _Descendants:
         return alive
 
     def reap(self) -> None:
-        """Those that became our children when their parents had ended, and have ended since."""
+        """Reap the ended ones that became our children when their parents ended."""
         for number in _children(states="Z").get(os.getpid(), ()):
             if number not in self.known:
                 with suppress(ChildProcessError):
@@ -136,10 +142,10 @@ class _Descendants:
 
 
 def _children(*, states: str = "RSDTtIKWP") -> dict[int, list[int]]:
-    """Parent -> its children, of all processes in one of these states (proc(5)); by default all but zombies."""
+    """Parent -> its children, for all processes in one of these states (proc(5)); by default all except zombies."""
     found: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ValueError):  # it has ended meanwhile
+        with suppress(OSError, ValueError):  # the process ended meanwhile
             state, parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
             if state in states:
                 found.setdefault(int(parent), []).append(int(folder.name))
@@ -148,7 +154,7 @@ def _children(*, states: str = "RSDTtIKWP") -> dict[int, list[int]]:
 
 @contextmanager
 def _adopting() -> Iterator[_Descendants]:
-    """Within, processes that have lost their parent become ours and are found, whatever session they are in."""
+    """While it is open, orphaned descendants become children of this process and are found, whatever their session."""
     if sys.platform != "linux":
         yield _Descendants(known=frozenset())
         return
@@ -163,8 +169,8 @@ def _adopting() -> Iterator[_Descendants]:
 
 @contextmanager
 def _interruptions() -> Iterator[Callable[[], bool]]:
-    """Within, SIGINT, SIGTERM and SIGHUP are only remembered, so that the program can be killed first: it is in a
-    session of its own, where a terminal's Ctrl-C does not reach it. At the end each takes its usual course, and
+    """While it is open, SIGINT, SIGTERM and SIGHUP are only recorded, so that the program can be killed first: it has a
+    session of its own, which a terminal's Ctrl-C does not reach. On leaving, each signal is handled as usual and
     KeyboardInterrupt is raised. Outside the main thread, where Python allows no handlers, nothing changes."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():

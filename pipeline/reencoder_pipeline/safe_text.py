@@ -1,5 +1,4 @@
-"""Reads small text files that other programs or people wrote: regular files of bounded size, JSON and YAML of bounded
-depth, YAML whose aliases stand for a bounded number of values."""
+"""Reads foreign text files safely: regular files of bounded size, JSON and YAML of bounded depth and expansion."""
 
 from __future__ import annotations
 
@@ -17,39 +16,39 @@ DEEPEST = 64  # nested lists and mappings; ours are less than ten deep
 LARGEST_CONFIG = 2**18  # bytes; PyYAML reads less than 100 kB a second
 LARGEST_FILE = 2**26
 NUMBERS, LONGEST_NUMBER = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"), 400
-MOST_VALUES = 100_000  # in a YAML file, each alias counted as all that it stands for
+MOST_VALUES = 100_000  # in a YAML file, with every alias expanded
 
 
 def read_regular(path: Path, *, kind: type[ReencoderError], what: str = "file", limit: int = LARGEST_FILE) -> bytes:
-    """The content of a regular file of at most `limit` bytes; `kind` of error for anything else.
+    """Read a regular file of at most `limit` bytes; `kind` of error for anything else.
 
-    A FIFO or a device is refused, not opened: reading one may never end.
+    A FIFO or a device is refused without opening it: reading one may never end.
     """
     require_regular(path, kind=kind, what=what)
     try:
         with path.open("rb") as file:
-            # Python makes room for as many bytes as are asked for, whatever the file holds.
+            # Python allocates as many bytes as are requested, however few the file holds.
             content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         remedy = "check its permissions, or give another file"
         raise kind(f"the {what} cannot be read", where=path, value=error.strerror, remedy=remedy) from None
     if len(content) > limit:
         value = f"more than {limit:,} bytes"
-        raise kind(f"the {what} is too large", where=path, value=value, remedy="give the file that was meant")
+        raise kind(f"the {what} is too large", where=path, value=value, remedy=_WRONG_FILE)
     return content
 
 
 def require_regular(path: Path, *, kind: type[ReencoderError], what: str = "file") -> None:
-    """`kind` of error unless there is a regular file, or a link to one."""
+    """Raise a `kind` of error unless the path is a regular file, or a link to one."""
     found = file_kind(path)
     if found == "nothing":
-        raise kind(f"no such {what}", where=path, remedy="check the path")
+        raise kind(f"there is no such {what}", where=path, remedy="check the path")
     if found != "a file":
         raise kind(f"the {what} is not a regular file", where=path, value=found, remedy="give the path of a file")
 
 
 def file_kind(path: Path) -> str:
-    """What lies at a path, in words: "a file", "a folder", "a FIFO" ..."""
+    """Describe in words what a path is: "a file", "a folder", "nothing", "a FIFO (named pipe)" ..."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -69,7 +68,7 @@ def file_kind(path: Path) -> str:
 
 
 def parse_json(text: str | bytes, *, kind: type[ReencoderError], where: object, what: str = "file") -> Any:
-    """The value; `kind` of error where it is no JSON, or nested deeper than DEEPEST."""
+    """Parse JSON; `kind` of error if it is not valid, or nested deeper than DEEPEST."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -84,10 +83,10 @@ def parse_json(text: str | bytes, *, kind: type[ReencoderError], where: object, 
 
 
 def parse_yaml(text: str, *, kind: type[ReencoderError], where: object, what: str = "file") -> Any:
-    """The value; `kind` of error where it is no YAML, nested deeper than DEEPEST, or more than MOST_VALUES values."""
+    """Parse YAML; `kind` of error if it is not valid, nested deeper than DEEPEST, or holds over MOST_VALUES values."""
     if len(text) > LARGEST_CONFIG:
         value = f"more than {LARGEST_CONFIG:,} characters"
-        raise kind(f"the {what} is too large", where=where, value=value, remedy="give the file that was meant")
+        raise kind(f"the {what} is too large", where=where, value=value, remedy=_WRONG_FILE)
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -96,14 +95,16 @@ def parse_yaml(text: str, *, kind: type[ReencoderError], where: object, what: st
         count, depth = _expanded(node, {})
         if count > MOST_VALUES:
             value = f"{count if count < 10**12 else 'more than 10^12'} values"
-            remedy = "write the values out: the aliases (*name) in it stand for far more than a file of its size holds"
-            raise kind(f"the {what} grows when it is read", where=where, value=value, remedy=remedy)
+            remedy = "write the values out instead of using aliases (*name)"
+            raise kind(
+                f"the {what} is too large once its aliases are expanded", where=where, value=value, remedy=remedy
+            )
         if depth > DEEPEST:
             raise _too_deep(kind, where, what)
         return loader.construct_document(node)
     except RecursionError:
         raise _too_deep(kind, where, what) from None
-    # Besides its own errors, PyYAML lets through those of Python, for text such as 2020-13-45 or !!bool x.
+    # PyYAML also raises Python's own errors, for text such as 2020-13-45 or !!bool x.
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         value = str(error).replace("\n", " ")[:500]
         raise kind(f"the {what} is not valid YAML", where=where, value=value, remedy="correct it") from None
@@ -111,11 +112,14 @@ def parse_yaml(text: str, *, kind: type[ReencoderError], where: object, what: st
 
 def _too_deep(kind: type[ReencoderError], where: object, what: str) -> ReencoderError:
     value = f"more than {DEEPEST} levels"
-    return kind(f"the {what} is nested too deeply", where=where, value=value, remedy="give the file that was meant")
+    return kind(f"the {what} is nested too deeply", where=where, value=value, remedy=_WRONG_FILE)
+
+
+_WRONG_FILE = "check that this is the right file"
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether lists and objects are nested deeper than DEEPEST; without recursion."""
+    """Whether lists and objects are nested deeper than DEEPEST, found without recursion."""
     level = [value]
     for _ in range(DEEPEST + 1):
         containers = [one for one in level if isinstance(one, dict | list)]
@@ -126,13 +130,13 @@ def _is_deep(value: Any) -> bool:
 
 
 def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """(values, levels) of a node, its aliases written out; both are infinite (huge) where it holds itself."""
+    """(values, levels) of a node with its aliases expanded; both are huge for a node that contains itself."""
     if isinstance(node, yaml.ScalarNode):
         if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
             raise ValueError(f"a number of {len(node.value)} characters")
         return 1, 0
     if id(node) not in known:
-        known[id(node)] = (10**30, 10**30)  # found again before it is known: it holds itself
+        known[id(node)] = (10**30, 10**30)  # used only if the node contains itself
         children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         sizes = [_expanded(child, known) for child in children]
         known[id(node)] = (1 + sum(count for count, _ in sizes), 1 + max((depth for _, depth in sizes), default=0))
@@ -140,12 +144,12 @@ def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, 
 
 
 def read_json(path: Path, *, kind: type[ReencoderError], what: str = "file", limit: int = LARGEST_FILE) -> Any:
-    """`read_regular` and `parse_json`."""
+    """Read a file with `read_regular` and `parse_json`."""
     return parse_json(read_regular(path, kind=kind, what=what, limit=limit), kind=kind, where=path, what=what)
 
 
 def read_text(path: Path, *, kind: type[ReencoderError], what: str = "file", limit: int = LARGEST_FILE) -> str:
-    """`read_regular` as UTF-8."""
+    """Read a UTF-8 file with `read_regular`; a byte order mark is dropped."""
     try:
         return read_regular(path, kind=kind, what=what, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,5 +157,5 @@ def read_text(path: Path, *, kind: type[ReencoderError], what: str = "file", lim
 
 
 def names_a_file(path: Path) -> bool:
-    """Whether there is something at this path that is not a folder: a FIFO, too, is to be refused by its name."""
+    """Whether the path exists and is not a folder. A FIFO counts, so that the error can name it."""
     return os.path.lexists(path) and not path.is_dir()

@@ -1,4 +1,4 @@
-"""A task: which streams of a track go into the module and which come out."""
+"""Defines the tasks: which streams of a track go into the module and which come out."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ TASKS = {
 
 
 def get_task(name: str) -> Task:
+    """The task of this name. ConfigError if there is none.
+
+    Example::
+
+        get_task("m2s").targets  # ("left", "right")
+    """
     if name not in TASKS:
-        raise ConfigError("unknown task", where="task", value=name, remedy=f"one of: {', '.join(TASKS)}")
+        raise ConfigError("the task is unknown", where="task", value=name, remedy=f"choose one of: {', '.join(TASKS)}")
     return TASKS[name]
 
 

@@ -59,7 +59,7 @@ def test_bad_files_are_quarantined_and_the_rest_is_built(tmp_path: Path, tiny_au
         (["build", "{empty}"], "no tracks found"),
         (["build", "{text_only}"], "not one track could be encoded"),
         (["build", "{text_only}", "--set", "precison=float16"], "did you mean precision?"),
-        (["build", "{text_only}", "--set", "autoencoder=hause"], "unknown autoencoder"),
+        (["build", "{text_only}", "--set", "autoencoder=hause"], "the autoencoder is unknown"),
         (["build", "{text_only}", "--config", "no.yaml"], "no such configuration file"),
     ],
 )

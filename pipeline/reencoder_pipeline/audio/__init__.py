@@ -1,1 +1,1 @@
-"""Reads, resamples and measures recordings."""
+"""Reads, resamples and measures recordings: float32 arrays of (channels, samples)."""

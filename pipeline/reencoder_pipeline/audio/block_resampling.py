@@ -1,4 +1,4 @@
-"""Resampling and low band of audio that arrives in blocks: the values of the whole at once, in little memory."""
+"""Resamples, and makes the low band of, audio that arrives in blocks: same values as in one piece, in little memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ class _Stage(Protocol):
 
 
 class BlockResampler:
-    """`resample`, fed block by block: what `add` and `finish` return is, joined, what `resample` makes of the whole.
+    """`resample` for audio that arrives in blocks: the joined results of `add` and `finish` equal its result.
 
-    Equal to the last bit, whatever the blocks (measured on music and noise with soxr 1.1 and torchaudio 2.11): soxr
-    keeps its state from block to block; torchaudio's filters are finite, so blocks get as much context as they see.
+    They are equal to the last bit, whatever the blocks (measured on music and noise with soxr 1.1 and torchaudio 2.11):
+    soxr keeps its state between blocks; torchaudio's filters are finite, so each block gets their reach as context.
+
+    Example::
+
+        resampler = BlockResampler(48_000, 44_100, channels=2)
+        pieces = [*map(resampler.add, blocks), resampler.finish()]  # each (2, samples)
     """
 
     def __init__(self, rate: int, new_rate: int, *, channels: int, resampler: str = "soxr_vhq") -> None:
@@ -35,26 +40,26 @@ class BlockResampler:
             self._stage = _Fir(rate, new_rate, channels, resampler)
 
     def add(self, audio: Audio) -> Audio:
-        """(channels, samples) -> (channels, as many as can be known by now)."""
+        """(channels, samples) -> (channels, the samples that can be computed by now)."""
         self._taken += audio.shape[1]
         output = self._stage.add(audio)
         self._given += output.shape[1]
         return output
 
     def finish(self) -> Audio:
-        """The rest; no block may follow."""
+        """The remaining samples; no block may follow."""
         missing = -(-self._taken * self._new_rate // self._rate) - self._given
         rest = self._stage.finish()[:, : max(0, missing)]
         return np.pad(rest, ((0, 0), (0, max(0, missing - rest.shape[1]))))
 
 
 class BlockLowBand:
-    """`low_band`, fed block by block; one sample comes out for each that went in."""
+    """`low_band` for audio that arrives in blocks; as many samples come out as went in."""
 
     def __init__(self, *, channels: int, sample_rate: int, low_rate: int, resampler: str) -> None:
         self._down = BlockResampler(sample_rate, low_rate, channels=channels, resampler=resampler)
         self._up = BlockResampler(low_rate, sample_rate, channels=channels, resampler=resampler)
-        self._ahead = 0  # samples taken and not yet given
+        self._ahead = 0  # samples received and not yet returned
 
     def add(self, audio: Audio) -> Audio:
         output = self._up.add(self._down.add(audio))
@@ -85,8 +90,8 @@ class _Soxr:
 
 
 class _Fir:
-    """Blocks of about FIR_BLOCK samples, with context on both sides that is discarded. They begin at multiples of the
-    reduced rate, where an output lies exactly on an input, and depend on nothing but the length of the whole."""
+    """Resamples blocks of about FIR_BLOCK samples, with context on both sides that is discarded. Blocks begin at
+    multiples of the reduced rate, where an output lies exactly on an input, however the audio arrives."""
 
     def __init__(self, rate: int, new_rate: int, channels: int, resampler: str) -> None:
         self._rates, self._resampler = (rate, new_rate), resampler
@@ -94,7 +99,7 @@ class _Fir:
         self._step, self._new_step = rate // divisor, new_rate // divisor
         self._block = -(-FIR_BLOCK // self._step) * self._step
         self._context = -(-fir_reach(rate, new_rate, resampler=resampler) // self._step) * self._step
-        self._before = 0  # samples of context at the front of what is held
+        self._before = 0  # samples of context at the front of `_held`
         self._held = np.zeros((channels, 0), np.float32)
 
     def add(self, audio: Audio) -> Audio:

@@ -1,7 +1,7 @@
-"""Counts the frames of an MP3 file whose header does not say how many there are, and lets libsndfile read all of them.
+"""Counts the frames of an MP3 file whose header does not state their number, and lets libsndfile read all of them.
 
 libmpg123 guesses the length of a file without an Info frame from the size of its first frames, and libsndfile reads no
-further than that guess. A file of variable bit rate was cut to a third that way.
+further than that guess. A file of variable bit rate lost two thirds of its sound that way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
-# kbit/s by (MPEG-1 or not, layer), and Hz by version bits.
+# _KBITS: kbit/s by (is MPEG-1, layer). _RATES: Hz by version bits.
 _FIRST_1 = (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448)
 _FIRST_2 = (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
 _FIRST_3 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -20,15 +20,15 @@ _SECOND_23 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _KBITS = {(True, 1): _FIRST_1, (True, 2): _FIRST_2, (True, 3): _FIRST_3}
 _KBITS |= {(False, 1): _SECOND_1, (False, 2): _SECOND_23, (False, 3): _SECOND_23}
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-_STATED_SLACK = 4096  # bytes by which the size in an Info frame may be wrong: programs count tags in different ways
-FARTHEST = 2**20  # bytes that are no frames, before the next is looked for no longer
-PLACES = 16  # of a file where its frames are compared with the number that its Info frame states
+_STATED_SLACK = 4096  # bytes by which the size in an Info frame may be wrong: programs count tags differently
+FARTHEST = 2**20  # bytes to search for the next frame
+PLACES = 16  # places in a file where frames are compared with the number in its Info frame
 SLACK_FRAMES = 3  # an encoder's delay, and frames that need bits of one that was cut off
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What four bytes say; `size` in bytes, 0 where they do not say it (free format)."""
+    """The header of one frame; `size` in bytes, 0 if the header does not state it (free format)."""
 
     size: int
     samples: int
@@ -38,10 +38,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Mp3:
-    """The frames of music in a file: the first one's place in it, and how many samples they decode to.
+    """The frames of music in a file: the first one's byte position `start`, and the `samples` they decode to.
 
-    `stated` is what the file's own header says, None where it says nothing; libmpg123 reads an Info frame, and no VBRI
-    frame. `problem`: why not all of it can be decoded.
+    `stated` is the number of samples in the file's header, None without one; libmpg123 reads an Info frame but no VBRI
+    frame. `problem` says why part of the file cannot be decoded.
     """
 
     start: int
@@ -57,8 +57,9 @@ class Mp3:
 
 
 def count_frames(path: Path) -> Mp3 | None:
-    """None where the file's own Info frame is to be believed: it states a size in bytes that is the file's, and the
-    number of frames that so many bytes hold. All other files are walked through, frame by frame."""
+    """Count a file's frames one by one; None if its Info frame can be trusted.
+
+    It can if it states the file's size in bytes, and a number of frames that fits that size."""
     if path.stat().st_size < 4:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -68,13 +69,13 @@ def count_frames(path: Path) -> Mp3 | None:
         if start is None or first is None:
             return None
         frames, size = _stated(data, start, first)
-        if frames and size and end - start <= size + _STATED_SLACK and _hold(data, start, end, frames):
+        if frames and size and end - start <= size + _STATED_SLACK and _is_plausible(data, start, end, frames):
             return None
-        return _walk(data, start, end, frames)
+        return _count(data, start, end, frames)
 
 
-def _hold(data: mmap.mmap, start: int, end: int, frames: int) -> bool:
-    """Whether the bytes between hold about so many frames, by the sizes of a few at several places."""
+def _is_plausible(data: mmap.mmap, start: int, end: int, frames: int) -> bool:
+    """Whether about so many frames fit between two bytes, estimated from a few frames at several places."""
     per_byte: list[float] = []
     for number in range(PLACES):
         at = first = _next(data, start + number * (end - start) // PLACES, end)
@@ -87,9 +88,9 @@ def _hold(data: mmap.mmap, start: int, end: int, frames: int) -> bool:
     return abs(frames - estimate) <= 0.1 * estimate
 
 
-def _walk(data: mmap.mmap, start: int, end: int, stated: int | None) -> Mp3:
+def _count(data: mmap.mmap, start: int, end: int, stated: int | None) -> Mp3:
     first = frame_at(data, start)
-    assert first is not None, "found there"
+    assert first is not None, "the caller found a frame there"
     place = _place_of_info(start, first)
     has_info = first.layer == 3 and data[place : place + 4] in (b"Xing", b"Info")
     at, samples, problem = start, 0, None
@@ -100,14 +101,14 @@ def _walk(data: mmap.mmap, start: int, end: int, stated: int | None) -> Mp3:
         frame = frame_at(data, at)
         if frame is None or frame.size == 0:
             if frame is not None and frame.size == 0:
-                problem = problem or "its frames do not say their size (free format)"
+                problem = problem or "its frames do not state their size (free format)"
             following = _next(data, after_tags(data, at, end), end)
             if following is None or following <= at:
                 break
             at = following
             continue
         if at + frame.size > end:
-            break  # the last one is incomplete
+            break  # the last frame is incomplete
         if frame.kind != first.kind:
             problem = problem or f"recordings of different kinds follow each other, the second from byte {at:,} on"
         samples += frame.samples
@@ -117,7 +118,7 @@ def _walk(data: mmap.mmap, start: int, end: int, stated: int | None) -> Mp3:
 
 
 def frame_at(data: bytes | mmap.mmap, at: int) -> Frame | None:
-    """The frame whose header stands there; None for other bytes."""
+    """The frame whose header is at byte `at`; None for other bytes."""
     head = data[at : at + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return None
@@ -133,7 +134,7 @@ def frame_at(data: bytes | mmap.mmap, at: int) -> Frame | None:
 
 
 def _next(data: mmap.mmap, at: int, end: int) -> int | None:
-    """The first place from there on, within FARTHEST, with two frames behind each other or with the last frame."""
+    """The first byte from `at`, within FARTHEST, where two frames follow each other or the last frame lies."""
     begin, last = at, end
     end = min(end, at + FARTHEST)
     while (at := data.find(b"\xff", at, end)) >= 0:
@@ -150,7 +151,7 @@ def _next(data: mmap.mmap, at: int, end: int) -> int | None:
 
 
 def _is_free_format(data: mmap.mmap, at: int, frame: Frame) -> bool:
-    """Whether the same header, but for its padding, comes again twice at equal distances."""
+    """Whether the same header, apart from its padding, returns twice at equal distances."""
     head, far = data[at : at + 2], 8192
     second = data.find(head, at + 4, at + far)
     while second >= 0:
@@ -163,7 +164,7 @@ def _is_free_format(data: mmap.mmap, at: int, frame: Frame) -> bool:
 
 
 def after_tags(data: mmap.mmap, at: int, end: int) -> int:
-    """Behind the ID3v2, ID3v1 and APE tags that begin there, as many as there are."""
+    """The byte behind all ID3v2, ID3v1 and APE tags that begin at byte `at`."""
     while at < end:
         head = data[at : at + 32]
         if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:
@@ -184,7 +185,7 @@ def _begins(data: mmap.mmap, at: int) -> bool:
 
 
 def _end(data: mmap.mmap) -> int:
-    """Where the tags at the end begin: ID3v1, APE and Lyrics3, in any order."""
+    """The byte where the tags at the end of the file begin: ID3v1, APE and Lyrics3, in any order."""
     end, before = len(data), -1
     while end != before:
         before = end
@@ -199,7 +200,7 @@ def _end(data: mmap.mmap) -> int:
 
 
 def _place_of_info(start: int, frame: Frame) -> int:
-    """Where an Info frame says that it is one: behind its (empty) side information."""
+    """The byte of an Info frame's name, behind its (empty) side information."""
     return start + 4 + _side_bytes(frame)
 
 
@@ -209,7 +210,7 @@ def _side_bytes(frame: Frame) -> int:
 
 
 def _stated(data: mmap.mmap, start: int, frame: Frame) -> tuple[int | None, int | None]:
-    """(frames, bytes) by an Info frame; by a VBRI frame the frames alone, for libmpg123 does not know it."""
+    """(frames, bytes) stated by an Info frame; only frames from a VBRI frame, which libmpg123 does not read."""
     if frame.layer != 3:
         return None, None
     at = _place_of_info(start, frame)
@@ -224,7 +225,7 @@ def _stated(data: mmap.mmap, start: int, frame: Frame) -> tuple[int | None, int 
 
 
 class WithInfo(io.RawIOBase):
-    """The file as if an Info frame with the true number of frames stood at its beginning. To be closed by its user."""
+    """Presents the file as if it began with an Info frame that states the true number of frames. Close it after use."""
 
     def __init__(self, path: Path, counted: Mp3) -> None:
         super().__init__()
@@ -260,14 +261,14 @@ class WithInfo(io.RawIOBase):
 
 
 def _info_frame(path: Path, counted: Mp3) -> bytes:
-    """An empty frame like the first one, large enough, without a checksum, with the number of frames in it."""
+    """Make an Info frame: like the first frame but empty, large enough and without a checksum."""
     with path.open("rb") as file:
         file.seek(counted.start)
         head = bytearray(file.read(4))
     head[1] |= 1
     head[2] = 0x90 | head[2] & 0x0C  # 128 or 80 kbit/s, no padding
     frame = frame_at(bytes(head), 0)
-    assert frame is not None, "made of one"
+    assert frame is not None, "it was made from a frame"
     content = bytes(head) + bytes(_side_bytes(frame)) + b"Info" + (1).to_bytes(4, "big")
     content += (counted.samples // frame.samples).to_bytes(4, "big")
     return content + bytes(frame.size - len(content))

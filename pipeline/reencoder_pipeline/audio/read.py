@@ -1,4 +1,4 @@
-"""Waveforms: read a file, resample, downmix, make the low band. Arrays are float32 (channels, samples)."""
+"""Reads audio files, whole or block by block, and refuses the ones that would be decoded wrongly or only in part."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
 MAX_CHANNELS = 2
 BLOCK_SAMPLES = 131_072  # 3 s
-LENGTH_TOLERANCE_SECONDS = 0.01  # a sound Opus file decoded to 10 samples less than its header says
+LENGTH_TOLERANCE_SECONDS = 0.01  # an undamaged Opus file decoded to 10 samples less than its header says
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's answer for a FLAC file that was written to a pipe
-RATES = (4_000, 768_000)  # Hz; what lies outside is a damaged header
+RATES = (4_000, 768_000)  # Hz; other rates come from damaged headers
 
 
 def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int | None = None) -> tuple[Audio, int]:
-    """The whole file as float32 (channels, samples) and its rate, resampled to `sample_rate` if one is given.
+    """Read a whole file as float32 (channels, samples) with its rate in Hz, resampled to `sample_rate` if given.
 
-    `num_samples` is what a manifest promises (at the file's own rate). AudioError as from `read_blocks`.
+    `num_samples` is the length in a manifest (at the file's own rate). AudioError as from `read_blocks`.
+
+    Example::
+
+        audio, rate = read_audio(Path("song.flac"), sample_rate=44_100)  # (2, samples), 44_100
     """
     blocks, rates = zip(*read_blocks(path, num_samples=num_samples), strict=True)
     audio, rate = np.concatenate(blocks, axis=1), rates[0]
@@ -40,11 +44,11 @@ def read_audio(path: Path, *, sample_rate: int | None = None, num_samples: int |
 
 
 def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple[Audio, int]]:
-    """The file as float32 (channels, at most BLOCK_SAMPLES), block by block, each with the file's rate.
+    """Read a file in blocks of float32 (channels, at most BLOCK_SAMPLES), each with the file's rate in Hz.
 
-    AudioError for anything that cannot be a track: unreadable, empty, more than two channels, not finite, or decoded to
-    another length than header or manifest say (libsndfile returns a truncated MP3 or WAV without an error). The last
-    two errors are only raised at the end of the file; discard anything computed from earlier blocks.
+    AudioError for a file that cannot be a track: unreadable, empty, with more than two channels, with values that are
+    not finite, or decoded to another length than its header or manifest says (libsndfile returns a truncated MP3 or WAV
+    without an error). The last two are only raised at the end of the file: discard what earlier blocks gave.
     """
     import soundfile
 
@@ -53,11 +57,10 @@ def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple
         with open_sequential(path) as file:
             rate, expected, slack = file.samplerate, file.frames, length_slack(file)
             length = BLOCK_SAMPLES
-            while length == BLOCK_SAMPLES:  # a shorter one is the end, or a gap after which Ogg would go on
+            while length == BLOCK_SAMPLES:  # a shorter block is the end, or a gap after which Ogg would go on
                 samples = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
-                block: Audio = np.ascontiguousarray(
-                    samples.T, dtype=np.float32
-                )  # (samples, channels) -> (channels, samples)
+                # (samples, channels) -> (channels, samples)
+                block: Audio = np.ascontiguousarray(samples.T, dtype=np.float32)
                 length = block.shape[1]
                 decoded += length
                 bad += block.size - int(np.count_nonzero(np.isfinite(block)))
@@ -67,19 +70,17 @@ def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple
         raise _unreadable(path, error) from None
     for promised, source in ((expected, "its header"), (num_samples, "its manifest")):
         if promised is not None and abs(decoded - promised) > slack:
+            value = f"{decoded} samples instead of {promised}"
             raise AudioError(
-                f"decodes to another length than {source} says",
-                where=path,
-                value=f"{decoded} samples instead of {promised}",
-                remedy=_REFETCH,
+                f"the file decodes to another length than {source} says", where=path, value=value, remedy=_REFETCH
             )
     if bad:
-        remedy = "make it anew from its source"
-        raise AudioError("holds values that are not numbers", where=path, value=f"{bad} of them", remedy=remedy)
+        what, remedy = "the file holds values that are not numbers", "make it again from its source"
+        raise AudioError(what, where=path, value=f"{bad} of them", remedy=remedy)
 
 
 def read_middle(path: Path, *, seconds: float | None, num_samples: int | None = None) -> Iterator[tuple[Audio, int]]:
-    """`read_blocks` of at most so much of a file, from its middle; None: all. The whole file is read and checked."""
+    """`read_blocks` of at most `seconds` from the middle of a file; None: all. The whole file is read and checked."""
     if seconds is None:
         yield from read_blocks(path, num_samples=num_samples)
         return
@@ -93,25 +94,27 @@ def read_middle(path: Path, *, seconds: float | None, num_samples: int | None = 
 
 
 def middle(num_samples: int, rate: int, seconds: float | None) -> slice:
-    """Which of a file's samples `read_middle` gives."""
+    """The samples of a file that `read_middle` returns."""
     length = num_samples if seconds is None else min(num_samples, max(1, round(seconds * rate)))
     first = (num_samples - length) // 2
     return slice(first, first + length)
 
 
 def open_sequential(path: Path) -> soundfile.SoundFile:
-    """A track's file to be read from its beginning to its end, without the seek that soundfile makes after every read:
-    it takes time, and in Opus the sound after it is another one. AudioError if it can be seen that this is no track."""
+    """Open a track's file for reading from beginning to end. AudioError if its header shows that it is not a track.
+
+    soundfile seeks after every read of a seekable file; this file does not. The seek takes time, and it changes the
+    samples that follow in Opus."""
     return _opened(path, sequential=True)
 
 
 def open_seekable(path: Path) -> soundfile.SoundFile:
-    """A track's file for excerpts. AudioError as from `open_sequential`."""
+    """Open a track's file for reading excerpts. AudioError as from `open_sequential`."""
     return _opened(path, sequential=False)
 
 
 def length_slack(file: soundfile.SoundFile) -> float:
-    """Samples by which a file may decode to another length than `frames` says: more where MP3 frames were counted."""
+    """Samples by which the decoded length may differ from `file.frames`; more if MP3 frames were counted."""
     counted = getattr(file, "samples_a_frame", 0)
     return max(LENGTH_TOLERANCE_SECONDS * file.samplerate, SLACK_FRAMES * counted)
 
@@ -133,13 +136,13 @@ def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
 
     if (found := file_kind(path)) != "a file":
         remedy = "check the path, and the manifest or list that names it"
-        raise AudioError("no such audio file", where=path, value=found, remedy=remedy)
+        raise AudioError("there is no such audio file", where=path, value=found, remedy=remedy)
     try:
-        file = Track(os.fsencode(path))  # type: ignore[arg-type], bytes are read: a name need not be UTF-8
+        file = Track(os.fsencode(path))  # type: ignore[arg-type], as bytes: a name need not be UTF-8
         try:
             rate, num_samples, log = file.samplerate, file.frames, file.extra_info
             _require_track(path, channels=file.channels, rate=rate)
-            if file.format in ("MP3", "MPEG") or file.subtype.startswith("MPEG_LAYER"):  # the latter in a WAV, too
+            if file.format in ("MP3", "MPEG") or file.subtype.startswith("MPEG_LAYER"):  # the latter also in a WAV
                 file = _counted(file, path, Track)
             else:
                 require_all_counted(
@@ -155,25 +158,25 @@ def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
 
 
 def _counted(file: Any, path: Path, kind: Any) -> Any:
-    """An MP3; where its header does not say how many frames there are, or fewer than there are, as if it did."""
+    """An open MP3, opened again with the true number of frames if its header states none or too few."""
     counted = count_frames(path)
     if counted is None or counted.samples == 0:
         return file
     if counted.stated is not None and counted.samples < counted.stated - counted.slack and not counted.has_info:
         value = f"{counted.samples} samples instead of {counted.stated}"
-        raise AudioError("ends before its header says", where=path, value=value, remedy=_REFETCH)
+        raise AudioError("the file ends before its header says", where=path, value=value, remedy=_REFETCH)
     known = file.frames if counted.stated is None or not counted.has_info else counted.stated
     if counted.samples <= known + counted.slack and counted.has_info and counted.stated is not None:
         return file
     remedy = "decode it once, for example `ffmpeg -i old.mp3 new.flac`"
     if counted.problem is not None:
-        raise AudioError("cannot be read to its end", where=path, value=counted.problem, remedy=remedy)
+        raise AudioError("the file cannot be read to its end", where=path, value=counted.problem, remedy=remedy)
     if abs(file.frames - counted.samples) <= counted.slack:
         file.samples_a_frame = counted.first.samples
         return file
     if counted.first.layer != 3:
         value = f"{counted.samples} samples in its frames, {file.frames} by libsndfile's estimate"
-        raise AudioError("does not say how long it is", where=path, value=value, remedy=remedy)
+        raise AudioError("the file does not state its length", where=path, value=value, remedy=remedy)
     file.close()
     source = WithInfo(path, counted)
     try:
@@ -186,7 +189,7 @@ def _counted(file: Any, path: Path, kind: Any) -> Any:
 
 
 def audio_header(path: Path) -> tuple[int, int]:
-    """(sample rate, samples) as the header says; AudioError when it can already be seen that this is no track."""
+    """(sample rate, samples) of the header. AudioError as from `open_sequential`."""
     with open_sequential(path) as file:
         return file.samplerate, file.frames
 
@@ -194,40 +197,39 @@ def audio_header(path: Path) -> tuple[int, int]:
 def _unreadable(path: Path, error: Exception) -> AudioError:
     reason = getattr(error, "error_string", None) or str(error)
     if isinstance(error, PermissionError) or not os.access(path, os.R_OK):
-        return AudioError("may not be read by this user", where=path, value=reason, remedy="check its permissions")
-    return AudioError("cannot be read as audio", where=path, value=reason, remedy=_FORMAT_REMEDY)
-
-
-_FORMAT_REMEDY = (
-    "libsndfile reads WAV, FLAC, OGG, Opus, MP3 and AIFF; convert other formats first, for example with ffmpeg"
-)
+        what, remedy = "the current user may not read this file", "check its permissions"
+        return AudioError(what, where=path, value=reason, remedy=remedy)
+    remedy = "convert it to a format that libsndfile reads (WAV, FLAC, OGG, Opus, MP3, AIFF), for example with ffmpeg"
+    return AudioError("the file cannot be read as audio", where=path, value=reason, remedy=remedy)
 
 
 def _require_track(path: Path, *, channels: int, rate: int) -> None:
     if channels > MAX_CHANNELS:
-        remedy = "mix it down, or split it into stereo files, first"
-        raise AudioError("only mono and stereo are handled", where=path, value=f"{channels} channels", remedy=remedy)
+        what, remedy = "the file is neither mono nor stereo", "mix it down, or split it into stereo files, first"
+        raise AudioError(what, where=path, value=f"{channels} channels", remedy=remedy)
     lowest, highest = RATES
     if not lowest <= rate <= highest:
-        remedy = f"{lowest:,} to {highest:,} Hz are read: the header is damaged, or this is no recording of sound"
-        raise AudioError("its sample rate is not that of audio", where=path, value=f"{rate} Hz", remedy=remedy)
+        what = "the sample rate is not one of audio: the header is damaged, or this is not a recording of sound"
+        remedy = f"resample it to a rate from {lowest:,} to {highest:,} Hz, or leave it out"
+        raise AudioError(what, where=path, value=f"{rate} Hz", remedy=remedy)
 
 
 def _require_length(path: Path, *, rate: int, num_samples: int, log: str) -> None:
     if num_samples == 0:
-        raise AudioError("holds no samples", where=path, value="0 samples", remedy="fetch it again, or leave it out")
+        remedy = "fetch it again, or leave it out"
+        raise AudioError("the file holds no samples", where=path, value="0 samples", remedy=remedy)
     if num_samples == UNKNOWN_LENGTH:
-        remedy = "write it anew, for example `ffmpeg -i old.flac new.flac`"
-        raise AudioError("does not say how long it is", where=path, value="no length in its header", remedy=remedy)
-    # libsndfile shortens the length of a truncated WAV to what is there, and says so in its log alone.
+        what, remedy = "the file does not state its length", "rewrite it, for example `ffmpeg -i old.flac new.flac`"
+        raise AudioError(what, where=path, value="no length in its header", remedy=remedy)
+    # libsndfile shortens the length of a truncated WAV to what is there, and reports it only in its log.
     for match in _SHORTENED.finditer(log):
         promised, found = int(match[1]), int(match[2])
         missing_seconds = (promised - found) / found * num_samples / rate
         if promised < STREAMED_BYTES and missing_seconds > LENGTH_TOLERANCE_SECONDS:
             value = f"{found} bytes instead of {promised}"
-            raise AudioError("ends before its header says", where=path, value=value, remedy=_REFETCH)
+            raise AudioError("the file ends before its header says", where=path, value=value, remedy=_REFETCH)
 
 
-# data is WAV's, SSND AIFF's, Data Size AU's, riff W64's, Riff size RF64's.
+# "data" appears for WAV, "SSND" for AIFF, "Data Size" for AU, "riff" for W64, "Riff size" for RF64.
 _SHORTENED = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_REFETCH = "the file is probably truncated: fetch it again"
+_REFETCH = "fetch it again: it is probably truncated"

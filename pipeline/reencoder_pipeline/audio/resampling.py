@@ -15,10 +15,15 @@ Audio = NDArray[np.float32]
 
 
 def resample(audio: Audio, rate: int, new_rate: int, *, resampler: str = "soxr_vhq") -> Audio:
-    """(channels, samples) -> (channels, ceil(samples * new_rate / rate)).
+    """Resample float32 (channels, samples) -> (channels, ceil(samples * new_rate / rate)); rates in Hz.
 
     soxr VHQ keeps everything to 0.9 of the new Nyquist and lets aliases through at -157 dB. torchaudio's default lets
     them through at -8 to -14 dB, so that a "low band" made by it betrays the high band; it exists for comparison.
+    ConfigError for an unknown `resampler`.
+
+    Example::
+
+        resample(np.zeros((2, 48_000), np.float32), 48_000, 44_100).shape  # (2, 44_100)
     """
     length = -(-audio.shape[-1] * new_rate // rate)
     if resampler == "soxr_vhq":
@@ -88,7 +93,7 @@ def fir_reach(rate: int, new_rate: int, *, resampler: str) -> int:
 
 def _unknown(resampler: str) -> ConfigError:
     known = ", ".join(("soxr_vhq", *_TORCHAUDIO_SETTINGS))
-    return ConfigError("unknown resampler", where="resampler", value=resampler, remedy=f"one of: {known}")
+    return ConfigError("the resampler is unknown", where="resampler", value=resampler, remedy=f"choose one of: {known}")
 
 
 def downmix(audio: Audio) -> Audio:
@@ -97,6 +102,13 @@ def downmix(audio: Audio) -> Audio:
 
 
 def low_band(audio: Audio, *, sample_rate: int, low_rate: int = 22_050, resampler: str = "soxr_vhq") -> Audio:
-    """The input of bandwidth extension: down to `low_rate` and back up, same shape and rate (paper, section 3.2.1)."""
+    """The input of bandwidth extension (paper, section 3.2.1): `audio` resampled down to `low_rate` and back up.
+
+    Shape (channels, samples) and rate stay the same.
+
+    Example::
+
+        low = low_band(audio, sample_rate=44_100)  # nothing above 11.025 kHz
+    """
     low = resample(audio, sample_rate, low_rate, resampler=resampler)
     return resample(low, low_rate, sample_rate, resampler=resampler)[:, : audio.shape[1]]

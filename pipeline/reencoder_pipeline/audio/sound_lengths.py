@@ -1,7 +1,7 @@
-"""Compares the length in a sound file's header with what lies in the file.
+"""Finds sound that a file's header does not count: libsndfile would ignore it without an error.
 
-libsndfile reads as much as a header counts; sound behind that is lost without a word. Of most files only the headers of
-chunks are looked at. A FLAC and an Ogg are searched through for a second recording: 0.1 s for 100 MB.
+Most formats only need their chunks' headers read. FLAC and Ogg files are searched for a second recording: 0.1 s for
+100 MB.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Literal
 from reencoder_pipeline.audio.mp3_frames import after_tags
 from reencoder_pipeline.errors import AudioError
 
-STREAMED_BYTES = 0x7FFFF000  # what programs write as the size of a WAV file whose end they do not know; or more
-# Chunks that may stand behind the sound although their own size is wrong.
+STREAMED_BYTES = 0x7FFFF000  # programs write this size, or a larger one, into a WAV file whose end they do not know
+# Chunks that may follow the sound even if their own size is wrong.
 _KNOWN = frozenset(
     b"LIST|id3 |ID3 |id3\0|bext|cue |smpl|inst|fact|PEAK|iXML|aXML|_PMX|JUNK|junk|PAD |FLLR|afsp|cart|chna|acid|strc|"
     b"levl|DISP|umid|NAME|AUTH|ANNO|COMT|(c) |MARK|INST|APPL|info|mark|regn|peak|free|uuid".split(b"|")
 )
-# A second recording is no chunk of the first.
+# Chunks that begin another recording.
 _OTHER_SOUND = frozenset([b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"data", b"SSND", b"riff", b".snd", b"fLaC"])
-LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
-_FILLING = 4096  # bytes of zeros at the end of a file: a block of a disk or a tape
+LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
+_FILLING = 4096  # bytes of zeros allowed at the end of a file: one block of a disk or a tape
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How the chunks of a container are written: `size` counts the head too in W64."""
+    """How a container's chunks are written. `size_holds_head`: their size includes their head, as in W64."""
 
     head: int
     order: str
@@ -51,7 +51,7 @@ _FORMS = {
 
 
 def require_all_counted(path: Path, *, rate: int, num_samples: int, tolerance_seconds: float) -> None:
-    """AudioError where the file holds sound that its header does not count, or a second recording behind the first."""
+    """Raise an AudioError if the file holds sound that its header does not count, or a second recording."""
     if path.stat().st_size < 12:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -77,16 +77,16 @@ def require_all_counted(path: Path, *, rate: int, num_samples: int, tolerance_se
     promised, there = counted
     if promised == 0 or (there - promised) / promised * num_samples / rate > tolerance_seconds:
         raise AudioError(
-            "holds more than its header says",
+            "the file holds more than its header says: a recorder broke off, a length over 4 GiB wrapped, or two files "
+            "were joined",
             where=path,
             value=f"{promised} bytes of sound by the header, and {there - promised} bytes behind them",
-            remedy="a recorder broke off, a length of over 4 GiB has wrapped, or two files were joined: write its "
-            "header anew, for example `ffmpeg -ignore_length 1 -i old.wav -rf64 auto new.wav`",
+            remedy="rewrite it, for example `ffmpeg -ignore_length 1 -i old.wav -rf64 auto new.wav`",
         )
 
 
 def has_id3_chunk(path: Path) -> bool:
-    """Whether a container of chunks, such as WAV or AIFF, holds ID3 tags as a chunk of its own."""
+    """Whether a container of chunks, such as WAV or AIFF, holds a chunk of ID3 tags."""
     if path.stat().st_size < 12:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -95,7 +95,7 @@ def has_id3_chunk(path: Path) -> bool:
 
 
 def _uncounted(data: mmap.mmap, form: _Form) -> tuple[int, int] | None:
-    """(bytes of sound by the header, bytes from its beginning to the end of the file) where they disagree."""
+    """(bytes of sound by the header, bytes from their beginning to the end of the file); None if they agree."""
     large = None
     for name, at, size in _chunks(data, form, form.first):
         if name == b"ds64":
@@ -105,13 +105,13 @@ def _uncounted(data: mmap.mmap, form: _Form) -> tuple[int, int] | None:
                 size = large
             unknown = size < 0 or (data[:4] == b"caff" and size >= 2**63)
             if unknown or at + size >= len(data):
-                return None  # to the end of the file, or cut off: said elsewhere
+                return None  # it reaches the end of the file, or is truncated, which `read.py` reports
             return None if _is_accounted(data, at + size, form, odd=size % 2) else (size, len(data) - at)
     return None
 
 
 def _chunks(data: mmap.mmap, form: _Form, at: int) -> Iterator[tuple[bytes, int, int]]:
-    """(name, place of its content, size of its content)"""
+    """(name, position of its content, size of its content) of each chunk from `at`."""
     while at + form.head <= len(data):
         name, size, content = _head(data, form, at)
         yield name, content, size
@@ -127,7 +127,7 @@ def _head(data: mmap.mmap, form: _Form, at: int) -> tuple[bytes, int, int]:
 
 
 def _is_accounted(data: mmap.mmap, at: int, form: _Form, *, odd: int) -> bool:
-    """Whether nothing but further chunks, tags or a little filling lies from there on."""
+    """Whether only further chunks, tags or a little filling follow byte `at`."""
     aligned = -(-at // form.align) * form.align
     return _are_chunks(data, aligned, form) or (bool(odd) and aligned != at and _are_chunks(data, at, form))
 
@@ -162,17 +162,17 @@ def _uncounted_of_au(data: mmap.mmap, order: Literal["big", "little"]) -> tuple[
 
 
 def _require_last_page(path: Path, data: mmap.mmap) -> None:
-    """No page ends behind the end of the file."""
+    """Raise an AudioError if the last page ends behind the end of the file."""
     last = data.rfind(b"OggS\0", max(0, len(data) - LARGEST_PAGE))
     if last < 0 or data[last + 14 : last + 18] != data[14:18] or _page_end(data, last) <= len(data):
-        return  # the bytes are a page's only where the stream's own number follows
+        return  # these bytes begin a page only if the stream's number follows
     value = f"{len(data) - last} bytes of its last page instead of {_page_end(data, last) - last}"
-    remedy = "the file is probably truncated: fetch it again"
-    raise AudioError("ends before its last page does", where=path, value=value, remedy=remedy)
+    remedy = "fetch it again: it is probably truncated"
+    raise AudioError("the file ends before its last page does", where=path, value=value, remedy=remedy)
 
 
 def _require_one_ogg(path: Path, data: mmap.mmap) -> None:
-    """libsndfile reads the first of several streams that follow each other."""
+    """Raise an AudioError for several streams in sequence: libsndfile reads only the first."""
     at = 0
     while data[at : at + 4] == b"OggS" and data[at + 5] & 2:
         at = _page_end(data, at)
@@ -181,10 +181,10 @@ def _require_one_ogg(path: Path, data: mmap.mmap) -> None:
         behind = _page_end(data, place)
         if behind == len(data) or data[behind : behind + 4] == b"OggS":
             raise AudioError(
-                "holds several streams, one behind the other (a chained Ogg), of which only the first would be read",
+                "the file holds several streams in sequence (a chained Ogg), of which only the first would be read",
                 where=path,
                 value=f"another one begins at byte {place}",
-                remedy="cut it into its parts, or write it anew, for example `ffmpeg -i old.ogg new.flac`",
+                remedy="cut it into its parts, or rewrite it, for example `ffmpeg -i old.ogg new.flac`",
             )
 
 
@@ -196,24 +196,26 @@ def _page_end(data: mmap.mmap, at: int) -> int:
 def _require_one_flac(
     path: Path, data: mmap.mmap, first: int, *, rate: int, num_samples: int, tolerance_seconds: float
 ) -> None:
-    """By the numbers that its last frames carry. It begins at byte `first`, behind tags."""
-    remedy = "write it anew, for example `ffmpeg -i old.flac new.flac`"
+    """Raise an AudioError for a second stream, or for frames whose numbers pass the header's length.
+
+    The stream begins at byte `first`, behind tags."""
+    remedy = "rewrite it, for example `ffmpeg -i old.flac new.flac`"
     for mark in (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"):
         if (place := data.find(mark, first + 42)) >= 0:
-            what = "holds several streams, one behind the other, of which only the first would be read"
+            what = "the file holds several streams in sequence, of which only the first would be read"
             raise AudioError(what, where=path, value=f"another one begins at byte {place}", remedy=remedy)
     block_size, largest = (int.from_bytes(data[first + at : first + end], "big") for at, end in ((8, 10), (15, 18)))
     tail = max(first + 42, len(data) - (4 * largest or 2**18))
     places = set(_flac_positions(data[tail:], block_size))
-    # A place that only looks like a frame has no neighbour one block before it.
+    # Bytes that only look like a frame have no neighbour one block before them.
     last = max((at for at, size in places if any(before + length == at for before, length in places)), default=0)
     if last > num_samples + tolerance_seconds * rate:
         value = f"{num_samples} samples by the header, and frames up to sample {last}"
-        raise AudioError("holds more than its header says", where=path, value=value, remedy=remedy)
+        raise AudioError("the file holds more than its header says", where=path, value=value, remedy=remedy)
 
 
 def _flac_positions(tail: bytes, block_size: int) -> Iterator[tuple[int, int]]:
-    """(first sample, samples) of what looks like a frame's header."""
+    """(first sample, number of samples) of everything that looks like a frame's header."""
     at = -1
     while (at := tail.find(b"\xff", at + 1)) >= 0:
         head = tail[at : at + 16]
@@ -231,7 +233,7 @@ def _flac_positions(tail: bytes, block_size: int) -> Iterator[tuple[int, int]]:
 
 
 def _coded_number(head: bytes) -> tuple[int, int]:
-    """(number, bytes it takes) as UTF-8 codes them; (0, 0) for other bytes."""
+    """(number, length in bytes) of a number coded as in UTF-8; (0, 0) for other bytes."""
     first = head[0]
     if first < 0x80:
         return first, 1

@@ -1,4 +1,4 @@
-"""Measures what a recording is worth for each task: how high its music reaches, and how much stereo there is in it."""
+"""Measures what a recording offers to each task: how high its music reaches, how wide its stereo is, how loud it is."""
 
 from __future__ import annotations
 
@@ -18,30 +18,36 @@ if TYPE_CHECKING:
     import soundfile
 
 
-# bwe: a target without content in the upper half of 0-22.05 kHz teaches a module to write silence there. Among the
-# 220 tracks of data_manifests/debian_music.jsonl none lies between 15.4 kHz (old MP3 shelves) and 16.0 kHz.
+# bwe: a target without content in the upper half of 0-22.05 kHz teaches a module to write silence there. No bandwidth
+# of the 220 tracks in data_manifests/debian_music.jsonl lies between 15.4 kHz (old MP3 shelves) and 16.0 kHz.
 BWE_LOWEST_RATE = 44_100
 BWE_LOWEST_BANDWIDTH = 15_500.0
-# m2s: below -30 dB the two channels are one; above +3 dB they are so opposed that (L+R)/2 has lost the music.
+# m2s: below -30 dB both channels are one signal; above +3 dB they are so opposed that (L+R)/2 has lost the music.
 M2S_SIDE_MID_DB = (-30.0, 3.0)
-PEAK_LIMIT_DB = 12.0  # mastered music in float reaches +3 dBFS; what is far above was written without scaling
+PEAK_LIMIT_DB = 12.0  # mastered music in float reaches +3 dBFS; far louder files were written without scaling
 READ_SAMPLES = 524_288
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one recording offers. `bandwidth_hz` and `side_mid_db` are defined by `effective_bandwidth` and
-    `side_mid_level`, `width_db` by `stereo_width`; None: not measured."""
+    """What one recording offers. dB fields are relative to full scale (0 dB) or clipped to +-120; None: not measured.
+
+    `bandwidth_hz`: see `bandwidth_of`. `side_mid_db`: side over mid energy of the first two channels; mono and silence
+    give -120, nearly opposite channels large positive values. `width_db`: what the first two channels hold besides one
+    signal, in dB of that signal: the smaller over the larger eigenvalue of their covariance, without DC and at the best
+    lag within 1 ms. For independent mid and side of the usual sizes it equals side over mid; a dead channel, or a copy
+    with another gain, polarity or arrival, gives far less than -30 dB. `louder`: index of the louder channel.
+    """
 
     sample_rate: int
     num_samples: int
     num_channels: int
     bandwidth_hz: float
     side_mid_db: float
-    level_db: float  # mean power of a channel, full scale = 0 dB: near-silent recordings are worth nothing
+    level_db: float  # mean power of a channel
     width_db: float | None = None
-    peak_db: float | None = None  # the largest sample, full scale = 0 dB
-    louder: int = 0  # of two channels, the one that holds the signal where they are one
+    peak_db: float | None = None  # the largest sample
+    louder: int = 0
 
     @property
     def seconds(self) -> float:
@@ -49,13 +55,19 @@ class Survey:
 
     @property
     def is_one_signal(self) -> bool:
-        """Whether the channels hold one signal: equal, or of other gains, polarity or arrival, or one of them dead."""
+        """Whether the channels hold one signal: equal apart from gain, polarity and arrival, or one of them is dead."""
         width = self.side_mid_db if self.width_db is None else min(self.width_db, self.side_mid_db)
         return self.num_channels == 1 or (self.num_channels == 2 and width < M2S_SIDE_MID_DB[0])
 
 
 def survey(path: Path) -> Survey:
-    """Survey one file, block by block. AudioError when it cannot be decoded, or ends before its header says so."""
+    """Survey one file, block by block. AudioError if it cannot be decoded, or ends before its header says.
+
+    Example::
+
+        found = survey(Path("song.flac"))
+        found.bandwidth_hz, suited_tasks(found)  # for example 20_400.0, ("bwe", "m2s")
+    """
     import soundfile
 
     path = Path(path)
@@ -64,20 +76,22 @@ def survey(path: Path) -> Survey:
             promised, slack = file.frames, length_slack(file)
             result = survey_blocks(_blocks(file), file.samplerate, file.channels)
     except soundfile.SoundFileError as error:
-        raise AudioError("cannot be decoded", where=path, value=str(error)) from None
+        remedy = "fetch it again, or leave it out"
+        raise AudioError("the file cannot be decoded", where=path, value=str(error), remedy=remedy) from None
     if result.num_samples == 0 or abs(result.num_samples - promised) > slack:
-        raise AudioError("decodes to another length than its header says", where=path, value=result.num_samples)
+        what, remedy = "the file decodes to another length than its header says", "fetch it again, or leave it out"
+        raise AudioError(what, where=path, value=f"{result.num_samples} samples, not {promised}", remedy=remedy)
     return result
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-    """(channels, samples) at a time. Not file.blocks(): where a file ends early, that repeats what the buffer held."""
+    """Blocks of (channels, samples). Not file.blocks(): at an early end that repeats the buffer's old content."""
     while len(block := file.read(READ_SAMPLES, dtype="float32", always_2d=True)) > 0:
         yield np.asarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
 
 
 def survey_audio(audio: NDArray[np.float32], *, sample_rate: int) -> Survey:
-    """Survey (channels, samples) that are in memory already."""
+    """Survey (channels, samples) in memory."""
     blocks = (audio[:, start : start + READ_SAMPLES] for start in range(0, audio.shape[1], READ_SAMPLES))
     return survey_blocks(blocks, sample_rate, len(audio))
 
@@ -91,14 +105,14 @@ def survey_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_c
 
 
 class Surveyor:
-    """Surveys audio that is handed to it block by block."""
+    """Surveys audio that arrives block by block."""
 
     def __init__(self, sample_rate: int, num_channels: int) -> None:
         self._sample_rate, self._num_channels = sample_rate, num_channels
         self._spectrum, self._energy = LongTermSpectrum(), _Energy()
 
     def add(self, block: NDArray[np.float32]) -> None:
-        """(channels, samples)"""
+        """Add (channels, samples)."""
         self._spectrum.add(block)
         self._energy.add(block)
 
@@ -117,37 +131,15 @@ class Surveyor:
 
 
 def suited_tasks(survey: Survey) -> tuple[str, ...]:
-    """The tasks whose targets this recording can serve, by the thresholds at the top of this file."""
+    """The tasks that this recording can serve as a target, by the thresholds at the top of this file."""
     lowest, highest = M2S_SIDE_MID_DB
     bwe = survey.sample_rate >= BWE_LOWEST_RATE and survey.bandwidth_hz >= BWE_LOWEST_BANDWIDTH
     m2s = survey.num_channels == 2 and lowest <= survey.side_mid_db <= highest and not survey.is_one_signal
     return ("bwe",) * bwe + ("m2s",) * m2s
 
 
-def side_mid_level(audio: NDArray[np.float32]) -> float:
-    """Side over mid energy in dB, of the first two channels of (channels, samples), clipped to +-120.
-
-    Mono (one channel, or two equal ones) and silence give -120. Channels near to opposite give large positive values.
-    """
-    energy = _Energy()
-    energy.add(audio)
-    return energy.side_mid_db()
-
-
-def stereo_width(audio: NDArray[np.float32], *, sample_rate: int) -> float:
-    """What the first two channels of (channels, samples) hold besides one signal, in dB of that signal, clipped to
-    +-120: the smaller over the larger eigenvalue of their covariance, without DC and at the best lag within 1 ms.
-
-    For independent mid and side of the usual sizes this is side over mid. A channel that is dead, or a copy of the
-    other with another gain, polarity or arrival, gives far below -30 dB, whatever side over mid is.
-    """
-    spectrum = LongTermSpectrum()
-    spectrum.add(audio)
-    return spectrum.width_db(sample_rate=sample_rate)
-
-
 class _Energy:
-    """Energies of audio that arrives in blocks: of all channels, and of mid and side of the first two."""
+    """Sums the energies of all channels, and of mid and side of the first two, over audio that arrives in blocks."""
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -161,7 +153,7 @@ class _Energy:
         self._peak = max(self._peak, float(np.abs(audio).max(initial=0.0)))
         self._mid += float(mid)
         self._side += float(side)
-        # Of one or two channels this is mid and side together.
+        # The mean over one or two channels is mid plus side.
         self._mean_square += float(mid + side if len(exact) <= 2 else np.square(exact).mean(axis=0).sum())
 
     def side_mid_db(self) -> float:

@@ -170,7 +170,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
 
 
 BROKEN = {
-    "six": "only mono and stereo",
+    "six": "neither mono nor stereo",
     "none": "holds no samples",
     "nan": "not numbers",
     "cut": "ends before its header says",

@@ -86,7 +86,7 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'gone'}: no such folder or manifest" in problem(tmp_path / "gone")
+    assert f"{tmp_path / 'gone'}: there is no such folder or manifest" in problem(tmp_path / "gone")
 
 
 # Lists and manifests

@@ -141,16 +141,16 @@ def test_every_kind_of_clip_is_where_it_belongs(tmp_path: Path, table: Table, mp
         "dull": ["m2s"],
     }
     left_out = {kinds.get(name, name): reason for name, reason in reasons(made).items()}
-    assert left_out.pop("155066") == "no such audio file"
+    assert left_out.pop("155066") == "there is no such audio file"
     assert {kind: reason.split(",")[0].split(":")[0] for kind, reason in left_out.items()} == {
         "dull mono": "suits no task",
         "silent": "silent",
         "short": "too short",
         "long": "not a clip but a longer track",
-        "truncated": "decodes to another length than its header says",
-        "empty": "cannot be read as audio",
-        "a tag and nothing else": "cannot be read as audio",
-        "text": "cannot be read as audio",
+        "truncated": "the file decodes to another length than its header says",
+        "empty": "the file cannot be read as audio",
+        "a tag and nothing else": "the file cannot be read as audio",
+        "text": "the file cannot be read as audio",
     }
     assert lines(folder / "list.jsonl") == list(made.rows)
     assert lines(folder / "list.failures.jsonl") == list(made.failures)
@@ -325,7 +325,7 @@ def test_a_folder_that_is_not_fma_small_is_an_error(tmp_path: Path, table: Table
 
 def test_a_list_of_nothing_is_not_written(tmp_path: Path, table: Table, mp3: Mp3) -> None:
     folder = fill(tmp_path / "fma_small", {2: mp3["text"], 5: mp3["silent"]})
-    with pytest.raises(CorpusError, match=r"no clip can be used\n(.*\n)*.*000002: cannot be read as audio"):
+    with pytest.raises(CorpusError, match=r"no clip can be used\n(.*\n)*.*000002: the file cannot be read as audio"):
         build(folder, table(2, 5))
     assert not (folder / "list.jsonl").exists()
     assert len(lines(folder / "list.failures.jsonl")) == 2

@@ -159,7 +159,7 @@ def test_another_autoencoder_than_the_cache_s_is_refused_by_its_fields(tmp_path:
     with pytest.raises(CacheError) as caught:
         load_decoded_mel("house", cache, scaling(2), device=CPU)
     message = str(caught.value)
-    assert "house: latents of different autoencoders" in message
+    assert "house: the latents belong to different autoencoders" in message
     assert "autoencoder: 'tiny' here, 'house' there" in message
     assert "channels: 8 here, 64 there" in message
     assert "weights: '000" in message
