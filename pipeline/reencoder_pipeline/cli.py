@@ -216,38 +216,6 @@ def verify(  # noqa: PLR0917, typer reads the signature
 
 
 @app.command()
-def precision(  # noqa: PLR0917, typer reads the signature
-    cache: Place,
-    source: Annotated[
-        Path | None, typer.Option(help="What the cache was made from: encode excerpts anew, exactly.")
-    ] = None,
-    autoencoder: Name = None,
-    excerpts: Annotated[
-        int, typer.Option(min=1, max=10**6, help="How many are encoded and decoded, of every stream.")
-    ] = 8,
-    seconds: Annotated[float, typer.Option(min=0.5, max=3600, callback=a_number, help="How long each is.")] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the choice of excerpts depends on.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Say what float32, float16, bfloat16 and int8 latents cost: bytes, errors of latents and of sound, and speed."""
-    from reencoder_pipeline.cache.open_cache import open_cache
-    from reencoder_pipeline.inspection.precision_table import its_autoencoder, precision_table, report
-
-    opened = open_cache(cache)
-    with _progress("measuring") as progress:
-        table = precision_table(
-            opened,
-            its_autoencoder(opened, autoencoder),
-            source=source,
-            excerpts=excerpts,
-            seconds=seconds,
-            seed=seed,
-            progress=progress,
-        )
-    print(json.dumps(table) if as_json else printable("\n".join(report(table)), lines=True))
-
-
-@app.command()
 def convert(
     cache: Place,
     out: Annotated[str, typer.Option(help="Folder of the new cache.")],
@@ -337,25 +305,6 @@ def fetch(
     print(fetch_debian_music(out, packages=chosen, progress=_say, collection=collection))
     if (out / "failures.jsonl").exists():
         _say(f"some tracks are not what the manifest promises and were left out, see {out / 'failures.jsonl'}")
-        raise typer.Exit(SOME_FAILED)
-
-
-@app.command()
-def fma(
-    folder: Annotated[Path, typer.Argument(help="The folder fma_small, the one with 000/000002.mp3 in it.")],
-    tracks: Annotated[Path, typer.Option(help="tracks.csv of fma_metadata.zip.")],
-    out: Annotated[Path, typer.Option(help="The manifest to write (.jsonl); paths in it are relative to it.")],
-    num_clips: Annotated[int, typer.Option(min=1, max=10**6, help="How many clips to choose.")] = 673,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="What the choice depends on.")] = 0,
-) -> None:
-    """List clips of FMA-small that are fit for a test set, chosen by a seed. data_manifests/fma_small.md says how."""
-    from reencoder_pipeline.corpora.fma_small import build_fma_manifest
-
-    made = build_fma_manifest(
-        folder, tracks, out=out, num_clips=num_clips, seed=seed, workers=os.cpu_count() or 1, progress=_say
-    )
-    print(made.path)
-    if len(made.rows) < num_clips:
         raise typer.Exit(SOME_FAILED)
 
 

@@ -14,9 +14,7 @@ OPTIONS = {
     "--devices": ["plan", "MUSIC"],
     "--windows": ["inspect", "CACHE"],
     "--samples": ["verify", "CACHE"],
-    "--excerpts": ["precision", "CACHE"],
     "--frames": ["export", "CACHE", "--out", "OUT"],
-    "--num-clips": ["fma", "FOLDER", "--tracks", "CSV", "--out", "OUT"],
     "--seed": ["verify", "CACHE"],
 }
 

@@ -15,6 +15,7 @@ import zarr
 from encode_here import noting_what_is_encoded, run_jobs_here  # noqa: F401, a fixture
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build import build as build_module
+from reencoder_pipeline.cache.formats.int8 import dequantised, quantised, scale_of
 from reencoder_pipeline.cache.formats.zarr_shards import data_file, is_linear
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -82,6 +83,25 @@ def scales_of(cache: LatentCache, stream: str) -> np.ndarray:
 
 
 # What is stored
+
+
+def test_int8_rounds_to_even_clips_and_leaves_silent_channels_alone() -> None:
+    frames = np.array([[127.0, 0.0, -254.0], [0.5, 0.0, 3.0], [1.5, 0.0, 5.0], [-2.5, 0.0, 0.0]], dtype=np.float16)
+    scale = scale_of(frames)
+    assert scale.dtype == np.float32
+    assert scale.tolist() == [1, 1, 2]
+    values = quantised(frames, scale)
+    assert values.dtype == np.int8
+    assert values.tolist() == [[127, 0, -127], [0, 0, 2], [2, 0, 2], [-2, 0, 0]]
+    assert quantised(np.array([[500.0, 1.0, -999.0]]), scale).tolist() == [[127, 1, -127]]
+    assert dequantised(values, scale)[:, 2].tolist() == [-254, 4, 4, 0]
+
+
+def test_a_track_quantised_again_stays_what_it_is() -> None:
+    frames = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32) * np.logspace(-3, 3, 8)
+    scale = scale_of(frames)
+    once = dequantised(quantised(frames, scale), scale)
+    assert np.array_equal(quantised(once, scale_of(once)), quantised(frames, scale))
 
 
 def test_latents_are_the_exact_ones_to_half_a_step_of_their_track(cache: LatentCache, caches: dict[str, Path]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,12 @@ import pytest
 import soundfile
 
 from reencoder_pipeline.audio.survey import Survey
-from reencoder_pipeline.corpora import fma_small as fma
 from reencoder_pipeline.corpora.corpus import read_corpus
-from reencoder_pipeline.corpora.fma_small import (
-    FmaManifest,
-    build_fma_manifest,
-    read_tracks_csv,
-    reason_to_leave_out,
-    walk,
-)
 from reencoder_pipeline.errors import CorpusError
 from reencoder_pipeline.stores.digests import file_digest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "data_manifests"))
+fma: Any = importlib.import_module("fma_small")
 RATE = 44_100
 # All columns of the published table, in its order; names such as "title" and "id" are there more than once.
 LEVELS = {
@@ -116,15 +112,17 @@ def fill(folder: Path, clips: dict[int, bytes]) -> Path:
     return folder
 
 
-def build(folder: Path, tracks: Path, **options: Any) -> FmaManifest:
-    return build_fma_manifest(folder, tracks, **{"out": folder / "list.jsonl", "progress": lambda _: None, **options})
+def build(folder: Path, tracks: Path, **options: Any) -> Any:
+    return fma.build_fma_manifest(
+        folder, tracks, **{"out": folder / "list.jsonl", "progress": lambda _: None, **options}
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def reasons(made: FmaManifest) -> dict[str, str]:
+def reasons(made: Any) -> dict[str, str]:
     return {failure["id"]: failure["reason"] for failure in made.failures}
 
 
@@ -200,13 +198,15 @@ def test_the_order_is_that_of_the_digests_with_the_demo_page_first() -> None:
     expected = [23_172, 72_076, 141, 140, 5, 10, 2]
     for seed in range(5):
         random.Random(seed).shuffle(clips)
-        assert [clip.number for clip in walk(clips, seed=0)] == expected
+        assert [clip.number for clip in fma.walk(clips, seed=0)] == expected
     some = {clip.number for clip in clips[:4]}
-    assert [clip.number for clip in walk(clips[:4], seed=0)] == [number for number in expected if number in some]
-    assert len({tuple(clip.number for clip in walk(clips, seed=seed)) for seed in range(5)}) == 5
+    assert [clip.number for clip in fma.walk(clips[:4], seed=0)] == [number for number in expected if number in some]
+    assert len({tuple(clip.number for clip in fma.walk(clips, seed=seed)) for seed in range(5)}) == 5
 
 
-def test_a_shorter_list_begins_a_longer_one_and_workers_change_nothing(tmp_path: Path, table: Table, mp3: Mp3) -> None:
+def test_a_shorter_list_begins_a_longer_one_and_the_tables_order_changes_nothing(
+    tmp_path: Path, table: Table, mp3: Mp3
+) -> None:
     kinds = ["stereo", "mono", "silent", "stereo", "truncated"] * 4
     folder = fill(tmp_path / "fma_small", {17 * place: mp3[kind] for place, kind in enumerate(kinds, start=1)})
     fill(folder, {108_416: mp3["stereo"], 107_425: mp3["short"]})
@@ -223,7 +223,7 @@ def test_a_shorter_list_begins_a_longer_one_and_workers_change_nothing(tmp_path:
 
     content = (folder / "list.jsonl").read_bytes()
     random.Random(1).shuffle(numbers)
-    assert build(folder, table(*numbers), num_clips=13, workers=2, out=folder / "again.jsonl").rows == whole.rows
+    assert build(folder, table(*numbers), num_clips=13, out=folder / "again.jsonl").rows == whole.rows
     assert (folder / "again.jsonl").read_bytes() == content
     other = build(folder, table(*numbers), num_clips=5, seed=1)
     assert other.rows[0] == whole.rows[0]
@@ -251,9 +251,7 @@ def test_failures_of_an_earlier_list_do_not_stay(tmp_path: Path, table: Table, m
     assert {path.name for path in folder.iterdir()} == {"000", "list.jsonl"}
 
 
-@pytest.mark.parametrize(
-    "number", ["../../etc/passwd", "-2", "2.0", "", "²", "١٢", "1234567", "000002/../3", "nan", "2\n"]
-)
+@pytest.mark.parametrize("number", ["../../etc/passwd", "-2", "", "²", "١٢", "1234567", "2\n"])
 def test_only_numbers_become_paths(tmp_path: Path, table: Table, mp3: Mp3, number: str) -> None:
     folder = fill(tmp_path / "fma_small", {2: mp3["stereo"]})
     made = build(folder, table(number, 2))
@@ -266,7 +264,7 @@ def test_only_numbers_become_paths(tmp_path: Path, table: Table, mp3: Mp3, numbe
 def test_a_row_that_breaks_off_is_named_and_the_others_are_read(table: Table) -> None:
     path = table(2, 5)
     path.write_bytes(path.read_bytes()[:-40])
-    found = read_tracks_csv(path)
+    found = fma.read_tracks_csv(path)
     assert [clip.number for clip in found.clips] == [2]
     (failure,) = found.failures
     assert failure["id"] == "tracks.csv:5"
@@ -277,7 +275,7 @@ def test_the_table_may_lack_the_name_of_its_index_and_hold_long_texts(table: Tab
     path = table(2, 5, medium=(3,), index_name=False, artist_bio="la " * 100_000)
     path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
     before = csv.field_size_limit(99_999)
-    found = read_tracks_csv(path)
+    found = fma.read_tracks_csv(path)
     assert [clip.number for clip in found.clips] == [2, 5]
     assert found.known == {2, 3, 5}
     assert not found.failures
@@ -298,19 +296,19 @@ def test_what_is_not_the_table_is_an_error(tmp_path: Path, content: bytes, messa
     path = tmp_path / "tracks.csv"
     path.write_bytes(content)
     with pytest.raises(CorpusError, match=message) as raised:
-        read_tracks_csv(path)
+        fma.read_tracks_csv(path)
     assert str(path) in str(raised.value)
     assert "fma_metadata.zip" in str(raised.value)
 
 
 def test_tables_that_cannot_be_meant_are_errors(tmp_path: Path, table: Table) -> None:
-    with pytest.raises(CorpusError, match=r"tracks\.csv:6: lists a track twice\n  found: 2"):
-        read_tracks_csv(table(2, 5, "000002"))
+    with pytest.raises(CorpusError, match=r"tracks\.csv:6: the table lists a track twice\n  found: 2"):
+        fma.read_tracks_csv(table(2, 5, "000002"))
     with pytest.raises(CorpusError, match="lists no track of the small subset"):
-        read_tracks_csv(table(medium=(2, 5)))
+        fma.read_tracks_csv(table(medium=(2, 5)))
     for path in (tmp_path, tmp_path / "absent.csv"):
         with pytest.raises(CorpusError, match="cannot be opened"):
-            read_tracks_csv(path)
+            fma.read_tracks_csv(path)
 
 
 def test_a_folder_that_is_not_fma_small_is_an_error(tmp_path: Path, table: Table, mp3: Mp3) -> None:
@@ -318,7 +316,7 @@ def test_a_folder_that_is_not_fma_small_is_an_error(tmp_path: Path, table: Table
     fill(tmp_path / "medium", {5: mp3["stereo"]})
     tracks = table(2, medium=(5,))
     for folder, found in ((tmp_path, "0 MP3"), (tmp_path / "medium", "1 MP3"), (tmp_path / "absent", "no such folder")):
-        with pytest.raises(CorpusError, match=f"is not FMA-small\n  found: {found}"):
+        with pytest.raises(CorpusError, match=f"the folder is not FMA-small\n  found: {found}"):
             build(folder, tracks, out=tmp_path / "list.jsonl")
     assert not (tmp_path / "list.jsonl").exists()
 
@@ -332,17 +330,31 @@ def test_a_list_of_nothing_is_not_written(tmp_path: Path, table: Table, mp3: Mp3
 
 
 def test_a_place_that_cannot_be_written_to_is_an_error_before_anything_is_measured(
-    tmp_path: Path, table: Table, mp3: Mp3, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, table: Table, mp3: Mp3
 ) -> None:
     folder, tracks = fill(tmp_path / "fma_small", {2: mp3["stereo"]}), table(2)
-    monkeypatch.setattr(fma, "_measure", lambda path: pytest.fail("measured"))
     (tmp_path / "list.jsonl").mkdir()
     for out in (tracks, tmp_path / "list.jsonl", tracks / "list.jsonl"):
-        with pytest.raises(CorpusError, match=r"is no name for a manifest|cannot be written"):
-            build(folder, tracks, out=out)
+        said: list[str] = []
+        with pytest.raises(CorpusError, match=r"cannot have this name|cannot be written"):
+            build(folder, tracks, out=out, progress=said.append)
+        assert not any("clips:" in line for line in said)
     with pytest.raises(CorpusError, match="at least one clip"):
         build(folder, tracks, num_clips=0)
     assert tracks.stat().st_size > 1000
+
+
+def test_the_command(
+    tmp_path: Path, table: Table, mp3: Mp3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = fill(tmp_path / "fma_small", {2: mp3["stereo"]}), tmp_path / "list.jsonl"
+    for tracks, num_clips, code in ((table(2), "1", 0), (table(2), "2", 3), (folder / "absent.csv", "1", 2)):
+        line = ["fma_small.py", str(folder), "--tracks", str(tracks), "--out", str(out), "--num-clips", num_clips]
+        monkeypatch.setattr("sys.argv", line)
+        assert fma.main() == code
+        said = capsys.readouterr()
+        assert said.out == (f"{out}\n" if code != 2 else "")
+        assert ("remedy: give tracks.csv" in said.err) == (code == 2)
 
 
 @pytest.mark.parametrize(
@@ -367,4 +379,4 @@ def test_the_limits(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], re
     monkeypatch.undo()  # clips are 30 s long again
     good = {"num_samples": 1_321_967, "sample_rate": RATE, "num_channels": 2, "bandwidth_hz": 19_000.0}
     found = Survey(**{**good, "side_mid_db": -9.0, "level_db": -20.0, **changes})  # type: ignore[arg-type]
-    assert reason_to_leave_out(found) == reason
+    assert fma.reason_to_leave_out(found) == reason
