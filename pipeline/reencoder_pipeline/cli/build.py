@@ -1,0 +1,109 @@
+"""The commands `reencoder-cache build` and `plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from reencoder_pipeline.cli.options import Config, Json, Name, Set, Source, option
+from reencoder_pipeline.cli.output import Progress, finish, resuming, say
+from reencoder_pipeline.exit_codes import a_number
+from reencoder_pipeline.plain_text import printable
+
+
+def build(  # noqa: PLR0917, typer reads the signature
+    source: Source,
+    out: Annotated[str, typer.Option(help="Where the cache goes: a folder, or a URL such as s3://bucket/cache.")],
+    config: Config = None,
+    set_: Set = None,
+    format_: Annotated[str | None, typer.Option("--format", help="zarr or webdataset.")] = None,
+    autoencoder: Name = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: local, auto, or host:port.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Encode SOURCE into a latent cache. The same command again continues where the last one stopped; run several times
+    at once, on any machines that reach --out, it shares the work. Only new and changed tracks are encoded."""
+    from reencoder_pipeline.config import CacheConfig, load_config
+
+    chosen = [*option("format", format_), *option("autoencoder", autoencoder)]
+    settings = load_config(config, CacheConfig, [*(set_ or []), *chosen])
+    from reencoder_pipeline.build.build import build_cache
+
+    with resuming(), Progress("encoding") as report:
+        result = build_cache(
+            source,
+            out,
+            settings,
+            progress=report,
+            workers=settings.workers or os.cpu_count() or 1,
+            say=report.say,
+            ray=ray,
+        )
+    summary = {
+        "cache": str(out),
+        "tracks": result.num_tracks,
+        "frames": result.num_frames,
+        "shards_built": result.built,
+        "shards_kept": result.kept,
+        "shards_by_others": result.by_others,
+        "tracks_encoded": result.encoded,
+        "tracks_reused": result.reused,
+        "failures": len(result.failures),
+        "left_out": result.left_out,
+    }
+    finish(summary, result.failures, out, as_json)
+
+
+def plan(  # noqa: PLR0917, typer reads the signature
+    source: Source,
+    config: Config = None,
+    set_: Set = None,
+    autoencoder: Name = None,
+    calibrate: Annotated[bool, typer.Option(help="Encode a little of SOURCE to tell the time.")] = True,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=1e6, callback=a_number, help="Seconds of audio to encode for that.")
+    ] = 30.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            max=1e9,
+            callback=a_number,
+            help="Hours of audio that one device encodes in an hour, instead of measuring.",
+        ),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, max=10**6, help="Machines like this one, side by side.")] = 1,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            "--hours",
+            "--hours-of-corpus",
+            min=0.001,
+            max=1e9,
+            callback=a_number,
+            help="Also the sizes of a corpus like SOURCE of so many hours.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what `build` would make and take: tracks, hours, shards, bytes, time, and the files that it cannot use."""
+    from reencoder_pipeline.config import CacheConfig, load_config
+
+    settings = load_config(config, CacheConfig, [*(set_ or []), *option("autoencoder", autoencoder)])
+    from reencoder_pipeline.build.estimate import estimate, table
+    from reencoder_pipeline.build.plan import plan_build, remarks
+
+    planned = plan_build(source, settings)
+    for remark in remarks(planned):
+        say(remark)
+    if calibrate and rate is None:
+        say(f"encoding {seconds:g} s of audio to measure the rate (--no-calibrate leaves it out)")
+    summary = estimate(
+        planned, settings, seconds=seconds if calibrate else None, rate=rate, devices=devices, hours=hours
+    )
+    print(json.dumps(summary) if as_json else printable(table(summary), lines=True))

@@ -1,0 +1,69 @@
+"""What commands print: results on stdout, messages and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from reencoder_pipeline.exit_codes import SOME_FAILED
+from reencoder_pipeline.plain_text import printable
+
+
+def say(message: str) -> None:
+    print(printable(message, lines=True), file=sys.stderr)
+
+
+def print_summary(summary: dict[str, object], as_json: bool) -> None:
+    """A line a value, or all as JSON."""
+    counts = {k: ", ".join(f"{what} ({n})" for what, n in v.items()) for k, v in summary.items() if isinstance(v, dict)}
+    lines = (f"{name.replace('_', ' ')}: {value}" for name, value in {**summary, **counts}.items() if value != "")
+    print(json.dumps(summary) if as_json else printable("\n".join(lines), lines=True))
+
+
+def finish(summary: dict[str, object], failures: Sequence[dict[str, str]], out: Path | str, as_json: bool) -> None:
+    """Print the summary; name the first files that failed on stderr, and exit 3 if there are any."""
+    print_summary(summary, as_json)
+    if failures:
+        say(f"{len(failures)} file(s) could not be used and were left out, see {out}/failures.jsonl:")
+        for failure in failures[:10]:
+            say(failure["error"])
+        raise typer.Exit(SOME_FAILED)
+
+
+@contextmanager
+def resuming() -> Iterator[None]:
+    """An interruption in this block ends with the line that resumes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        raise KeyboardInterrupt(f"interrupted; what is finished is kept, and this command continues: {line}") from None
+
+
+class Progress:
+    """A bar with rate and time left on stderr; a line every 30 seconds where stderr is no terminal."""
+
+    def __init__(self, what: str) -> None:
+        from tqdm import tqdm
+
+        interval = 0.5 if sys.stderr.isatty() else 30.0
+        self.bar = tqdm(desc=what, unit="frame", unit_scale=True, mininterval=interval, file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def say(self, message: str) -> None:
+        self.bar.write(printable(message, lines=True), file=sys.stderr)
