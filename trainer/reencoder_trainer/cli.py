@@ -1,4 +1,4 @@
-"""`reencoder-train`: parses and prints; torch is imported only once there is something to train."""
+"""The command `reencoder-train`: parses arguments and prints results; torch is imported only to train."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def main_help() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/train/ has examples", show_default=False)],
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in the run folder")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the run folder's last checkpoint")] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="print all settings and stop")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON, not the module's path")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON summary instead of the module's path")] = False,
 ) -> None:
-    """Train a latent module from a latent cache; the word `train` may be left out. Prints the path of the module file.
+    """Train a latent module from a latent cache and print the path of its file. The word `train` may be left out.
 
     Under `torchrun --no-python reencoder-train CONFIG` all processes share the global batch.
     """
@@ -61,16 +61,16 @@ def train(
     from reencoder_trainer.training.train import train as run_training
 
     trained = run_training(settings, resume=resume)
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+    if os.environ.get("RANK", "0") == "0":  # under torchrun only one process prints
         print(json.dumps(asdict(trained), default=str) if as_json else trained.module)
 
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(help="where the run folders are")] = Path("out/runs"),
+    folder: Annotated[Path, typer.Argument(help="the folder that holds the run folders")] = Path("out/runs"),
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
-    """List the runs below a folder: recipe, progress, and the last validation beside its two references."""
+    """List the runs below a folder: recipe, progress, and the last validation next to its two references."""
     from reencoder_trainer.run_list import list_runs
 
     found, unreadable = list_runs(folder)
@@ -79,7 +79,7 @@ def runs(
     else:
         _print_table(found)
     for text in unreadable:
-        print(f"not readable: {printable(text, lines=True)}", file=sys.stderr)
+        print(f"run not readable: {printable(text, lines=True)}", file=sys.stderr)
     if unreadable:
         raise typer.Exit(SOME_FAILED)
 
@@ -98,12 +98,12 @@ def _print_table(found: list[RunSummary]) -> None:
         progress = f"{one.step:,}" if one.is_finished else f"{one.step:,} of {one.steps:,}"
         valid = [f"{one.valid[key]:.4f}" if key in one.valid else "-" for key in REFERENCES]
         rate = "-" if one.steps_per_second is None else f"{one.steps_per_second:.2f}"
-        names = [Text(printable(name)) for name in (one.name, one.recipe)]  # Text: what they hold is no markup
+        names = [Text(printable(name)) for name in (one.name, one.recipe)]  # Text: rich reads no markup in it
         table.add_row(*names, progress, *valid, rate, _ago(one.seconds))
         for text in one.warnings:
             table.add_row("", Text(f"warning: {printable(text)}"))
     console = Console()
-    # Not a terminal: as wide as it needs, so that what reads it finds a run on one line.
+    # Without a terminal the table is wide, so that a program that reads it finds each run on one line.
     console.print(table, width=None if console.is_terminal else 200)
 
 

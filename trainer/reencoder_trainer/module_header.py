@@ -1,4 +1,4 @@
-"""What the header of a module file may say: one strict description, which every reader of such a file checks first."""
+"""Describes and checks the header of a module file, before anything is made from it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from reencoder_trainer.module.latent_module import Output
 
 WRITTEN = "use a file that reencoder-train or save_pretrained wrote"
 
-Count = Annotated[int, Field(ge=1, le=2**40)]  # what the tensors of the file do not bear out is refused after this
-Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]  # it will be printed
+Count = Annotated[int, Field(ge=1, le=2**40)]  # later compared with the tensors of the file
+Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]  # safe to print
 
 
 class _Strict(BaseModel):
-    """Nothing is converted (true is no 1, and "1" neither), unknown keys are errors, and instances do not change."""
+    """No value is converted (neither true nor "1" is 1), unknown keys are errors, and instances do not change."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -43,7 +43,7 @@ class ConfigHeader(_Strict):
         if self.response_frames is not None and self.response_frames % 2 == 0:
             raise ValueError("response_frames is not odd")
         if self.output != "direct" and self.out_channels % self.in_channels:
-            raise ValueError(f"{self.output}: out_channels are no copies of in_channels")
+            raise ValueError(f"{self.output}: out_channels are not a multiple of in_channels")
         if self.output in ("difference", "panning") and self.out_channels != 2 * self.in_channels:
             raise ValueError(f"{self.output}: out_channels are not twice in_channels")
         return self
@@ -61,7 +61,7 @@ class TaskHeader(_Strict):
         if len({*self.inputs, *self.targets}) < len(self.inputs) + len(self.targets):
             raise ValueError("a stream is named twice")
         if self.name in TASKS and TASKS[self.name] != self.task:
-            raise ValueError(f"other streams than those of {self.name}")
+            raise ValueError(f"the streams are not those of {self.name}")
         return self
 
     @property
@@ -70,7 +70,7 @@ class TaskHeader(_Strict):
 
 
 class SpecHeader(_Strict):
-    """LatentSpec. The name of the autoencoder is text here: `shipped_name` decides what may be loaded by it."""
+    """LatentSpec. The autoencoder's name is only text here; `shipped_name` decides whether it may be loaded."""
 
     autoencoder: Line
     weights: Line
@@ -85,14 +85,14 @@ class SpecHeader(_Strict):
 
 
 class LowBandHeader(_Strict):
-    """LowBand; null where the latents were imported and nobody said. Files of the first version lack it."""
+    """LowBand; null if unknown (imported latents). Files of the first version lack it."""
 
     rate: Annotated[int, Field(ge=1_000, le=1_000_000)] | None = 22_050
     resampler: Resampler | None = "soxr_vhq"
 
 
 class ModuleHeader(_Strict):
-    """All of it, but for the digest. A later version adds a field with a default: earlier files lack it."""
+    """The whole header except its digest. A new field needs a default, because earlier files lack it."""
 
     format: int
     config: ConfigHeader
@@ -101,7 +101,7 @@ class ModuleHeader(_Strict):
     task: TaskHeader
     spec: SpecHeader
     low_band: LowBandHeader = LowBandHeader()
-    window_frames: Annotated[int, Field(ge=1, le=10**9)] | None = None  # None: of the first version
+    window_frames: Annotated[int, Field(ge=1, le=10**9)] | None = None  # absent from early files
     training: dict[str, JsonValue]
 
     @model_validator(mode="after")
@@ -113,14 +113,14 @@ class ModuleHeader(_Strict):
             if channels != self.spec.channels * len(streams):
                 raise ValueError(f"{name} {channels} is not {self.spec.channels} for each of {', '.join(streams)}")
         if (self.config.condition_channels > 0) != (self.condition_blocks > 0):
-            raise ValueError("condition_blocks without condition_channels, or the other way round")
+            raise ValueError("condition_blocks and condition_channels are not both 0 or both above 0")
         if self.condition_levels and not (self.condition_blocks and len(self.task.targets) == 2):
-            raise ValueError("condition_levels without an encoder of two targets")
+            raise ValueError("condition_levels needs a condition encoder and two targets")
         return self
 
 
 def parse_header(text: str, path: Path) -> ModuleHeader:
-    """The header of `path` from its JSON, without its digest; CheckpointError that names every malformed field."""
+    """The header of `path` from its JSON without the digest; CheckpointError names every malformed field."""
     try:
         return ModuleHeader.model_validate_json(text)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""ReEncoder: a trained module as a library; latents in, latents out, in any pipeline that has the autoencoder."""
+"""ReEncoder: a trained module for use in other programs; latents in, latents out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reencoder_trainer.trained_module import TrainedModule, load_module, save_mo
 
 
 class HasSpec(Protocol):
-    """An autoencoder of load_autoencoder, a cache: anything that says what its latents are."""
+    """Anything that describes its latents, such as an autoencoder of load_autoencoder or a cache."""
 
     @property
     def spec(self) -> LatentSpec: ...
@@ -30,12 +30,18 @@ class HasSpec(Protocol):
 class ReEncoder(ModelHubMixin):
     """Raw latents (..., C_in, T) of the task's inputs -> raw latents (..., C_out, T) of its targets, stacked along C.
 
-    The output has the type and the device of the input; the weights move to where the input is. Matrix products run in
-    `precision` (float32 unless told otherwise), all else in float32, whatever the type of the input.
-    `save_pretrained`, `from_pretrained` and `push_to_hub` are the hub's; the weights are our one self-explaining file.
+    The output has the type and the device of the input; the weights move to the input's device. Matrix products run in
+    `precision`, everything else in float32, whatever the type of the input. `save_pretrained`, `from_pretrained` and
+    `push_to_hub` are the hub's; the weights file is that of save_module.
+
+    Example::
+
+        reencoder = ReEncoder.load("bwe_s")
+        latents = torch.randn(64, 43)  # one second of raw latents of low_band, from the house autoencoder
+        estimate = reencoder(latents)  # (64, 43), raw latents of mono
     """
 
-    _hub_mixin_config: Any = ()  # were it None, the mixin would copy all arguments, weights and all, for config.json
+    _hub_mixin_config: Any = ()  # for None, the mixin would copy all arguments with their weights into config.json
 
     def __init__(self, trained: TrainedModule, *, precision: Precision = "float32") -> None:
         self.trained = trained
@@ -52,9 +58,9 @@ class ReEncoder(ModelHubMixin):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
     ) -> ReEncoder:
-        """`name`: a module file, a run folder or one of save_pretrained, a released module, or a hub id.
+        """Load a module file, a run folder, a folder of save_pretrained, a released module by name, or a hub id.
 
-        CheckpointError for all else.
+        CheckpointError if `name` is none of these, or if the file is damaged.
         """
         path = find_module(name, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir)
         return cls(load_module(path), precision=precision)
@@ -64,51 +70,61 @@ class ReEncoder(ModelHubMixin):
         return self.trained.spec
 
     def check(self, other: LatentSpec | HasSpec) -> None:
-        """CacheError that names every field in which these latents differ from the module's."""
+        """Raise CacheError if these latents differ from the module's, naming every field that differs."""
         spec = other if isinstance(other, LatentSpec) else getattr(other, "spec", None)
         if not isinstance(spec, LatentSpec):
             remedy = "load it with reencoder_pipeline.autoencoder.load_autoencoder, or give a LatentSpec"
-            raise CheckpointError("does not say what its latents are", value=type(other).__name__, remedy=remedy)
+            raise CheckpointError("the object has no LatentSpec", value=type(other).__name__, remedy=remedy)
         remedy = "use the autoencoder that the module was trained with, or train one for this autoencoder"
         self.spec.require_same(spec, where="the module", remedy=remedy)
 
     def __call__(self, latents: Tensor, *, condition: Tensor | None = None, seed: int | None = None) -> Tensor:
-        """Of a module with a condition: `condition` (H,), (1, H) or (B, H), or `seed` for random ones, an item its own;
-        neither is the neutral one, zero."""
+        """`condition` (H,), (1, H) or (B, H), or a `seed` that draws one for each item, is for modules that take one.
+
+        The default condition is zero, the prior's mean. CheckpointError if the shapes do not fit the module.
+        """
         batch = self._batch(latents)
         if batch.numel() == 0:
-            raise CheckpointError("there are no frames", value=tuple(latents.shape))
+            remedy = "give at least one frame and one item"
+            raise CheckpointError("the latents are empty", value=tuple(latents.shape), remedy=remedy)
         self._follow(batch)
         with autocast(batch.device, self.precision):
             output = self.trained(batch, self._condition(batch, condition=condition, seed=seed))
         return output.to(latents.dtype).reshape(*latents.shape[:-2], *output.shape[1:])
 
     def split(self, latents: Tensor) -> dict[str, Tensor]:
-        """An output by target stream: {"left": (..., C, T), "right": (..., C, T)}, each to be decoded on its own."""
+        """Split an output by target stream: {"left": (..., C, T), "right": (..., C, T)}. Decode each separately."""
         targets = self.trained.task.targets
         if latents.dim() < 2 or latents.shape[-2] != self.trained.module.out_channels:
             expected = f"(..., {self.trained.module.out_channels}, frames)"
-            raise CheckpointError(f"no output of this module, which is {expected}", value=tuple(latents.shape))
+            value, remedy = tuple(latents.shape), "give what a call of this module returned"
+            raise CheckpointError(f"an output of this module is {expected}", value=value, remedy=remedy)
         return dict(zip(targets, latents.chunk(len(targets), dim=-2), strict=True))
 
     def posterior(self, targets: Tensor) -> Tensor:
-        """Raw target latents (..., C_out, T) -> the condition (B, H) that describes them (the posterior's mean)."""
+        """Raw target latents (..., C_out, T) -> the condition (B, H) that describes them, the posterior's mean."""
         self._follow(targets)
         return self.trained.posterior(targets.reshape(-1, *targets.shape[-2:])).mean.clone()
 
     def streaming(
         self, *, condition: Tensor | None = None, seed: int | None = None, approximate: bool = False
     ) -> LatentStream:
-        """Latents as they come, of one piece at a time; together the outputs are those of a call on the whole piece.
+        """Process a piece chunk by chunk; the outputs together equal those of a call on the whole piece.
 
-        That needs a module trained with `response_frames`. One with the ordinary GRN, whose norm is over the whole
-        piece, is refused unless `approximate`: then the norm is over what has come so far.
+        This needs a module trained with `response_frames`. An ordinary GRN takes its norm over the whole piece;
+        CheckpointError for such a module unless `approximate`, which takes the norm over all frames so far.
+
+        Example::
+
+            stream = reencoder.streaming(approximate=True)
+            pieces = [stream(chunk) for chunk in latents.split(8, dim=-1)]
+            estimate = torch.cat([*pieces, stream.flush()], dim=-1)
         """
         if self.trained.module.response_frames is None and not approximate:
             raise CheckpointError(
-                "this module looks at the whole piece (GRN), so a stream would give something else than a call",
+                "this module looks at the whole piece (GRN), so streaming would not equal a call",
                 value="response_frames: null",
-                remedy="train with `response_frames: 1` (or 3, 5, ...), or say streaming(approximate=True)",
+                remedy="train with `response_frames: 1` (or 3, 5, ...), or use streaming(approximate=True)",
             )
 
         def start(first: Tensor) -> ModuleStream:
@@ -122,7 +138,7 @@ class ReEncoder(ModelHubMixin):
         return self
 
     def generate_model_card(self, *, name: str | None = None, licence: str | None = None) -> ModelCard:
-        """What save_pretrained and push_to_hub write as README.md; give these as `model_card_kwargs`."""
+        """The README.md of save_pretrained and push_to_hub, whose `model_card_kwargs` are these arguments."""
         return ModelCard(render_card(self.trained, name=name, licence=licence))
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -140,7 +156,7 @@ class ReEncoder(ModelHubMixin):
         revision: str | None = None,
         precision: Precision = "float32",
     ) -> ReEncoder:
-        """The hub's own, but for config.json, which it would take arguments from: it is for other programs to read."""
+        """As ModelHubMixin.from_pretrained, but no arguments are taken from config.json, which is only for readers."""
         return cls._from_pretrained(
             model_id=str(pretrained_model_name_or_path),
             revision=revision,
@@ -194,21 +210,22 @@ class ReEncoder(ModelHubMixin):
     def _condition(self, batch: Tensor, *, condition: Tensor | None, seed: int | None) -> Tensor | None:
         """(B, H), or None for a module without."""
         if condition is not None and seed is not None:
-            raise CheckpointError("a condition and a seed for one are two answers", remedy="give one of them")
+            raise CheckpointError("a condition and a seed exclude each other", remedy="give only one of them")
         channels = self.trained.module.condition_channels
         if seed is not None:
             condition = self.trained.prior(len(batch), seed=seed)
         if not channels:
             if condition is not None:
-                raise CheckpointError("this module takes no condition", value=f"a condition {tuple(condition.shape)}")
+                value, remedy = f"a condition {tuple(condition.shape)}", "leave the condition and the seed out"
+                raise CheckpointError("this module takes no condition", value=value, remedy=remedy)
             return None
         if condition is None:
             condition = batch.new_zeros(1, channels)
         condition = condition.to(batch.device, torch.float32)
         condition = condition[None] if condition.dim() == 1 else condition
         if condition.dim() != 2 or condition.shape[1] != channels or len(condition) not in (1, len(batch)):
-            expected = f"({channels},), (1, {channels}) or ({len(batch)}, {channels})"
-            raise CheckpointError(f"takes a condition {expected}", value=tuple(condition.shape))
+            remedy = f"give ({channels},), (1, {channels}) or ({len(batch)}, {channels}), or a seed"
+            raise CheckpointError("the condition has the wrong shape", value=tuple(condition.shape), remedy=remedy)
         return condition.expand(len(batch), -1)
 
     def _follow(self, latents: Tensor) -> None:
@@ -217,10 +234,10 @@ class ReEncoder(ModelHubMixin):
 
 
 class LatentStream:
-    """`stream(chunk)` gives the frames that are complete by now, `flush()` the rest; then the next piece may begin.
+    """Made by ReEncoder.streaming: call it with each chunk, then `flush()` at the end of the piece.
 
-    Chunks are (..., C_in, t) of any t and the same leading shape; frame n comes out once frame n + latency_frames has
-    come in. Leaving the `with` block forgets what has not been flushed.
+    Chunks are (..., C_in, t) with any t and the same leading shape. Frame n comes out after frame n + latency_frames
+    has gone in. After `flush()` the next piece may begin. Leaving the `with` block drops frames that were not flushed.
     """
 
     def __init__(self, reencoder: ReEncoder, start: Callable[[Tensor], ModuleStream]) -> None:
@@ -242,7 +259,7 @@ class LatentStream:
         self._stream = self._like = None
 
     def __call__(self, chunk: Tensor) -> Tensor:
-        """(..., C_in, t) -> (..., C_out, t'), t' from 0 on"""
+        """(..., C_in, t) -> (..., C_out, t') of the frames that are complete so far; t' may be 0."""
         batch = self._reencoder._batch(chunk)
         if self._stream is None or self._like is None:
             self._stream, self._like = self._start(batch), chunk[..., :0]
@@ -254,12 +271,12 @@ class LatentStream:
         if not same:
             value = f"{tuple(chunk.shape)} {chunk.dtype} {chunk.device} after {tuple(self._like.shape)}"
             raise CheckpointError(
-                "chunks of a piece differ in their length alone", value=value, remedy="flush() before another piece"
+                "chunks of a piece may differ only in length", value=value, remedy="call flush() before another piece"
             )
         return self._run(batch, last=False)
 
     def flush(self) -> Tensor:
-        """(..., C_out, t'): the frames that were held back, latency_frames or as many as there are."""
+        """(..., C_out, t'): the frames that were held back, at most latency_frames."""
         if self._like is None or self._stream is None:
             raise CheckpointError("there is nothing to flush", remedy="give the stream a chunk first")
         output = self._run(self._reencoder._batch(self._like), last=True)

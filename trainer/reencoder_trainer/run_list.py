@@ -1,4 +1,4 @@
-"""What is in a folder of runs: each run's recipe, how far it is, and its last validation."""
+"""Lists the training runs in a folder: each run's recipe, progress and last validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reencoder_trainer.config import TrainConfig
 
 @dataclass(frozen=True)
 class RunSummary:
-    """`seconds` since the last sign of life; `valid` and `warnings` are empty where there are none."""
+    """One run. `seconds` is the time since a file of the run last changed; `valid` and `warnings` may be empty."""
 
     name: str
     recipe: str
@@ -31,12 +31,12 @@ class RunSummary:
 
 
 def list_runs(folder: Path) -> tuple[list[RunSummary], list[str]]:
-    """The runs of `reencoder-train` anywhere below `folder`, latest first, and what could not be read there.
+    """The runs of `reencoder-train` anywhere below `folder`, latest first, and one line for each unreadable run.
 
-    Folders of other trainings are passed over. ConfigError if there is no such folder.
+    Runs of other trainings are skipped. ConfigError if `folder` does not exist.
     """
     if not folder.is_dir():
-        raise ConfigError("no such folder of runs", where=folder, remedy="give the folder that holds the runs' folders")
+        raise ConfigError("the folder of runs does not exist", where=folder, remedy="give the folder above the runs")
     found: list[RunSummary] = []
     unreadable: list[str] = []
     for metrics in folder.rglob("metrics.jsonl"):
@@ -53,7 +53,7 @@ def list_runs(folder: Path) -> tuple[list[RunSummary], list[str]]:
 
 
 def recipe(config: TrainConfig) -> str:
-    """What sets a run apart, in a few words: "bwe S, L1 + discriminator, residual"."""
+    """A run's settings in a few words, such as "bwe S, L1 + discriminator, residual"."""
     losses, parts = config.losses, ["L1"]
     parts += ["level"] * (losses.level > 0) + ["mel"] * (losses.mel > 0) + ["discriminator"] * config.adversarial
     parts += ["condition"] * (config.condition.channels > 0)

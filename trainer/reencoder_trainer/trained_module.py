@@ -1,4 +1,4 @@
-"""A released module: one safetensors file that explains itself and holds all that its use needs."""
+"""Reads and writes a trained module: one safetensors file that holds everything needed to use it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from reencoder_trainer.training_state import content_digest, require_version
 
 MODULE_FORMAT = 2
 HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
+UNCONDITIONED = "use a module trained with condition.channels above 0, or call this one with latents alone"
 
-
-FIRST_WINDOW_SECONDS = 1.4  # of modules whose header does not say it
+FIRST_WINDOW_SECONDS = 1.4  # the training window of modules whose header lacks it
 
 
 @dataclass(frozen=True)
 class LowBand:
-    """How the stream `low_band` of a module's training was made; None where that is not known, of imported latents.
+    """How the stream `low_band` of the training latents was made: rate in Hz and resampler.
 
-    The defaults are those of modules whose header does not say it.
+    None stands for unknown (imported latents). The defaults are those of modules whose header lacks these fields.
     """
 
     rate: int | None = 22_050
@@ -44,7 +44,7 @@ class LowBand:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> LowBand:
-        """From the index of a cache, which has "unknown" for what is not known; so is what no build writes."""
+        """From the index of a cache. "unknown" and values that no build writes become None."""
         rate, resampler = described.get("rate"), described.get("resampler")
         return cls(
             rate if type(rate) is int and 1_000 <= rate <= 1_000_000 else None,
@@ -56,19 +56,24 @@ class LowBand:
         return None not in (self.rate, self.resampler)
 
     def assumed(self) -> tuple[int, str]:
-        """Rate and resampler; what is not known is taken as what is usual."""
+        """Rate and resampler, with the defaults in place of unknown values."""
         usual = LowBand()
         return self.rate or usual.rate or 0, self.resampler or usual.resampler or ""
 
 
 @dataclass(frozen=True)
 class TrainedModule:
-    """A module with all that its use needs: raw latents in, raw latents out.
+    """A module with everything needed to use it: raw latents in, raw latents out.
 
-    `training` says where it comes from: steps, seed, digest of the cache, losses, and the precision of the matrix
-    products that it was trained and validated in. `encoder` is there where the module
-    takes a condition. `low_band` says how its inputs were made, `window_frames` how much it saw at a time in training
-    (None: it does not say so; see `window`).
+    `encoder` is the condition encoder, None for a module without a condition. `training` records steps, seed, digest of
+    the cache, losses, and the number format of matrix products. `low_band` says how the inputs were made.
+    `window_frames` is the length of a training window, None if the file lacks it (see `window`).
+
+    Example::
+
+        trained = load_module(find_module("bwe_s"))
+        latents = torch.randn(1, trained.module.in_channels, 43)  # (1, 64, 43), raw latents of low_band
+        estimate = trained(latents)  # (1, 64, 43), raw latents of mono
     """
 
     module: LatentModule
@@ -80,42 +85,43 @@ class TrainedModule:
     low_band: LowBand = LowBand()
     window_frames: int | None = None
 
-    @torch.no_grad()  # not inference_mode: a decoder that keeps gradients could not take what comes out
+    @torch.no_grad()  # not inference_mode: a decoder that records gradients could not take the output
     def __call__(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raw latents (B, C_in, T) of the task's inputs -> raw float32 (B, C_out, T); streams are stacked along C.
 
-        `condition` (B, H), or (1, H) for all: the mean of `posterior`, one of `prior`, or one between them
-        (`interpolated`). Without one, a module that takes conditions gets the prior's mean, zero.
+        `condition` is (B, H), or (1, H) for the whole batch: the mean of `posterior`, a sample of `prior`, or a vector
+        between them (`interpolated`). The default is the prior's mean, zero. CheckpointError if the module takes none.
         """
         if self.encoder is not None:
             if condition is None:
                 condition = latents.new_zeros(1, self.encoder.condition_channels, dtype=torch.float32)
             condition = condition.expand(len(latents), -1)
         elif condition is not None:
-            raise CheckpointError("this module takes no condition", value=f"a condition {tuple(condition.shape)}")
+            value, remedy = f"a condition {tuple(condition.shape)}", "call the module with latents alone"
+            raise CheckpointError("this module takes no condition", value=value, remedy=remedy)
         return self.estimate(latents, condition)
 
     def estimate(self, latents: Tensor, condition: Tensor | None) -> Tensor:
-        """The same with gradients, and with a condition (B, H) always where the module takes one."""
+        """As a call, but with gradients. A module that takes a condition needs one here, (B, H)."""
         estimate = self.module(self.normalisation.inputs.apply(latents), condition)
         return self.normalisation.targets.undo(estimate)
 
     @torch.inference_mode()
     def posterior(self, targets: Tensor) -> Posterior:
-        """What G_phi makes of raw target latents (B, C_out, T): its mean is the oracle's condition (section 4.2)."""
+        """G_phi of raw target latents (B, C_out, T); its mean is the oracle's condition (section 4.2)."""
         if self.encoder is None:
-            raise CheckpointError("this module takes no condition, so there is none to encode")
+            raise CheckpointError("this module has no condition encoder", remedy=UNCONDITIONED)
         return self.encoder(self.normalisation.targets.apply(targets))
 
     def prior(self, num: int, *, seed: int) -> Tensor:
         """(num, H) random conditions, a pure function of the seed."""
         if self.encoder is None:
-            raise CheckpointError("this module takes no condition, so there is none to draw")
+            raise CheckpointError("this module takes no condition, so it has no prior", remedy=UNCONDITIONED)
         return standard_normal(num, self.encoder.condition_channels, seed=seed, step=0)
 
     @property
     def num_parameters(self) -> int:
-        """Of the module, and of the condition's encoder where there is one."""
+        """Parameters of the module and of its condition encoder."""
         return self.module.num_parameters + (self.encoder.num_parameters if self.encoder else 0)
 
     @property
@@ -124,7 +130,7 @@ class TrainedModule:
         return self.window_frames or self.spec.frames_in(FIRST_WINDOW_SECONDS)
 
     def to(self, device: torch.device | str) -> TrainedModule:
-        """On `device`; the modules themselves move, as modules do."""
+        """The same on `device`; the networks themselves move, as any nn.Module does."""
         encoder = self.encoder.to(device) if self.encoder else None
         return replace(
             self, module=self.module.to(device), normalisation=self.normalisation.to(device), encoder=encoder
@@ -134,8 +140,8 @@ class TrainedModule:
 def save_module(trained: TrainedModule, path: Path, *, weights: torch.dtype = torch.float32) -> None:
     """Write one safetensors file; equal modules give equal bytes.
 
-    `weights` is what the weights are kept in. They are used in float32: a file in float16 is half as large and rounds
-    them. Statistics of latents stay float32.
+    `weights` is the stored type: float16 halves the file and rounds the weights, which are always used in float32.
+    Statistics of latents stay float32.
     """
     tensors = {f"module.{name}": tensor for name, tensor in trained.module.state_dict().items()}
     if trained.encoder is not None:
@@ -169,9 +175,13 @@ def save_module(trained: TrainedModule, path: Path, *, weights: torch.dtype = to
 
 
 def load_module(path: Path) -> TrainedModule:
-    """Read what save_module wrote, in eval mode on the CPU; CheckpointError if it is missing, foreign or damaged.
+    """Read a file of save_module, in eval mode on the CPU; CheckpointError if it is missing, foreign or damaged.
 
-    No size in the header is believed: the modules are made without memory, and only tensors of the file fill them.
+    The sizes in the header allocate nothing: the networks are made on `meta` and filled with the tensors of the file.
+
+    Example::
+
+        trained = load_module(Path("out/runs/bwe/module.safetensors"))
     """
     header, tensors = _read(path)
     config, width = header.config, header.config.width
@@ -190,7 +200,7 @@ def load_module(path: Path) -> TrainedModule:
                     width=width,
                     levels=header.condition_levels,
                 )
-    except (RuntimeError, OverflowError, TypeError):  # sizes beyond what a tensor may have at all
+    except (RuntimeError, OverflowError, TypeError):  # sizes that no tensor can have
         raise CheckpointError(
             "the header asks for impossible sizes", where=path, value=f"width {width}", remedy=WRITTEN
         ) from None
@@ -224,7 +234,7 @@ def load_module(path: Path) -> TrainedModule:
 
 
 def _require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """CheckpointError unless these are the tensors that the header describes, and finite numbers."""
+    """CheckpointError unless these are the tensors that the header describes and all numbers are finite."""
     problems = misfits(tensors, expected)
     for name in expected if not problems else ():
         tensor, statistic = tensors[name], name.startswith("normalisation.")
@@ -236,20 +246,20 @@ def _require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple
             problems.append(f"{name} is not above 0")
     if problems:
         value = first_of(problems)
-        raise CheckpointError("the tensors are not those of its header", where=path, value=value, remedy=WRITTEN)
+        raise CheckpointError("the tensors do not fit the header of the file", where=path, value=value, remedy=WRITTEN)
 
 
 def _read(path: Path) -> tuple[ModuleHeader, dict[str, Tensor]]:
-    """Header and tensors, whose digest has been checked."""
-    again = "copy it again, or resume its run, which writes it anew"
+    """Header and tensors, compared with their digest."""
+    again = "copy the file again, or resume its run, which writes it again"
     damaged = CheckpointError("the module file is damaged", where=path, remedy=again)
     if not path.exists():
-        raise CheckpointError("no such module file", where=path, remedy="train one with reencoder-train")
+        raise CheckpointError("the module file does not exist", where=path, remedy="train one with reencoder-train")
     metadata, tensors = read_safetensors(path, error=CheckpointError, what="a module", remedy=again)
     if HEADER not in metadata:
         value = [shown(key) for key in sorted(metadata)[:8]]
         raise CheckpointError(
-            "a safetensors file, but not a latent module of this program", where=path, value=value, remedy=WRITTEN
+            "the safetensors file is not a latent module of this program", where=path, value=value, remedy=WRITTEN
         )
     try:
         values = dict(json.loads(metadata[HEADER]))

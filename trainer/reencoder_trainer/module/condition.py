@@ -26,14 +26,14 @@ class Posterior(NamedTuple):
 
 
 class ConditionEncoder(nn.Module):
-    """G_phi: the stacked target latents of a whole piece -> a posterior over one condition vector for it.
+    """G_phi: the stacked target latents of a whole piece -> a posterior over one condition vector for the piece.
 
-    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance. Means start about
-    as wide as the prior and deviations at START_DEVIATION, so that a module has something to learn from: one that meets
-    noise first learns to ignore it, and the posterior collapses (trainer/LOG.md).
+    1x1 convolution, ConvNeXt-V2 blocks, mean over time, and a linear layer to mean and log variance. At the start the
+    means are about as wide as the prior and the deviations are START_DEVIATION. A module that sees only noise in its
+    conditions learns to ignore them, and the posterior collapses (trainer/LOG.md).
 
-    With `levels`, which is not in the paper, the linear layer is also given, by channel, how much louder left is than
-    right, in nepers. The mean over time holds that too, but drowned in how all the rest differs from piece to piece.
+    `levels` (not in the paper) also gives the linear layer the level of left minus that of right, per channel in
+    nepers. The mean over time contains it too, but other differences between pieces hide it there.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class ConditionEncoder(nn.Module):
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
         differences = in_channels // 2 if levels else 0
         self.head = nn.Linear(width + differences, 2 * condition_channels)
-        if self.head.weight.is_meta:  # only its shapes are wanted, and drawing numbers there takes a second
+        if self.head.weight.is_meta:  # only the shapes are needed, and drawing numbers on `meta` takes a second
             return
         nn.init.zeros_(self.head.weight)
         means = self.head.weight.data[:condition_channels]
-        nn.init.normal_(means[:, :width], std=4 / math.sqrt(width))  # of items, features differ by about 1/4
+        nn.init.normal_(means[:, :width], std=4 / math.sqrt(width))  # features of two pieces differ by about 1/4
         if levels:
             nn.init.normal_(means[:, width:], std=4 / math.sqrt(differences))
         nn.init.zeros_(self.head.bias)
@@ -72,14 +72,14 @@ class ConditionEncoder(nn.Module):
 def standard_normal(num: int, channels: int, *, seed: int, step: int) -> Tensor:
     """(num, channels) float32 on the CPU, a pure function of (seed, step): the prior, or equation 5's epsilon.
 
-    Drawn for the global batch, of which a rank takes its slice, so it does not depend on the number of ranks. Philox as
-    in `draw_windows`, from another part of its counter. (torch's generator keeps 32 bits of a seed on the CPU.)
+    It is drawn for the global batch and each rank takes its slice, so it does not depend on the number of ranks. The
+    generator is Philox, as in `draw_windows`, at another counter. (torch's CPU generator keeps only 32 bits of a seed.)
     """
     return torch.from_numpy(_generator(seed, step, part=1).standard_normal((num, channels), dtype=np.float32))
 
 
 def coin_tosses(num: int, *, seed: int, step: int) -> Tensor:
-    """(num,) truth values, drawn as in `standard_normal`."""
+    """(num,) booleans, True with probability 1/2, a pure function of (seed, step)."""
     return torch.from_numpy(_generator(seed, step, part=2).random(num) < 0.5)
 
 
@@ -89,5 +89,5 @@ def _generator(seed: int, step: int, *, part: int) -> np.random.Generator:
 
 
 def interpolated(oracle: Tensor, prior: Tensor, *, share: float) -> Tensor:
-    """share * oracle + (1 - share) * prior: the paper's lambda (section 4.2), 1 for the oracle's condition."""
+    """share * oracle + (1 - share) * prior. `share` is the paper's lambda (section 4.2): 1 gives the oracle."""
     return share * oracle + (1 - share) * prior

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 KERNELS = ((3, 7), (3, 7), (3, 7), (3, 7), (3, 7), (3, 3))
-SLOPE = 0.1  # of the leaky ReLU, as in the discriminators of DAC, whose single band this one mimics
+SLOPE = 0.1  # of the leaky ReLU, as in DAC's discriminators: this one is built like one band of them
 MIN_FRAMES = 21  # five kernels of 7 with padding 1 take away 4 frames each
 
 
 class LatentDiscriminator(nn.Module):
     """Six Conv2d over (latent channel, frame), kernels (3, 7) five times and (3, 3), stride 1, padding 1.
 
-    Leaky ReLU follows every layer but the last, which gives the scores: a score of 1 means "encoded from audio". The
-    image loses 4 frames per kernel of 7, so scores exist for T - 20 frames.
+    A leaky ReLU follows every layer except the last, which gives the scores: 1 means "encoded from audio". Each kernel
+    of 7 removes 4 frames, so T frames have scores for T - 20.
     """
 
     def __init__(self, channels: int = 256) -> None:
@@ -28,7 +28,7 @@ class LatentDiscriminator(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> list[Tensor]:
-        """Normalised latents (B, C, T) -> the maps of all six layers, (B, channels, C, T') each; the last: scores"""
+        """Normalised latents (B, C, T) -> the maps of all six layers, each (B, channels, C, T'); the last has scores"""
         x = latents[:, None].contiguous(memory_format=torch.channels_last)  # (B, C, T) -> (B, 1, C, T)
         maps = []
         for layer in self.layers[:-1]:

@@ -18,8 +18,8 @@ class Size(NamedTuple):
 
 
 SIZES = {"S": Size(blocks=4, width=512), "M": Size(blocks=8, width=768)}
-"""The paper's two. For 64 channels in and out: 4,295,232 and 19,077,952 parameters; at 44100/1024 frames per second
-0.37 and 1.64 GFLOPs per second of audio."""
+"""The paper's two sizes. With 64 channels in and out they have 4,295,232 and 19,077,952 parameters; at 44100/1024
+frames per second they take 0.37 and 1.64 GFLOPs per second of audio."""
 
 Output = Literal["direct", "residual", "difference", "panning"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -28,17 +28,23 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 class LatentModule(nn.Module):
     """1x1 convolution, ConvNeXt-V2 blocks, 1x1 convolution, on normalised latents; streams are stacked along channels.
 
-    `output` says what the last convolution predicts:
-      direct      the target latents, as in the paper
-      residual    what to add to the input, to a copy of it for each target stream; starts at zero, so that training
-                  starts at the input itself
-      difference  for two targets: half of left minus right; the targets are input + d and input - d. What the
-                  autoencoder's latents lose when two channels are mixed stays as an error, and so does what mono and
-                  the channels differ by in deviation, since all of this is in normalised latents.
-      panning     a difference d = gain * input + offset, both of every channel and frame: channels that sample a
-                  waveform are moved to one side by a gain, which a layer norm leaves nobody able to copy. A condition
-                  adds to the gains directly too: of each channel so much for the whole piece
-    With `condition_channels` every block takes a condition through AdaLN.
+    `output` names what the last convolution predicts:
+      direct      The target latents, as in the paper.
+      residual    What is added to the input, which is copied for each target stream. The prediction starts at zero, so
+                  training starts at the input itself.
+      difference  For two targets: d, half of left minus right; the targets are input + d and input - d. Two errors
+                  remain: what latents lose when two channels are mixed, and the difference between the deviations of
+                  mono and of the channels, because all of this is in normalised latents.
+      panning     A difference d = gain * input + offset, with a gain and an offset for each channel and frame. Channels
+                  that carry waveform samples need a gain to be panned; layer norm removes their scale, so the blocks
+                  cannot produce one and the output layer must. A condition also adds a constant to each channel's gain.
+    `condition_channels` above 0 gives every block a condition through AdaLN. `response_frames` is GlobalResponseNorm's
+    `frames`.
+
+    Example::
+
+        module = LatentModule(64, 64, blocks=4, width=512)
+        estimate = module(torch.randn(1, 64, 43))  # (1, 64, 43): one second
     """
 
     def __init__(
@@ -54,10 +60,8 @@ class LatentModule(nn.Module):
     ) -> None:
         super().__init__()
         assert output in OUTPUTS, output
-        assert output == "direct" or out_channels % in_channels == 0, "copies of the input fill the targets"
-        assert output not in ("difference", "panning") or out_channels == 2 * in_channels, (
-            "a difference is that of two targets"
-        )
+        assert output == "direct" or out_channels % in_channels == 0, "targets must be whole copies of the input"
+        assert output not in ("difference", "panning") or out_channels == 2 * in_channels, "needs two targets"
         self.in_channels, self.out_channels = in_channels, out_channels
         self.size = Size(blocks, width)
         self.output: Output = output
@@ -67,7 +71,7 @@ class LatentModule(nn.Module):
             ConvNeXtBlock(width, condition_channels=condition_channels, response_frames=response_frames)
             for _ in range(blocks)
         )
-        predicted = in_channels if output == "difference" else out_channels  # panning: gains and offsets
+        predicted = in_channels if output == "difference" else out_channels  # for panning: gains and offsets
         self.conv_out = nn.Conv1d(width, predicted, kernel_size=1)
         self.pan = None
         if output == "panning" and condition_channels:
@@ -79,14 +83,14 @@ class LatentModule(nn.Module):
             nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, in_channels, T), condition (B, condition_channels) where it has one -> (B, out_channels, T)"""
+        """(B, in_channels, T), condition (B, condition_channels) if the module takes one -> (B, out_channels, T)"""
         hidden = self.conv_in(latents)
         for block in self.blocks:
             hidden = block(hidden, condition)
         return self.completed(latents, self.conv_out(hidden), condition)
 
     def completed(self, latents: Tensor, predicted: Tensor, condition: Tensor | None) -> Tensor:
-        """What `output` makes of the last convolution: (B, in_channels, T) and its output -> (B, out_channels, T)"""
+        """Input (B, in_channels, T) and the last convolution's output -> the targets (B, out_channels, T)"""
         if self.output == "residual":
             return latents.repeat(1, self.out_channels // self.in_channels, 1) + predicted
         if self.output == "direct":

@@ -1,16 +1,16 @@
-"""ConvNeXt-V2 block for sequences, with the global response normalisation and the adaptive layer norm inside it."""
+"""The ConvNeXt-V2 block for sequences and its two norms: global response norm and adaptive layer norm."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-TINY = 1e-12  # the root of zero has no gradient
-LEVEL_FLOOR = 1e-4  # of a mean square; below -40 dB of a channel's deviation nothing counts
+TINY = 1e-12  # keeps square roots away from zero, where they have no gradient
+LEVEL_FLOOR = 1e-4  # added to a mean square: levels below -40 dB of a channel's deviation all look alike
 
 
 def level(latents: Tensor, *, frames: int) -> Tensor:
-    """(B, C, T) -> (B, C, pieces): log of the root mean square of pieces of so many frames, which half overlap."""
+    """(B, C, T) -> (B, C, pieces): log of the root mean square of half-overlapping pieces of `frames` frames."""
     means = nn.functional.avg_pool1d(latents.float().square(), frames, stride=max(1, frames // 2))
     return 0.5 * (means + LEVEL_FLOOR).log()
 
@@ -18,10 +18,10 @@ def level(latents: Tensor, *, frames: int) -> Tensor:
 class GlobalResponseNorm(nn.Module):
     """GRN of ConvNeXt-V2: each channel is scaled by its L2 norm over time, relative to the mean over channels.
 
-    The norm runs over the whole sequence, so an output frame depends on all that is given, not only on its neighbours.
-    With `frames` (odd) it is the root mean square of that many frames around each frame instead: then a frame's output
-    does not depend on how long the piece is, and a stream can be processed as it comes; 1 looks at one frame alone.
-    Both parameters start at zero: the layer starts as the identity.
+    The norm is over the whole sequence, so every output frame depends on every input frame. With `frames` (odd) it is
+    the root mean square of that many frames around each frame: then the output does not depend on the length of the
+    piece, and a piece can be processed as it arrives. Both parameters start at zero, so the layer starts as the
+    identity.
     """
 
     def __init__(self, channels: int, *, frames: int | None = None) -> None:
@@ -43,7 +43,7 @@ class GlobalResponseNorm(nn.Module):
 
     def _norm(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, 1, C) over the whole piece, or (B, T, C) around each frame."""
-        if self.frames is None:  # vector_norm takes 7 to 20 times as long here, which was 15 % of S
+        if self.frames is None:  # vector_norm takes 7 to 20 times as long here, which was 15 % of size S's time
             return (x.square().sum(dim=1, keepdim=True) + TINY).sqrt()
         if self.frames == 1:
             return x.abs()
@@ -51,7 +51,7 @@ class GlobalResponseNorm(nn.Module):
             x.square().transpose(1, 2),  # (B, T, C) -> (B, C, T)
             self.frames,
             stride=1,
-            padding=self.frames // 2,  # beyond the ends are zeros: that scales all channels alike, and cancels
+            padding=self.frames // 2,  # zeros beyond the ends scale all channels alike, which cancels
         )
         return (energy + TINY).sqrt().transpose(1, 2)
 
@@ -59,9 +59,9 @@ class GlobalResponseNorm(nn.Module):
 class AdaptiveLayerNorm(nn.Module):
     """AdaLN: layer norm whose scale and shift are linear in a condition (paper, section 3.1.2).
 
-    The projection starts at zero, so the layer starts as a plain layer norm and the condition matters only once it has
-    been learnt to. It has no bias, and the norm no parameters of its own: what they could do, the linear layer that
-    follows in a block can (24.84 M parameters in all then; the paper says 24.8).
+    The projection starts at zero, so the layer starts as a plain layer norm. The projection has no bias and the norm no
+    parameters of its own, because the next linear layer of the block can do the same. M2S then has 24.84 M parameters;
+    the paper says 24.8.
     """
 
     def __init__(self, channels: int, condition_channels: int) -> None:
@@ -79,8 +79,9 @@ class AdaptiveLayerNorm(nn.Module):
 class ConvNeXtBlock(nn.Module):
     """One residual block of the latent module (paper, section 3.1.2).
 
-    The expansion is 2, not ConvNeXt's usual 4: only then do 4 blocks of 512 and 8 of 768 have the paper's 4.3 M and
-    19.1 M parameters. With `condition_channels` the norm is an AdaLN. `response_frames` is GlobalResponseNorm's.
+    The expansion is 2, not ConvNeXt's usual 4: only with 2 do 4 blocks of 512 and 8 of 768 have the paper's 4.3 M and
+    19.1 M parameters. `condition_channels` above 0 makes the norm an AdaLN. `response_frames` is GlobalResponseNorm's
+    `frames`.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class ConvNeXtBlock(nn.Module):
         self.project = nn.Linear(expansion * channels, channels)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, C, T), condition (B, H) where the block has one -> (B, C, T)"""
+        """(B, C, T), condition (B, H) if the block takes one -> (B, C, T)"""
         y = self.depthwise(x).transpose(1, 2)  # (B, C, T) -> (B, T, C)
         y = self.norm(y) if condition is None else self.norm(y, condition)
         y = self.project(self.response_norm(self.activation(self.expand(y))))

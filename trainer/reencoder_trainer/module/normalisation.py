@@ -1,4 +1,4 @@
-"""Per-channel normalisation of latents: the module sees zero mean and unit deviation in every channel."""
+"""Normalises latents per channel, so that the module sees zero mean and unit deviation in every channel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Scaling:
 
     @classmethod
     def of_streams(cls, statistics: Mapping[str, Statistics], streams: Sequence[str]) -> Scaling:
-        """A channel that never varies has deviation 0; it keeps its scale, so that it becomes zero and not NaN."""
+        """A channel that never varies (deviation 0) is divided by 1, so that it becomes zero and not NaN."""
         mean = torch.cat([torch.as_tensor(statistics[stream].mean) for stream in streams]).float()
         std = torch.cat([torch.as_tensor(statistics[stream].std) for stream in streams]).float()
         return cls(mean[:, None], torch.where(std > 0, std, 1.0)[:, None])
@@ -46,18 +46,18 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How a task's inputs and targets are scaled, by statistics over the training split."""
+    """Scales a task's inputs and targets by statistics of the training split."""
 
     inputs: Scaling
     targets: Scaling
 
     @classmethod
     def of_task(cls, statistics: Mapping[str, Statistics], task: Task, *, shared: bool = False) -> Normalisation:
-        """Each stream by its own statistics or, `shared`, all by those of mono.
+        """Scale each stream by its own statistics or, with `shared`, all streams by those of mono.
 
-        Shared, copying normalised latents is copying latents. On their own, left and right deviate more than mono: a
-        module whose output starts at its input starts beside the mono copy, at an L1 of 0.222 and not 0.209 (house
-        latents, valid split), and what `difference` cannot reach is 0.084 instead of 0.031.
+        Left and right deviate more than mono. With their own statistics a copy of the normalised input is therefore not
+        a copy of the latents: a module that starts at its input has an L1 of 0.222 instead of 0.209 with `shared`
+        (house latents, valid split), and `difference` cannot get below 0.084 instead of 0.031.
         """
         streams = ((SHARED,) * len(names) if shared else names for names in (task.inputs, task.targets))
         return cls(*(Scaling.of_streams(statistics, names) for names in streams))

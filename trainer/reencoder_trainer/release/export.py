@@ -1,7 +1,7 @@
-"""Export a trained module to ONNX and to torch.export, and check what was written against the module itself.
+"""Exports a trained module to ONNX and to torch.export, and compares each exported file with the module.
 
-The contract of every format is the module's own: raw latents (B, C_in, T) float32 in, raw latents (B, C_out, T) float32
-out, any batch and any number of frames, normalisation inside; a module with a condition has a second input (B, H).
+Every format takes raw latents (B, C_in, T) float32 and gives raw latents (B, C_out, T) float32, for any batch size and
+number of frames; normalisation is inside. A module with a condition has a second input (B, H).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from reencoder_trainer.trained_module import TrainedModule, load_module
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-TOLERANCE = 1e-4  # of the targets' deviation; another engine's float32 differs by some 1e-6 of it
-SHAPES = ((1, 1), (1, 60), (3, 172))  # batch and frames of the random latents; none is the example's of the export
-NORMALISATION = "inside: raw latents in, raw latents out"  # by which an export is known as well
+TOLERANCE = 1e-4  # in deviations of the targets; float32 of another engine differs by about 1e-6
+SHAPES = ((1, 1), (1, 60), (3, 172))  # batch and frames of the random latents; the traced example has another shape
+NORMALISATION = "inside: raw latents in, raw latents out"  # also marks a file as an export of ours
 NAME, CONDITION, OUTPUT = "latents", "condition", "output"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file and the largest difference between it and the module, in deviations of the targets' channels."""
+    """An exported file and its largest difference from the module, in deviations of the targets' channels."""
 
     format: str
     path: Path
@@ -63,22 +63,34 @@ def export_module(
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
 ) -> tuple[Exported, ...]:
-    """The module file `path` -> `out`/<its name>.<format>, each read back and run beside the module.
+    """Export the module file `path` to `out`/<its name>.<format>.
 
-    Compared on random latents of several shapes and on `latents`, raw (B, C_in, T). What differs by more than
-    `tolerance` is not written. The ONNX file carries its description as metadata; the .pt2 has it
-    in a .json beside it. ConfigError for an unknown format, and, unless `overwrite`, where a file that no export made
-    has the name of one; CheckpointError for what is not a module or does not fit.
+    Each export is read back and compared with the module on random latents of several shapes and on `latents`, raw
+    (B, C_in, T) each. An export that differs by more than `tolerance` (deviations of the targets) is not written. The
+    ONNX file carries its description as metadata; that of a .pt2 is in a .json beside it.
+
+    ConfigError for an unknown format and, unless `overwrite`, if another file already has the name of an export;
+    CheckpointError if `path` is not a module or `latents` do not fit it.
+
+    Example::
+
+        onnx, pt2 = export_module(find_module("bwe_s"), Path("out/export"))
+        assert onnx.agrees, onnx.text()
     """
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise ConfigError("unknown format", where="--format", value=unknown, remedy=f"one of: {', '.join(FORMATS)}")
+        remedy = f"choose from: {', '.join(FORMATS)}"
+        raise ConfigError("the export format is unknown", where="--format", value=unknown, remedy=remedy)
     if not overwrite:
         _require_own_files(path, out, formats)
     trained = load_module(path)
     expected = trained.module.in_channels
     for example in latents:
         if example.dim() != 3 or example.shape[1] != expected or example.numel() == 0:
-            raise CheckpointError(f"takes latents (batch, {expected}, frames)", value=tuple(example.shape))
+            raise CheckpointError(
+                f"the module takes latents (batch, {expected}, frames)",
+                value=tuple(example.shape),
+                remedy="give latents of the autoencoder and the streams that the module was trained with",
+            )
     contract = _Contract(trained).eval()
     out.mkdir(parents=True, exist_ok=True)
     found = []
@@ -95,7 +107,7 @@ def export_module(
 
 
 def _require_own_files(path: Path, out: Path, formats: Sequence[str]) -> None:
-    remedy, holds = "give another --out, or --overwrite replaces it", NORMALISATION.encode()
+    remedy, holds = "choose another --out, or replace the file with --overwrite", NORMALISATION.encode()
     for name in formats:
         target = out / f"{path.stem}.{name}"
         beside = target.with_suffix(f".{name}.json")
@@ -105,7 +117,7 @@ def _require_own_files(path: Path, out: Path, formats: Sequence[str]) -> None:
 
 
 def describe(trained: TrainedModule) -> dict[str, Any]:
-    """What a program needs to know that has the exported file alone."""
+    """Describes an exported file for programs that have no other file of the module."""
     module = trained.module
     inputs = {NAME: ["batch", module.in_channels, "frames"]}
     if module.condition_channels:
@@ -137,7 +149,7 @@ class _Contract(nn.Module):
 
 
 def _example(module: nn.Module) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Inputs of a trace, and which of their axes are free."""
+    """Example inputs for tracing, and their dynamic axes."""
     assert isinstance(module, _Contract)
     inner, dynamic = module.module, torch.export.Dim.DYNAMIC
     inputs: tuple[Tensor, ...] = (torch.zeros(2, inner.in_channels, 50),)
@@ -228,7 +240,7 @@ def _needs(*packages: str) -> None:
 
     if missing := [name for name in packages if find_spec(name) is None]:
         raise CheckpointError(
-            "export to ONNX needs packages that are not here",
+            "the export to ONNX needs packages that are not installed",
             value=", ".join(missing),
             remedy="pip install 'reencoder[export]'",
         )

@@ -1,4 +1,4 @@
-"""Where a module is: a file, a run's folder, a released one by its name, or a hub id becomes a file on disk."""
+"""Finds the file of a module from a path, a run folder, the name of a released module, or a hub id."""
 
 from __future__ import annotations
 
@@ -25,19 +25,27 @@ def find_module(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """What is on disk comes before a released module, and that before a hub id. CheckpointError for all else."""
+    """The module file that `name` stands for: a path on disk, else a released module, else a hub id (downloaded).
+
+    CheckpointError if `name` is none of these.
+
+    Example::
+
+        find_module("bwe_s")  # .../reencoder_trainer/released/bwe_s.safetensors
+    """
     path, there = _on_disk(name)
     if not there and str(name) in released_modules():
         path, there = RELEASED / f"{name}.safetensors", True
     if there:
         if revision is not None:
-            raise CheckpointError("a revision is of a hub id, and this is on disk", where=path, value=revision)
+            remedy = "leave the revision out, or give a hub id (owner/name)"
+            raise CheckpointError("a file on disk has no revisions", where=path, value=revision, remedy=remedy)
         return module_file(path)
     if not looks_like_hub_id(str(name)):
         like = difflib.get_close_matches(str(name), released_modules(), n=1)
-        remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or a released one"
-        remedy += f": {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
-        raise CheckpointError("no such module", where=f"'{shown(name)}'", remedy=remedy)
+        remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or the name of a"
+        remedy += f" released module: {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
+        raise CheckpointError("there is no such module", where=f"'{shown(name)}'", remedy=remedy)
     from huggingface_hub import hf_hub_download
 
     try:
@@ -46,27 +54,31 @@ def find_module(
         )
     except Exception as error:  # offline, a typing mistake, no access: the hub raises some dozen classes
         value = f"{type(error).__name__}: {str(error).strip()[:200]}"
-        remedy = "correct the path or the id; offline, only what has been downloaded before can be loaded"
+        remedy = "correct the path or the id; offline, only modules downloaded earlier can be loaded"
         raise CheckpointError(
-            "neither on disk nor to be had from the hub", where=name, value=value, remedy=remedy
+            "no such file or released module exists, and the download from the hub failed",
+            where=name,
+            value=value,
+            remedy=remedy,
         ) from error
     return Path(found)
 
 
 def _on_disk(name: str | Path) -> tuple[Path, bool]:
-    """The path, and whether something is there."""
+    """The path, and whether it exists."""
     try:
         return Path(name).expanduser(), bool(str(name)) and Path(name).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, with a NUL
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a NUL
         return Path(name), False
 
 
 def module_file(path: Path) -> Path:
-    """The module in a run folder or in one of save_pretrained; a file is itself."""
+    """The module file in a run folder or a folder of save_pretrained; the path of a file is returned as it is."""
     if not path.is_dir():
         return path
     for name in (RUN_NAME, HUB_NAME):
         if (path / name).is_file():
             return path / name
     found = ", ".join(sorted(child.name for child in path.iterdir())[:12]) or "nothing"
-    raise CheckpointError(f"a folder without {RUN_NAME} or {HUB_NAME}", where=path, value=found)
+    remedy = "give the folder of a finished run or of save_pretrained, or the module file itself"
+    raise CheckpointError(f"the folder holds no {RUN_NAME} or {HUB_NAME}", where=path, value=found, remedy=remedy)

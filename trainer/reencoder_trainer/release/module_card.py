@@ -1,4 +1,4 @@
-"""The model card of a released module, and the config beside it: all from the module file itself."""
+"""Writes the model card and the config.json of a module from the module file alone."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ A light module for {task} in the latent space of a frozen autoencoder: raw laten
 | streaming | {streaming} |
 | licence of the weights | {licence} |
 
-The latents must come from this very autoencoder: `check` compares every field above, weights too. The autoencoder's
-own licence applies to it.
+The latents must come from this autoencoder: `check` compares every field above, including the weights. The
+autoencoder has a licence of its own.
 
 ## Use
 
@@ -58,17 +58,21 @@ latents = reencoder(autoencoder.encode(audio){seed})
 {training}
 ```
 
-`valid` holds mean L1 distances on unseen tracks in normalised latents: of the module (`l1`), of its input unchanged
-(`l1_no_module`) and of the channel means (`l1_channel_means`). `level` is how far their levels are apart, in nepers; of
-two targets, the levels of their side and the balance between them too.
-With a condition these are of the oracle's, `_random` of one that was drawn; `kl` is what the condition holds, in nats.
-`precision` is that of the matrix products in training and in `valid`; early files do not say it.
+`valid` holds mean L1 distances on unseen tracks in normalised latents: of the module (`l1`), of its unchanged input
+(`l1_no_module`) and of the channel means (`l1_channel_means`). `level` is the difference between levels in nepers; for
+two targets it includes the level of their side and the balance between them.
+If the module takes a condition, these values use the oracle's condition and those ending in `_random` a random one;
+`kl` is the information in the condition, in nats.
+`precision` is the number format of matrix products in training and in `valid`; early files lack it.
 """
 
 
 def render_card(trained: TrainedModule, *, name: str | None, licence: str | None, results: str = "") -> str:
-    """Markdown with front matter as the hub reads it. `name` is what `ReEncoder.load` finds it by; what nobody said is
-    "not stated". `results`: Markdown of what was measured with it, on audio."""
+    """Markdown with front matter for the hub.
+
+    `name` is the argument of `ReEncoder.load` in the card's example. A `licence` of None is written as "not stated".
+    `results` is Markdown about measurements on audio.
+    """
     module, spec, task = trained.module, trained.spec, trained.task
     channels = module.condition_channels
     exact = module.response_frames is not None
@@ -88,7 +92,7 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
         "channels_in": module.in_channels,
         "channels_out": module.out_channels,
         "autoencoder": markdown_text(spec.autoencoder),
-        # A card is code to copy: a name that the file brings along stands in its table and is not called.
+        # Readers copy the card's code, so it loads only autoencoders that ship with us and no name from a file.
         "autoencoder_name": json.dumps(spec.autoencoder if spec.autoencoder in SHIPPED else UNNAMED),
         "weights": markdown_text(spec.weights),
         "channels": spec.channels,
@@ -114,7 +118,7 @@ def render_card(trained: TrainedModule, *, name: str | None, licence: str | None
 
 
 def module_config(trained: TrainedModule) -> dict[str, Any]:
-    """What the file says of itself, for programs that want to know before they load it."""
+    """The contents of config.json: what the module takes and gives, for programs that have not loaded it."""
     module = trained.module
     return {
         "library_name": "reencoder",
@@ -134,16 +138,16 @@ def module_config(trained: TrainedModule) -> dict[str, Any]:
 
 
 def _made(trained: TrainedModule) -> str:
-    """How the audio of the input streams is made."""
+    """Says how the audio of the input streams is made."""
     if "low_band" not in trained.task.inputs:
         return markdown_text(", ".join(trained.task.inputs)) + ": the recording at its full band"
     rate, resampler = trained.low_band.assumed()
-    doubt = "" if trained.low_band.known else " (taken for granted: the latents were imported, and nobody said)"
+    doubt = "" if trained.low_band.known else " (assumed: the imported latents do not record it)"
     return markdown_text(f"low_band: mono, reduced to {rate:,} Hz and back by {resampler}{doubt}")
 
 
 def _front_matter(trained: TrainedModule, *, licence: str | None) -> str:
-    # The hub knows licences by short lower-case names; what has none is "other", under its own name.
+    # The hub knows licences by short lower-case names; any other is "other" with a license_name.
     known = licence is not None and re.fullmatch(r"[A-Za-z0-9.-]+", licence) is not None
     values = {
         **({"license": licence.lower()} if licence is not None and known else {}),

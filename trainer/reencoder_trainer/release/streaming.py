@@ -1,4 +1,4 @@
-"""A module on latents that arrive piece by piece: every layer keeps the few frames that it still needs."""
+"""Runs a module on latents that arrive chunk by chunk; each layer keeps the few frames it still needs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from reencoder_trainer.module.latent_module import LatentModule
 from reencoder_trainer.module.layers import TINY, ConvNeXtBlock
 from reencoder_trainer.trained_module import TrainedModule
 
-FEW = 8  # frames; up to these a depthwise convolution by hand takes a quarter to two thirds of conv1d's time
+FEW = 8  # frames; up to so many, a depthwise convolution by multiplication takes 1/4 to 2/3 of conv1d's time
 
 
 class ModuleStream:
-    """Raw latents (B, C_in, t) of any t -> raw float32 (B, C_out, t') of the frames that are complete by now.
+    """Chunks of raw latents (B, C_in, t), any t -> raw float32 (B, C_out, t') of the frames that are complete so far.
 
-    What has come out after `last=True` is what the module makes of the whole piece: zeros stand beyond both ends of
-    every layer, as in a convolution's padding, and real frames everywhere else. A module without `response_frames`
-    looks at the whole piece in its GRN; here its norm is then over all frames so far, which is another estimate.
-    `condition` is (B, H) where the module takes one. A stream is one piece.
+    After `last=True` the outputs together equal a call of the module on the whole piece: each layer is padded with
+    zeros at both ends of the piece and sees real frames everywhere else. Only a module without `response_frames`
+    differs: its GRN looks at the whole piece, here at all frames so far. `condition` is (B, H) if the module takes one.
+    Use one instance per piece.
     """
 
     def __init__(self, trained: TrainedModule, condition: Tensor | None = None) -> None:
@@ -46,16 +46,16 @@ class ModuleStream:
 
 
 class _BlockStream:
-    """A ConvNeXtBlock that holds back the frames whose surroundings have not all come."""
+    """A ConvNeXtBlock that holds frames back until all their neighbours have arrived."""
 
     def __init__(self, block: ConvNeXtBlock) -> None:
         self._block = block
         self._reach = block.depthwise.kernel_size[0] // 2
         self._around = (block.response_norm.frames or 1) // 2
-        self._inputs: Tensor | None = None  # (B, C, up to 2 * reach): of the convolution
-        self._hidden: Tensor | None = None  # (B, up to 2 * around, 2 C): of the response norm
-        self._residual: Tensor | None = None  # (B, C, up to around): to which its output will be added
-        self._energy: Tensor | None = None  # (B, 1, 2 C) float64: of all frames so far
+        self._inputs: Tensor | None = None  # (B, C, up to 2 * reach) of the convolution
+        self._hidden: Tensor | None = None  # (B, up to 2 * around, 2 C) of the response norm
+        self._residual: Tensor | None = None  # (B, C, up to around), waiting for the block's output
+        self._energy: Tensor | None = None  # (B, 1, 2 C) float64, the sum over all frames so far
 
     def __call__(self, x: Tensor, condition: Tensor | None, *, last: bool) -> Tensor:
         """(B, C, t) -> (B, C, t')"""
@@ -78,7 +78,7 @@ class _BlockStream:
         return residual + y.transpose(1, 2)  # (B, T, C) -> (B, C, T)
 
     def _normed(self, y: Tensor, residual: Tensor, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, t, 2 C) and (B, C, t) -> the frames that are ready, the norm around each, and what they are added to."""
+        """(B, t, 2 C) and (B, C, t) -> the frames that are ready, the norm around each, and their residual."""
         frames = self._block.response_norm.frames
         if frames is None:
             energy = y.double().square().cumsum(dim=1)
@@ -104,7 +104,7 @@ class _BlockStream:
 
 
 def latency_frames(module: LatentModule) -> int:
-    """How many frames must follow a frame before its output is complete."""
+    """The number of frames that must follow a frame before its output is complete."""
     around = (module.response_frames or 1) // 2
     return sum(block.depthwise.kernel_size[0] // 2 + around for block in _blocks(module))
 

@@ -12,12 +12,12 @@ from reencoder_pipeline.errors import ConfigError
 class Draws:
     """Positions of a corpus for every step, drawn with replacement.
 
-    `positions` (tracks,) counts each track's window starts, at least 1. Every position of the corpus is equally likely:
-    a track is picked in proportion to its positions and the start in it uniformly.
+    `positions` (tracks,) counts each track's window starts, at least 1. Every position of the corpus is equally likely.
 
-    Philox is a keyed counter: (seed, step) is the key, so nothing is drawn in order. Its raw words are part of numpy's
-    stability promise, the Generator methods built on them are not; the modulo's bias is below positions / 2^64. One
-    generator is told key after key: making one takes ten times as long, a tenth of a batch.
+    Philox is a keyed counter with the key (seed, step), so steps can be drawn in any order. numpy promises that its raw
+    words stay the same between versions, but not the Generator methods built on them. The modulo's bias is below
+    positions / 2^64. One generator is re-keyed for each step; constructing a new one takes ten times as long, about a
+    tenth of a batch.
     """
 
     def __init__(self, positions: np.ndarray, *, seed: int) -> None:
@@ -38,17 +38,17 @@ class Draws:
 
 
 def draw_windows(positions: np.ndarray, *, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Window k of step `step`: (track index, start frame), each int64 (batch_size,), drawn as `Draws` says."""
+    """(track index, start frame) of each window of step `step`, each int64 (batch_size,), drawn as in `Draws`."""
     draws = Draws(positions, seed=seed)
     tracks, drawn = draws.positions(step, batch_size=batch_size)
     return tracks, drawn - draws.firsts[tracks]
 
 
 def share_of(batch_size: int, world_size: int) -> int:
-    """Windows per process; equal shares, so that the mean of the processes' gradients is the global batch's."""
+    """Windows per process. Shares are equal, so the mean of the processes' gradients is the global batch's."""
     if batch_size % world_size:
         raise ConfigError(
-            "the global batch does not divide among the processes",
+            "the global batch cannot be divided equally among the processes",
             where="batch_size",
             value=f"{batch_size} windows, {world_size} processes",
             remedy=f"use a multiple of {world_size}, or another number of processes",

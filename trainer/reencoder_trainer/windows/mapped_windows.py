@@ -1,8 +1,8 @@
-"""Training windows: batch k of the global batch is a pure function of (seed, k).
+"""Loads training windows from memory-mapped shards; global batch k is a pure function of (seed, k).
 
-There is no loader state: resuming is counting on, and any number of processes sees the same batches, each taking its
-slice. A batch of memory-mapped windows costs one vectorised draw and one gather, far less than a step; worker processes
-would only add a copy. Corpora that fit no local disk: streaming_windows.
+There is no loader state: a resumed run continues with the next k, and any number of processes sees the same batches,
+each taking its slice. A batch costs one vectorised draw and one gather, far less than a training step; worker processes
+would only add a copy. For corpora that fit no local disk see pooled_windows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reencoder_trainer.windows.draws import Draws, share_of
 
 
 class Windows(Protocol):
-    """Where batches come from. `too_short` tracks of the split hold no whole window and are never drawn."""
+    """A source of batches. `too_short` counts the split's tracks that are shorter than a window; they are not drawn."""
 
     split: str
     num_tracks: int
@@ -35,12 +35,12 @@ class Windows(Protocol):
         ...
 
     def close(self) -> None:
-        """No batch is asked for any more."""
+        """Release threads; no batch may be read after this."""
         ...
 
 
 def usable_tracks(cache: LatentCache, task: Task, *, split: str, num_frames: int) -> tuple[Sequence[CachedTrack], int]:
-    """The split's tracks that hold a window, and how many do not. CacheError if none does."""
+    """The split's tracks that hold a window, and the number of shorter ones. CacheError if no track holds one."""
     tracks = cache.select(task, split=split)
     usable = [track for track in tracks if track.num_frames >= num_frames]
     if not usable:
@@ -55,9 +55,16 @@ def usable_tracks(cache: LatentCache, task: Task, *, split: str, num_frames: int
 
 
 class WindowLoader:
-    """Windows of all of a task's streams out of a cache whose files are mapped: here, or copied here now from its URL.
+    """Windows of all streams of a task, from a cache whose shard files are mapped into memory.
 
-    Every position of the split is equally likely in every batch.
+    Every position of the split is equally likely in every batch. For a cache at a URL the constructor first copies the
+    shards it needs to the local disk.
+
+    Example::
+
+        cache = open_cache("out/cache")
+        loader = WindowLoader(cache, TASKS["bwe"], split="train", num_frames=60, seed=0)
+        batch = loader.batch(0, batch_size=256)  # {"low_band": (256, 60, 64), "mono": (256, 60, 64)}
     """
 
     def __init__(self, cache: LatentCache, task: Task, *, split: str, num_frames: int, seed: int) -> None:
@@ -68,7 +75,7 @@ class WindowLoader:
         self.num_windows = int(positions.sum())
         self._draws = Draws(positions, seed=seed)
         cache.prepare(usable, task.streams)
-        # (streams, tracks): what a position in the corpus is to be added to, in frames, for its place in memory
+        # (streams, tracks): a window at corpus position p begins at base + p * channels, counted in values
         addresses = np.stack([cache.addresses(usable, stream) for stream in task.streams])
         self._bases = addresses - self._draws.firsts * cache.spec.channels
         scales = [scale for stream in task.streams if (scale := cache.scales(usable, stream)) is not None]
@@ -84,13 +91,13 @@ class WindowLoader:
             windows = windows.float().mul_(self._scales[:, tracks].view(-1, 1, windows.shape[-1]))
         if self._cache.is_cold:
             following, _ = self._places(step + 1, batch_size, mine)
-            self._cache.read_ahead(following, num_frames=self._num_frames)  # while this one is learnt from
+            self._cache.read_ahead(following, num_frames=self._num_frames)  # during this batch's training step
         return dict(zip(self._task.streams, windows.split(share), strict=True))
 
     def close(self) -> None:
         pass
 
     def _places(self, step: int, batch_size: int, mine: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Where this slice of a global batch's windows begin, (streams * B,), and the tracks they lie in, (B,)."""
+        """Addresses of the first frames of this slice's windows, (streams * B,), and the windows' tracks, (B,)."""
         tracks, positions = (each[mine] for each in self._draws.positions(step, batch_size=batch_size))
         return (self._bases[:, tracks] + positions * self._cache.spec.channels).reshape(-1), tracks

@@ -11,7 +11,7 @@ from reencoder_trainer.windows.pooled_windows import StreamingLoader
 def open_windows(
     cache: LatentCache, task: Task, *, split: str, num_frames: int, seed: int, stream_shards: int | None
 ) -> Windows:
-    """All of a split's windows at hand or, with `stream_shards`, a pool of so many shards at a time."""
+    """A loader over all windows of a split or, with `stream_shards`, over a pool of that many shards at a time."""
     if stream_shards is None:
         return WindowLoader(cache, task, split=split, num_frames=num_frames, seed=seed)
     return StreamingLoader(cache, task, split=split, num_frames=num_frames, seed=seed, pool_shards=stream_shards)

@@ -1,4 +1,4 @@
-"""Training windows of a corpus that fits no local disk: shards come and go, batch k is a function of (seed, k)."""
+"""Loads training windows of a corpus that fits no local disk, from a changing pool of shards in memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from reencoder_pipeline.tasks import Task
 from reencoder_trainer.windows.draws import draw_windows, share_of
 from reencoder_trainer.windows.mapped_windows import usable_tracks
 
-AHEAD = 2  # shards that are fetched while those before them are drawn from
+AHEAD = 2  # shards that are fetched before they enter the pool
 
 
 @lru_cache(maxsize=8)
 def shard_order(num_shards: int, *, seed: int, epoch: int) -> np.ndarray:
     """(num_shards,): the order in which an epoch visits the shards, a pure function of (seed, epoch).
 
-    Raw Philox words, as in draw_windows; the counter is another one, so that the two have nothing in common.
+    It uses raw Philox words as `draw_windows` does, at another counter, so that the two draws are independent.
     """
     key, counter = np.array([seed, epoch], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
     order = np.argsort(np.random.Philox(key=key, counter=counter).random_raw(num_shards), kind="stable")
@@ -38,19 +38,19 @@ def shard_order(num_shards: int, *, seed: int, epoch: int) -> np.ndarray:
 class StreamingLoader:
     """Windows out of a pool of `pool_shards` shards in memory, which slides over the epochs' orders end to end.
 
-    Whenever as many windows were drawn as an average shard holds end to end, the oldest shard leaves the pool and the
-    next one in order takes its place. The index alone says which shards batch k needs and which windows it takes from
-    them, so a resumed run fetches those and goes on with the very batches of an uninterrupted one.
+    A turn is the number of windows that an average shard holds end to end. After each turn the oldest shard leaves the
+    pool and the next one in order takes its place. The shards and windows of batch k follow from the index and
+    (seed, k) alone, so a resumed run continues with the same batches as an uninterrupted run.
 
-    How good the shuffle is: the windows of a batch are drawn as WindowLoader draws them, every position equally likely,
-    but out of the pool: 32 shards of 25 minutes are 13 hours of audio. A shard stays for `pool_shards` turns, in which
-    its frames are read once on average; the next epoch meets it among other shards. Over an epoch a position is as
-    likely as any other up to the differences in size among the pools it is in (a per cent or so, where shards are
-    alike). Where all shards fit the pool, batches are not WindowLoader's, but as good.
+    Shuffling: the windows of a batch are drawn as in WindowLoader, every position of the pool equally likely; 32 shards
+    of 25 minutes are 13 hours of audio. A shard stays for `pool_shards` turns, in which each of its frames is read once
+    on average. In the next epoch it shares the pool with other shards. Over an epoch all positions are equally likely,
+    up to the differences in size among the pools (about a per cent if shards are alike). If all shards fit the pool,
+    the batches differ from WindowLoader's but are as well shuffled.
 
     Memory: `pool_shards` + 2 shards of the task's streams and the split's tracks (bwe, 64 channels, float16: 17 MB a
-    shard), and up to 8 MB for each file under way. Every process fetches for itself: a tar whole, of a Zarr shard the
-    task's streams. What arrives is compared with its sha256 before it is drawn from.
+    shard), and up to 8 MB for each file that is being fetched. Every process fetches its own shards: a tar as a whole,
+    a Zarr shard only in the task's streams. Each file is compared with its sha256 before a window is drawn from it.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class StreamingLoader:
     def batch(self, step: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
         """Rank `rank`'s slice of global batch `step`: raw latents (batch_size / world_size, T, C) of every stream.
 
-        CacheError if a shard that it needs cannot be fetched, ConfigError if a batch takes more than the pool holds.
-        One thread at a time.
+        CacheError if a shard cannot be fetched, ConfigError if a batch takes more frames than the pool holds. Not
+        thread-safe.
         """
         share, turn = share_of(batch_size, world_size), self._turn(step, batch_size)
         pool = self._pool(turn)
@@ -117,10 +117,9 @@ class StreamingLoader:
         self._fetchers.shutdown(cancel_futures=True)
 
     def _turn(self, step: int, batch_size: int) -> int:
-        """How many shards have left the pool before global batch `step`."""
+        """The number of shards that have left the pool before global batch `step`."""
         if self._pool_shards == len(self._shards):
             return 0
-        # A turn is the windows that an average shard holds end to end.
         frames = batch_size * self._num_frames * len(self._shards)
         turns_per_batch = frames / self._total_frames
         if turns_per_batch > self._pool_shards:
@@ -133,17 +132,17 @@ class StreamingLoader:
         return step * frames // self._total_frames
 
     def _pool(self, turn: int) -> list[int]:
-        """The shards of a turn; where one epoch ends and the next begins, one may stand there twice."""
+        """The shards of a turn. Between two epochs the same shard may occur twice."""
         epoch, place = divmod(turn, len(self._shards))
         orders = [shard_order(len(self._shards), seed=self._seed, epoch=each) for each in (epoch, epoch + 1)]
         return np.concatenate(orders)[place : place + self._pool_shards].tolist()
 
     def _hold(self, pool: Sequence[int], *, ahead: Sequence[int]) -> None:
-        """Wait until the shards of the pool are here; let go of what is not needed and begin to fetch what is next."""
+        """Release shards that are no longer needed, start fetching the next ones, and wait for those of the pool."""
         wanted = dict.fromkeys([*pool, *ahead])
         for number in [number for number in self._held if number not in wanted]:
             slot, filled = self._held.pop(number)
-            if not filled.cancel():  # under way still, where the steps are not asked for one after the other
+            if not filled.cancel():  # still being fetched, if steps were not requested in order
                 wait([filled])
             self._free.append(slot)
         for number in wanted:
@@ -153,7 +152,7 @@ class StreamingLoader:
         for number in pool:
             slot, filled = self._held[number]
             if (error := filled.exception()) is not None:
-                del self._held[number]  # whoever asks again tries again
+                del self._held[number]  # the next request tries again
                 self._free.append(slot)
                 raise error
 

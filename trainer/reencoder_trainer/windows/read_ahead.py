@@ -1,4 +1,4 @@
-"""ReadAhead: tells a cold cache which windows come next."""
+"""Reads the next batches in a thread while the device computes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from reencoder_trainer.windows.mapped_windows import Windows
 
 
 class ReadAhead:
-    """The same batches, read by a thread while the device computes, in page-locked memory that copies asynchronously.
+    """The batches of `loader`, read by a thread up to `depth` steps ahead.
 
-    With `depth` 0 a batch is read when it is asked for: on the CPU a thread has no idle time to use.
+    `pin` puts them into page-locked memory, from which copies to the device are asynchronous. `depth` 0 starts no
+    thread and reads each batch on request: on the CPU a thread has no idle time to use.
     """
 
     def __init__(
@@ -24,7 +25,7 @@ class ReadAhead:
         self._reader = ThreadPoolExecutor(1) if depth else None
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """This rank's slice of global batch `step`; errors of the reader come here."""
+        """This rank's slice of global batch `step`; errors of the reading thread are raised here."""
         if self._reader is None:
             return self._read(step)
         for ahead in range(step, min(self._steps, step + self._depth + 1)):
