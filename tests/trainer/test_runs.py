@@ -56,7 +56,7 @@ def test_a_recipe_is_a_few_words() -> None:
 
 
 def test_no_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such folder of runs"):
+    with pytest.raises(ConfigError, match="folder of runs does not exist"):
         list_runs(tmp_path / "absent")
 
 
