@@ -25,7 +25,8 @@ from reencoder_eval.clips.read import load_clip
 from reencoder_eval.evaluate import tracks_of_split
 from reencoder_eval.metrics.latent import encode_clip
 from reencoder_eval.metrics.score import score_clip
-from reencoder_eval.run_systems import run_systems
+from reencoder_eval.request import EvaluationRequest
+from reencoder_eval.run_systems import Scoring, Setup
 from reencoder_eval.systems.rows import systems_of
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.tasks import get_task
@@ -79,10 +80,10 @@ def main() -> None:
         for workers in WORKERS:
             with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
                 start = time.perf_counter()
-                run_systems(
-                    systems, choice.clips, autoencoder=coder, task=task, resampler=RESAMPLER, listening_clips=0,
-                    device="cpu", workers=workers, out=Path(folder),
-                )  # fmt: skip
+                request = EvaluationRequest(
+                    source=arguments.source, out=Path(folder), task=task.name, listening_clips=0, workers=workers
+                )
+                Scoring(request, Setup(systems, coder, resampler=RESAMPLER)).run(choice)
                 walls[workers].append(time.perf_counter() - start)
     alone = min(walls[0])
     for workers, values in walls.items():

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from reencoder_eval.baselines.baseline import load_baseline
-from reencoder_eval.baselines.external import ExternalProgram
 from reencoder_eval.clips.choose import ClipChoice, choose_clips
-from reencoder_eval.evaluation_folder import (
-    EXTERNAL,
-    OWN,
-    RUN,
-    working_in,
-    write_json,
-)
+from reencoder_eval.evaluation_folder import EXTERNAL, OWN, RUN, working_in, write_json
 from reencoder_eval.low_band import low_band_of, title_of
 from reencoder_eval.metrics.hearing_models import require_available
-from reencoder_eval.metrics.score import Quality
 from reencoder_eval.report.listening_page import write_report
-from reencoder_eval.run_systems import Evaluation, describe, failure_of, run_systems
+from reencoder_eval.request import EvaluationRequest
+from reencoder_eval.run_systems import Evaluation, Scoring, Setup, describe
 from reencoder_eval.systems.rows import systems_of
-from reencoder_eval.systems.system import System
 from reencoder_eval.tables.score_tables import write_tables
+from reencoder_eval.tables.summary import Summary
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.corpora.corpus import Track, read_corpus
 from reencoder_pipeline.corpora.splits import assign_splits
@@ -35,97 +26,37 @@ from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.release.find_module import find_module
 from reencoder_trainer.trained_module import load_module
 
-if TYPE_CHECKING:
-    from reencoder_pipeline.autoencoder import Autoencoder
 
-
-def evaluate(
-    *,
-    source: Path,
-    split: str | None,
-    valid_share: float,
-    test_share: float,
-    autoencoder: str,
-    modules: Sequence[tuple[str, Path]],
-    baselines: Sequence[tuple[str, Path | None, str | None]],
-    external: Sequence[ExternalProgram],
-    task: str,
-    resampler: str | None,
-    num_clips: int,
-    clip_seconds: float,
-    seed: int,
-    listening_clips: int,
-    device: str,
-    workers: int,
-    out: Path,
-    quality: Sequence[Quality] = (),
-) -> Evaluation:
+def evaluate(request: EvaluationRequest) -> Evaluation:
     """Choose clips, run every system on each of them, score the estimates, and write tables and the listening page.
 
-    `modules` are pairs of a label and what `find_module` finds, `baselines` of a name, a weights file (None: it has
-    none, or it is only counted) and a label (None: its own). The low band is made as for the training of the modules,
-    with another `resampler` only if one is given. Running it again resumes: a score is kept when it belongs
-    to the same audio, the same system and the same metrics.
+    Running it again resumes: a score is kept when it belongs to the same audio, the same system and the same metrics.
+
+    Example::
+
+        evaluation = evaluate(EvaluationRequest(source=Path("music"), out=Path("out/eval/bwe")))
+        print(evaluation.rows[0]["scores"])
     """
-    require_available(quality)
-    require_own_folder(out, marks=OWN)  # before the work of choosing clips and loading models
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
-    tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
-    choice = choose_clips(tracks, task=task, num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
-    coder = load_autoencoder(autoencoder, device=device)
-    found = [(label, find_module(name)) for label, name in modules]
-    raw_audio = [
-        load_baseline(name, weights=weights, task=task, device=device, label=label)
-        for name, weights, label in baselines
-    ]
-    raw_audio += [program.as_baseline(get_task(task), kept=out / EXTERNAL) for program in external]
-    trained = [(label, path, load_module(path).to(device)) for label, path in found]
-    low_rate, resampler = low_band_of(
-        get_task(task), [(path, module) for _, path, module in trained], resampler=resampler, spec=coder.spec
-    )
-    systems = systems_of(
-        get_task(task),
-        coder,
-        modules=trained,
-        baselines=raw_audio,
-        low_rate=low_rate,
-        resampler=resampler,
-        seed=seed,
-        device=device,
-    )
-    with working_in(out):
-        write_run(
-            out,
-            choice,
-            systems,
-            title=title_of(task, low_rate=low_rate, sample_rate=coder.spec.sample_rate),
-            task=task,
-            split=split,
-            seed=seed,
-            clip_seconds=clip_seconds,
-            autoencoder=coder,
-            low_rate=low_rate,
-            resampler=resampler,
-            listening_clips=listening_clips,
-        )
-        evaluation = run_systems(
-            systems,
-            choice.clips,
-            autoencoder=coder,
-            task=get_task(task),
-            low_rate=low_rate,
-            resampler=resampler,
-            listening_clips=listening_clips,
-            device=device,
-            workers=workers,
-            out=out,
-            quality=quality,
-            failures=[failure_of(error, where=error.where) for error in choice.failures],
-        )
-        write_tables(out)
-        write_report(out)
+    choice = choose(request)
+    setup = prepare(request)
+    title = title_of(request.task, low_rate=setup.low_rate, sample_rate=setup.autoencoder.spec.sample_rate)
+    with working_in(request.out):
+        evaluation, _ = score(request, choice, setup, title=title)
     return evaluation
+
+
+def choose(request: EvaluationRequest) -> ClipChoice:
+    """The clips; an error for a request that cannot be met comes before the work of choosing them."""
+    require_available(request.quality)
+    require_own_folder(request.out, marks=OWN)
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError("no CUDA device is available", where="device", value="cuda", remedy="use device: cpu")
+    tracks = tracks_of_split(
+        request.source, request.split, valid_share=request.valid_share, test_share=request.test_share
+    )
+    return choose_clips(
+        tracks, task=request.task, num_clips=request.num_clips, clip_seconds=request.clip_seconds, seed=request.seed
+    )
 
 
 def tracks_of_split(source: Path, split: str | None, *, valid_share: float, test_share: float) -> list[Track]:
@@ -142,39 +73,62 @@ def tracks_of_split(source: Path, split: str | None, *, valid_share: float, test
     return chosen
 
 
-def write_run(
-    out: Path,
-    choice: ClipChoice,
-    systems: Sequence[System],
-    *,
-    title: str,
-    task: str,
-    split: str | None,
-    seed: int,
-    clip_seconds: float,
-    autoencoder: Autoencoder,
-    resampler: str,
-    listening_clips: int,
-    low_rate: int = 22_050,
-) -> None:
+def prepare(request: EvaluationRequest) -> Setup:
+    """Load the autoencoder, the modules and the baselines, and make the rows of the table of them."""
+    task, device = get_task(request.task), request.device
+    coder = load_autoencoder(request.autoencoder, device=device)
+    found = [(label, find_module(name)) for label, name in request.modules]
+    baselines = [
+        load_baseline(name, weights=weights, task=task.name, device=device, label=label)
+        for name, weights, label in request.baselines
+    ]
+    baselines += [program.as_baseline(task, kept=request.out / EXTERNAL) for program in request.external]
+    modules = [(label, path, load_module(path).to(device)) for label, path in found]
+    low_rate, resampler = low_band_of(
+        task, [(path, module) for _, path, module in modules], resampler=request.resampler, spec=coder.spec
+    )
+    systems = systems_of(
+        task,
+        coder,
+        modules=modules,
+        baselines=baselines,
+        low_rate=low_rate,
+        resampler=resampler,
+        seed=request.seed,
+        device=device,
+    )
+    return Setup(systems, coder, low_rate, resampler)
+
+
+def score(request: EvaluationRequest, choice: ClipChoice, setup: Setup, *, title: str) -> tuple[Evaluation, Summary]:
+    """Score every system on every clip, and write everything but the costs of it into the folder of the request."""
+    write_run(request, choice, setup, title=title)
+    evaluation = Scoring(request, setup).run(choice)
+    summary = write_tables(request.out)
+    write_report(request.out)
+    return evaluation, summary
+
+
+def write_run(request: EvaluationRequest, choice: ClipChoice, setup: Setup, *, title: str) -> None:
     """run.json: what was compared on what."""
+    spec = setup.autoencoder.spec
     write_json(
-        out / RUN,
+        request.out / RUN,
         {
             "title": title,
-            "task": task,
-            "split": split,
-            "seed": seed,
-            "clip_seconds": clip_seconds,
-            "sample_rate": autoencoder.spec.sample_rate,
-            "autoencoder": autoencoder.spec.to_dict(),
-            "low_rate": low_rate,
-            "resampler": resampler,
+            "task": request.task,
+            "split": request.split,
+            "seed": request.seed,
+            "clip_seconds": request.clip_seconds,
+            "sample_rate": spec.sample_rate,
+            "autoencoder": spec.to_dict(),
+            "low_rate": setup.low_rate,
+            "resampler": setup.resampler,
             "systems": [
                 {"name": system.name, "label": system.label, "about": system.about, "trained": system.run is not None}
-                for system in systems
+                for system in setup.systems
                 if system.scored == "all"
             ],
-            **describe(choice, listening_clips=listening_clips),
+            **describe(choice, listening_clips=request.listening_clips),
         },
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -32,18 +32,29 @@ from reencoder_eval.evaluation_folder import (
 )
 from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_record
 from reencoder_eval.metrics.latent import encode_clip
-from reencoder_eval.metrics.score import SCORING_VERSION, Quality, Scores, scoring_processes
+from reencoder_eval.metrics.score import SCORING_VERSION, Scores, Submit, scoring_processes
+from reencoder_eval.request import EvaluationRequest
 from reencoder_eval.run_contents import read_scores
 from reencoder_eval.systems.costs import measure_costs
 from reencoder_eval.systems.system import System, estimate_of
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
-from reencoder_pipeline.tasks import Task
+from reencoder_pipeline.tasks import get_task
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
 
-Job = tuple[dict[str, Any], Future[Scores]]  # a row without its scores, and the scores
+PendingRow = tuple[dict[str, Any], Future[Scores]]  # a row without its scores, and the scores
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The rows of a table, the autoencoder of all of them, and how the low band of the clips is made."""
+
+    systems: Sequence[System]
+    autoencoder: Autoencoder
+    low_rate: int = 22_050
+    resampler: str = "soxr_vhq"
 
 
 @dataclass(frozen=True)
@@ -54,134 +65,170 @@ class Evaluation:
     failures: tuple[dict[str, str], ...]
 
 
-def run_systems(
-    systems: Sequence[System],
-    clips: Sequence[Clip],
-    *,
-    autoencoder: Autoencoder,
-    task: Task,
-    resampler: str,
-    listening_clips: int,
-    device: str,
-    workers: int,
-    out: Path,
-    quality: Sequence[Quality] = (),
-    failures: Sequence[dict[str, str]] = (),
-    low_rate: int = 22_050,
-) -> Evaluation:
+class Scoring:
     """Every system on every clip: writes costs.json, audio/, failures.jsonl and, when all is done, scores.jsonl.
 
-    A clip that cannot be read, or a system that fails on one clip, is a failure and not the end. `failures` are those
-    that came before. EvaluationError when nothing at all could be scored.
+    Of `request` it reads the task, the metrics, the device, the processes and the folder. A clip that cannot be read,
+    or a system that fails on one clip, is a failure, and the others go on.
     """
-    (out / AUDIO).mkdir(parents=True, exist_ok=True)
-    known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_scores(out / name)}
-    write_rows(out / JOURNAL, known.values())
-    rows, failed = [], list(failures)
-    references: dict[str, str] = {}  # clip -> key of the record of its reference's latents
-    runnable = [system for system in systems if system.run is not None]
 
-    def job(system: System, audio: ClipAudio, reference: np.ndarray, *, keep_audio: bool) -> Job:
-        """Run one system on one clip and have the estimate scored, unless that is known.
+    def __init__(self, request: EvaluationRequest, setup: Setup) -> None:
+        self.request, self.setup, self.out, self.task = request, setup, request.out, get_task(request.task)
+        self.runnable = [system for system in setup.systems if system.run is not None]
+        self.measured = "/".join([str(SCORING_VERSION), *sorted(request.quality)])
+        self.known: dict[str, dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.failures: list[dict[str, str]] = []
+        self.references: dict[str, str] = {}  # clip -> key of the record of its reference's latents
 
-        `reference` are the latents of the targets. The estimate's audio is kept where people listen to it.
+    def run(self, choice: ClipChoice) -> Evaluation:
+        """EvaluationError when nothing at all could be scored."""
+        (self.out / AUDIO).mkdir(parents=True, exist_ok=True)
+        self.known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_scores(self.out / name)}
+        write_rows(self.out / JOURNAL, self.known.values())
+        self.failures = [failure_of(error, where=error.where) for error in choice.failures]
+        total, interval = len(choice.clips) * len(self.runnable), 0.1 if sys.stderr.isatty() else 30.0
+        with (
+            scoring_processes(self.request.workers) as submit,
+            tqdm(total=total, unit="score", file=sys.stderr, mininterval=interval) as progress,
+        ):
+            for row, scores in _ahead(self._started(choice.clips, submit, progress), 2 * self.request.workers):
+                self.collect(row, scores)
+                progress.update()
+        return self._finished([clip.id for clip in choice.clips[: self.request.listening_clips]])
+
+    def _started(self, clips: Sequence[Clip], submit: Submit, progress: tqdm) -> Iterator[PendingRow]:
+        costed = False
+        for number, clip in enumerate(clips):
+            audio, listened = self.load(clip), number < self.request.listening_clips
+            if audio is not None and not costed:
+                measure_costs(
+                    self.setup.systems,
+                    audio,
+                    autoencoder=self.setup.autoencoder,
+                    device=self.request.device,
+                    path=self.out / COSTS,
+                )
+                progress.unpause()  # the time left is that of the scores
+                costed = True
+            reference = None if audio is None else self._keep_reference(audio, listened=listened)
+            if audio is None or reference is None:
+                progress.update(len(self.runnable))
+                continue
+            for system in self.runnable:
+                yield self.run_one(system, audio, reference, submit, keep_audio=listened and system.scored == "all")
+
+    def load(self, clip: Clip) -> ClipAudio | None:
+        """The clip in every stream of the task; None, and a failure, where it cannot be read."""
+        rate, low_rate = self.setup.autoencoder.spec.sample_rate, self.setup.low_rate
+        try:
+            return load_clip(clip, task=self.task, sample_rate=rate, low_rate=low_rate, resampler=self.setup.resampler)
+        except ReencoderError as error:
+            self.failures.append(failure_of(error, where=clip.id))
+            return None
+
+    def run_one(
+        self, system: System, audio: ClipAudio, reference: np.ndarray, submit: Submit, *, keep_audio: bool
+    ) -> PendingRow:
+        """Run one system on one clip and have the estimate scored, unless its scores are known.
+
+        `reference` are the latents of the targets. `keep_audio` keeps the estimate for the listening page.
         """
-        measured = "/".join([str(SCORING_VERSION), *sorted(quality)])
-        key = hashlib.sha256(f"{measured}/{system.name}/{system.digest}/{audio.digest}".encode()).hexdigest()
-        clip, whole = audio.clip, system.scored == "all"
+        clip = audio.clip
+        key = hashlib.sha256(f"{self.measured}/{system.name}/{system.digest}/{audio.digest}".encode()).hexdigest()
         row = {"clip": clip.id, "track": clip.track, "system": system.name, "label": system.label, "key": key}
-        files = [record_path(out, key)] if whole else []
-        if whole and keep_audio:
-            files.append(audio_path(out, clip.id, system.name, key=key))
+        record = record_path(self.out, key) if system.scored == "all" else None
+        sound = audio_path(self.out, clip.id, system.name, key=key) if keep_audio else None
         scores: Future[Scores] = Future()
-        if key in known and all(file.is_file() for file in files):
-            scores.set_result(known[key]["scores"])
+        if key in self.known and all(file is None or file.is_file() for file in (record, sound)):
+            scores.set_result(self.known[key]["scores"])
             return row, scores
-        assert system.run is not None
         try:
             estimate = estimate_of(system, audio)
-            if whole:
-                latents = encode_clip(estimate, autoencoder=autoencoder, device=device)
-                write_record(record_path(out, key), LatentRecord.of(latents, reference))
+            if record is not None:
+                latents = encode_clip(estimate, autoencoder=self.setup.autoencoder, device=self.request.device)
+                write_record(record, LatentRecord.of(latents, reference))
         except ReencoderError as error:
             scores.set_exception(error)
             return row, scores
-        if whole and keep_audio:
-            write_audio(files[-1], estimate, audio.sample_rate)
-        settings = {"task": task.name, "scored": system.scored, "quality": tuple(quality), "edge_hz": low_rate / 2}
-        return row, submit(estimate, audio.stack(task.targets), audio.sample_rate, **settings)
+        if sound is not None:
+            write_audio(sound, estimate, audio.sample_rate)
+        return row, submit(
+            estimate,
+            audio.stack(self.task.targets),
+            audio.sample_rate,
+            task=self.task.name,
+            scored=system.scored,
+            quality=tuple(self.request.quality),
+            edge_hz=self.setup.low_rate / 2,
+        )
 
-    def jobs() -> Iterator[Job]:
-        costed = False
-        for number, clip in enumerate(clips):
-            try:
-                audio = load_clip(
-                    clip, task=task, sample_rate=autoencoder.spec.sample_rate, low_rate=low_rate, resampler=resampler
-                )
-            except ReencoderError as error:
-                failed.append(failure_of(error, where=clip.id))
-                progress.update(len(runnable))
-                continue
-            if not costed:
-                measure_costs(systems, audio, autoencoder=autoencoder, device=device, path=out / COSTS)
-                progress.unpause()  # the time left is that of the scores
-                costed = True
-            latents = encode_clip(audio.stack(task.targets), autoencoder=autoencoder, device=device)
-            try:
-                write_record(record_path(out, audio.digest), LatentRecord.of(latents, latents))
-            except EvaluationError as error:
-                failed.append(failure_of(error, where=clip.id))
-                progress.update(len(runnable))
-                continue
-            references[clip.id] = audio.digest
-            listened = number < listening_clips
-            if listened:
-                write_audio(audio_path(out, clip.id, REFERENCE), audio.stack(task.targets), audio.sample_rate)
-            for system in runnable:
-                yield job(system, audio, latents, keep_audio=listened)
+    def collect(self, row: dict[str, Any], scores: Future[Scores]) -> None:
+        """Wait for the scores of a row, and write them down."""
+        place = f"{row['clip']}, {row['label']}"
+        try:
+            self.rows.append({**row, "scores": scores.result()})
+        except ReencoderError as error:
+            self.failures.append(failure_of(error, where=place))
+            return
+        except BrokenProcessPool:
+            raise EvaluationError(
+                "a process that scores was ended", where=place,
+                remedy="was there too little memory? Fewer workers need less; the same command goes on",
+            ) from None  # fmt: skip
+        if row["key"] not in self.known:
+            append_row(self.out / JOURNAL, self.rows[-1])
 
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    with (
-        scoring_processes(workers) as submit,
-        tqdm(total=len(clips) * len(runnable), unit="score", file=sys.stderr, mininterval=interval) as progress,
-    ):
-        for row, scores in _ahead(jobs(), 2 * workers):
-            try:
-                rows.append({**row, "scores": scores.result()})
-            except ReencoderError as error:
-                failed.append(failure_of(error, where=f"{row['clip']}, {row['label']}"))
-            except BrokenProcessPool:
-                raise EvaluationError(
-                    "a process that scores was ended", where=f"{row['clip']}, {row['label']}",
-                    remedy="was there too little memory? Fewer workers need less; the same command goes on",
-                ) from None  # fmt: skip
-            else:
-                if row["key"] not in known:
-                    append_row(out / JOURNAL, rows[-1])
-            progress.update()
-    write_rows(out / FAILURES, failed)
-    if not rows:
-        raise EvaluationError("no clip could be scored", where=out / FAILURES, value=f"{len(failed)} failures")
-    add_latent_scores(out, rows, references)
-    write_rows(out / SCORES, rows)
-    (out / JOURNAL).unlink()
-    listening = [clip.id for clip in clips[:listening_clips]]
-    remove_stale(out, kept=_files_of(out, rows, listening=listening, references=references))
-    return Evaluation(tuple(rows), tuple(failed))
+    def _keep_reference(self, audio: ClipAudio, *, listened: bool) -> np.ndarray | None:
+        """The latents of the targets, kept as a record; their sound too where it is listened to. None, and a failure,
+        where the latents are not finite."""
+        targets = audio.stack(self.task.targets)
+        latents = encode_clip(targets, autoencoder=self.setup.autoencoder, device=self.request.device)
+        try:
+            write_record(record_path(self.out, audio.digest), LatentRecord.of(latents, latents))
+        except EvaluationError as error:
+            self.failures.append(failure_of(error, where=audio.clip.id))
+            return None
+        self.references[audio.clip.id] = audio.digest
+        if listened:
+            write_audio(audio_path(self.out, audio.clip.id, REFERENCE), targets, audio.sample_rate)
+        return latents
+
+    def _finished(self, listening: Sequence[str]) -> Evaluation:
+        write_rows(self.out / FAILURES, self.failures)
+        if not self.rows:
+            raise EvaluationError(
+                "no clip could be scored", where=self.out / FAILURES, value=f"{len(self.failures)} failures",
+                remedy="read the file: it says of each clip why",
+            )  # fmt: skip
+        add_latent_scores(self.out, self.rows, self.references)
+        write_rows(self.out / SCORES, self.rows)
+        (self.out / JOURNAL).unlink()
+        remove_stale(self.out, kept=self._files(listening))
+        return Evaluation(tuple(self.rows), tuple(self.failures))
+
+    def _files(self, listening: Sequence[str]) -> Iterator[Path]:
+        """The audio of the clips that are listened to, and the latents of all."""
+        yield from (audio_path(self.out, clip, REFERENCE) for clip in listening)
+        yield from (record_path(self.out, key) for key in self.references.values())
+        for row in self.rows:
+            yield record_path(self.out, row["key"])
+            if row["clip"] in listening:
+                yield audio_path(self.out, row["clip"], row["system"], key=row["key"])
 
 
-def _ahead(jobs: Iterable[Job], count: int) -> Iterator[Job]:
-    """The same jobs in the same order, each handed on when `count` more have been started."""
-    started: deque[Job] = deque()
-    for job in jobs:
-        started.append(job)
+def _ahead(rows: Iterable[PendingRow], count: int) -> Iterator[PendingRow]:
+    """The same rows in the same order, each handed on when `count` more have been started."""
+    started: deque[PendingRow] = deque()
+    for row in rows:
+        started.append(row)
         if len(started) > count:
             yield started.popleft()
     yield from started
 
 
 def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
-    """Which excerpts were chosen, which were passed over and why; files by name only, folders differ by machine."""
+    """Which excerpts were chosen, and which were passed over and why; files by name only, folders differ by machine."""
 
     def plain(clip: Clip) -> dict[str, Any]:
         return {"id": clip.id, **asdict(clip), "path": clip.path.name}
@@ -197,12 +244,3 @@ def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
 
 def failure_of(error: ReencoderError, *, where: object) -> dict[str, str]:
     return {"where": str(where), "what": error.what, "found": str(error.value)}
-
-
-def _files_of(
-    out: Path, rows: Sequence[Mapping[str, Any]], *, listening: Sequence[str], references: Mapping[str, str]
-) -> set[Path]:
-    """The audio of the clips that are listened to, and the latents of all."""
-    files = {audio_path(out, clip, REFERENCE) for clip in listening}
-    files |= {audio_path(out, row["clip"], row["system"], key=row["key"]) for row in rows if row["clip"] in listening}
-    return files | {record_path(out, key) for key in (*references.values(), *(row["key"] for row in rows))}

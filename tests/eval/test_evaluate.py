@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 import reencoder_eval.evaluate as evaluation
-from reencoder_eval.cli.evaluate import app, arguments_of
+from reencoder_eval.cli.evaluate import app, request_of
 from reencoder_eval.clips.choose import choose_clips
 from reencoder_eval.clips.read import ClipAudio, load_clip
 from reencoder_eval.config import EvalConfig
@@ -36,7 +36,8 @@ from reencoder_eval.low_band import low_band_of
 from reencoder_eval.metrics import score as scoring
 from reencoder_eval.metrics.score import score_clip
 from reencoder_eval.metrics.spectral import METRICS
-from reencoder_eval.run_systems import Evaluation, run_systems
+from reencoder_eval.request import EvaluationRequest
+from reencoder_eval.run_systems import Evaluation, Scoring, Setup
 from reencoder_eval.systems.costs import measure_costs
 from reencoder_eval.systems.rows import systems_of
 from reencoder_eval.systems.system import System
@@ -115,7 +116,7 @@ Evaluate = Callable[..., Evaluation]
 def evaluate(settings: dict[str, Any]) -> Evaluate:
     def run(out: Path, **changes: Any) -> Evaluation:
         config = EvalConfig.model_validate({**settings, **changes, "out": out})
-        return evaluation.evaluate(**arguments_of(config))
+        return evaluation.evaluate(request_of(config))
 
     return run
 
@@ -290,19 +291,10 @@ def broken(audio: ClipAudio) -> np.ndarray:
 def test_a_failing_system_is_named_and_the_others_go_on(songs: Path, autoencoder: Autoencoder, tmp_path: Path) -> None:
     choice = choose_clips(read_corpus(songs), task="bwe", num_clips=3, clip_seconds=1.0, seed=0)
     clips = [replace(clip, start=clip.start - clip.start % 2 + number % 2) for number, clip in enumerate(choice.clips)]
-    task = get_task("bwe")
-    systems = [*systems_of(task, autoencoder)[1:2], System("broken", "Broken", "fails", "0", broken)]
-    result = run_systems(
-        systems,
-        [*clips, replace(clips[0], start=10**9)],
-        autoencoder=autoencoder,
-        task=task,
-        resampler="soxr_vhq",
-        listening_clips=0,
-        device="cpu",
-        workers=0,
-        out=tmp_path,
-    )
+    choice = replace(choice, clips=(*clips, replace(clips[0], start=10**9)))
+    systems = [*systems_of(get_task("bwe"), autoencoder)[1:2], System("broken", "Broken", "fails", "0", broken)]
+    request = EvaluationRequest(source=songs, out=tmp_path, listening_clips=0, workers=0)
+    result = Scoring(request, Setup(systems, autoencoder)).run(choice)
     assert [row["system"] for row in result.rows] == ["sinc"] * 3
     assert [failure["what"] for failure in read_rows(tmp_path / FAILURES)] == [
         "the audio holds values that are not finite numbers",
@@ -315,10 +307,10 @@ def test_a_failing_system_is_named_and_the_others_go_on(songs: Path, autoencoder
 
 def test_nothing_scored_is_an_error(songs: Path, autoencoder: Autoencoder, tmp_path: Path) -> None:
     choice = choose_clips(read_corpus(songs), task="bwe", num_clips=1, clip_seconds=1.0, seed=0)
-    rest = {"task": get_task("bwe"), "resampler": "soxr_vhq", "listening_clips": 0, "device": "cpu", "workers": 0}
-    systems = [System("broken", "Broken", "fails", "0", broken)]
+    request = EvaluationRequest(source=songs, out=tmp_path, listening_clips=0, workers=0)
+    setup = Setup([System("broken", "Broken", "fails", "0", broken)], autoencoder)
     with pytest.raises(EvaluationError, match="no clip could be scored"):
-        run_systems(systems, choice.clips, autoencoder=autoencoder, out=tmp_path, **rest)
+        Scoring(request, setup).run(choice)
 
 
 def test_an_uncountable_autoencoder_is_evaluated_all_the_same(
@@ -373,8 +365,7 @@ def test_clips_are_made_as_the_module_was_trained(
     assert described["title"] == f"Bandwidth extension, {rate / 1000:g} to 44.1 kHz"
     assert f"taps at {rate / 2:,.0f} Hz" in (out / REPORT).read_text()
 
-    tracks = evaluation.tracks_of_split(songs, None, valid_share=0.05, test_share=0.1)
-    (clip,) = evaluation.choose_clips(tracks, task="bwe", num_clips=1, clip_seconds=1.0, seed=0).clips
+    (clip,) = choose_clips(read_corpus(songs), task="bwe", num_clips=1, clip_seconds=1.0, seed=0).clips
     mono = load_clip(clip, task=get_task("bwe"), sample_rate=RATE, resampler="soxr_vhq").streams["mono"]
     low = low_band(mono[None], sample_rate=RATE, low_rate=rate, resampler=resampler)
     inner = slice(RATE // 2, RATE // 2 + RATE)

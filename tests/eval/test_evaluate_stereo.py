@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from reencoder_eval.baselines.baseline import Baseline
-from reencoder_eval.cli.evaluate import app, arguments_of
+from reencoder_eval.cli.evaluate import app, request_of
 from reencoder_eval.config import EvalConfig
 from reencoder_eval.evaluate import evaluate
 from reencoder_eval.evaluation_folder import BALANCES, CHART, COSTS, MARKDOWN, REPORT, RUN, SCORES, TABLES, read_rows
@@ -85,7 +85,7 @@ def run(songs: Path, tiny_autoencoder: Path, module: Path, tmp_path_factory: pyt
             "modules": [{"label": "M", "path": module}], "baselines": [{"name": "decorrelation"}],
             "clip_seconds": 1.0, "listening_clips": 1, "workers": 0, "out": out, **changes,
         }  # fmt: skip
-        evaluate(**arguments_of(EvalConfig.model_validate(settings)))
+        evaluate(request_of(EvalConfig.model_validate(settings)))
         return out
 
     return evaluated
@@ -168,7 +168,7 @@ def untrained(*, weights: Path | None, device: str) -> Baseline:
     from reencoder_eval.metrics.flops import FlopCount
 
     assert (weights, device) == (None, "cpu")
-    return Baseline("big", "Big", "a model", "m2s", "0", None, lambda: FlopCount(100.0, 90.0, 5, None))
+    return Baseline("big", "Big", "a model", "m2s", "0", None, lambda: FlopCount(100.0, 5))
 
 
 def test_a_model_without_weights_has_a_cost_and_no_scores(run: Run) -> None:

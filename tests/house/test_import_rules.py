@@ -24,7 +24,7 @@ ROOMS = {
     "reencoder_eval": """
         config evaluation_folder run_contents low_band metrics clips
         baselines baselines.aero baselines.musichifi train_baseline
-        latent_scores systems tables run_systems report evaluate autoencoder_report
+        latent_scores request systems tables run_systems report evaluate autoencoder_report
         apply.files apply demo cli""",
 }
 ORDER = [f"{floor}.{room}" for floor, rooms in ROOMS.items() for room in rooms.split()]

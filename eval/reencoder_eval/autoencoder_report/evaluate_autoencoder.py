@@ -8,34 +8,28 @@ import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
 from reencoder_eval.autoencoder_report.diagnostics import DIAGNOSTICS_VERSION, diagnose
 from reencoder_eval.autoencoder_report.latent_figure import latent_figure
 from reencoder_eval.autoencoder_report.weights_record import weights_record
-from reencoder_eval.clips.choose import choose_clips
 from reencoder_eval.clips.excerpts import Excerpt, load_excerpts
-from reencoder_eval.evaluate import tracks_of_split, write_run
-from reencoder_eval.evaluation_folder import AUTOENCODER, LATENTS_FIGURE, OWN, plain, read_json, working_in, write_json
-from reencoder_eval.report.listening_page import write_report
+from reencoder_eval.config import ClipsConfig
+from reencoder_eval.evaluate import choose, prepare, score
+from reencoder_eval.evaluation_folder import AUTOENCODER, LATENTS_FIGURE, plain, read_json, working_in, write_json
+from reencoder_eval.request import EvaluationRequest
 from reencoder_eval.run_contents import costs_of
-from reencoder_eval.run_systems import Evaluation, describe, run_systems
-from reencoder_eval.systems.rows import systems_of
+from reencoder_eval.run_systems import Evaluation
 from reencoder_eval.tables.paper import TABLE_1
-from reencoder_eval.tables.score_tables import write_tables
 from reencoder_eval.tables.summary import Summary
-from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.stores.atomic import write_whole
-from reencoder_pipeline.stores.own_folder import require_own_folder
-from reencoder_pipeline.tasks import get_task
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -52,106 +46,82 @@ def default_folder(name: str, split: str | None) -> Path:
 
 
 def evaluate_autoencoder(
-    name: str,
-    *,
-    source: Path,
-    split: str | None,
-    valid_share: float,
-    test_share: float,
-    resampler: str,
-    num_clips: int,
-    clip_seconds: float,
-    seed: int,
-    listening_clips: int,
-    diagnostic_clips: int,
-    diagnostic_seconds: float,
-    device: str,
-    workers: int,
-    out: Path,
+    request: EvaluationRequest, *, diagnostic_clips: int = 16, diagnostic_seconds: float = 5.0
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Score the reconstruction of the clips, diagnose the latents of the first of them, and write everything to `out`.
+    """Score the reconstruction of the clips, diagnose the latents of the first of them, and write everything to the
+    folder of the request, whose `autoencoder` is measured as in bwe, without modules and baselines.
 
     autoencoder.json is written last and holds every number. Running it again resumes: scores and diagnostics of the
     same weights, audio and measures are kept.
+
+    Example::
+
+        request = EvaluationRequest(source=Path("music"), out=Path("out/eval/house"), autoencoder="house")
+        report, evaluation = evaluate_autoencoder(request)
     """
-    asked = dict(locals())
-    require_own_folder(out, marks=OWN)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError("no CUDA device is available", where="device", value=device, remedy="use device: cpu")
-    if not source.exists():
+    if not request.source.exists():
         remedy = "give your own with --set source=/my/music, or: reencoder-cache fetch debian-music --out out/music"
-        raise EvaluationError("there is no music to measure on", where=source, remedy=remedy)
-    coder = load_autoencoder(name, device=device)
+        raise EvaluationError("there is no music to measure on", where=request.source, remedy=remedy)
+    name, out = request.autoencoder, request.out
+    choice = choose(request)
+    setup = prepare(request)
+    setup = replace(setup, systems=[system for system in setup.systems if system.name in ROWS])
+    coder = setup.autoencoder
     weights = weights_record(name, digest=coder.spec.weights)
-    tracks = tracks_of_split(source, split, valid_share=valid_share, test_share=test_share)
-    choice = choose_clips(tracks, task="bwe", num_clips=num_clips, clip_seconds=clip_seconds, seed=seed)
-    systems = [system for system in systems_of(get_task("bwe"), coder, device=device) if system.name in ROWS]
-    described = describe(choice, listening_clips=listening_clips)
-
     with working_in(out):
-        write_run(
-            out,
-            choice,
-            systems,
-            title=f"Autoencoder {name}: reconstruction",
-            task="bwe",
-            split=split,
-            seed=seed,
-            clip_seconds=clip_seconds,
-            autoencoder=coder,
-            resampler=resampler,
-            listening_clips=listening_clips,
-        )
-        evaluation = run_systems(
-            systems,
-            choice.clips,
-            autoencoder=coder,
-            task=get_task("bwe"),
-            resampler=resampler,
-            listening_clips=listening_clips,
-            device=device,
-            workers=workers,
-            out=out,
-            failures=[{"where": str(e.where), "what": e.what, "found": str(e.value)} for e in choice.failures],
-        )
-        summary = write_tables(out)
-        write_report(out)
-
+        evaluation, summary = score(request, choice, setup, title=f"Autoencoder {name}: reconstruction")
         excerpts: Sequence[Excerpt] = []
         if diagnostic_clips:
             first = choice.clips[:diagnostic_clips]
-            excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=resampler)
-        diagnostics = diagnosed(coder, excerpts, seed=seed, device=device, known=read_json(out / AUTOENCODER))
-        report = {
-            "format": FORMAT,
-            "name": name,
-            "autoencoder": {
-                **coder.spec.to_dict(),
-                "frame_rate": float(coder.spec.frame_rate),
-                "context": coder.context,
-                "local": coder.local,
-                "licence": coder.licence,
-            },
-            "weights": weights,
-            "size": sizes(coder, costs_of(out)),
-            "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()},
-            "clips": {
-                "count": summary.clips,
-                "tracks": summary.tracks,
-                "silent": summary.silent,
-                "failures": len(evaluation.failures),
-                "ids": [clip["id"] for clip in described["clips"]],
-            },
-            "scores": scores(summary),
-            "paper": paper_scores(),
-            "diagnostics": diagnostics,
-            "versions": versions(),
+            excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=setup.resampler)
+        known = read_json(out / AUTOENCODER)
+        settings = {
+            **settings_of(request),
+            "diagnostic_clips": diagnostic_clips,
+            "diagnostic_seconds": diagnostic_seconds,
         }
-        report = finite(report)
-        if diagnostics is not None:
+        report = finite(
+            {
+                "format": FORMAT,
+                "name": name,
+                "autoencoder": described(coder),
+                "weights": weights,
+                "size": sizes(coder, costs_of(out)),
+                "settings": settings,
+                "clips": {
+                    "count": summary.clips,
+                    "tracks": summary.tracks,
+                    "silent": summary.silent,
+                    "failures": len(evaluation.failures),
+                    "ids": [clip.id for clip in choice.clips],
+                },
+                "scores": scores(summary),
+                "paper": paper_scores(),
+                "diagnostics": diagnosed(coder, excerpts, seed=request.seed, device=request.device, known=known),
+                "versions": versions(),
+            }
+        )
+        if report["diagnostics"] is not None:
             write_whole(out / LATENTS_FIGURE, latent_figure(report["diagnostics"], title=figure_title(report)))
         write_json(out / AUTOENCODER, report)
     return report, evaluation
+
+
+def settings_of(request: EvaluationRequest) -> dict[str, Any]:
+    """What the measurements depend on, as JSON holds it."""
+    settings = {key: getattr(request, key) for key in (*ClipsConfig.model_fields, "out")}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    return {"name": request.autoencoder, **plain}
+
+
+def described(coder: Autoencoder) -> dict[str, Any]:
+    return {
+        **coder.spec.to_dict(),
+        "frame_rate": float(coder.spec.frame_rate),
+        "context": coder.context,
+        "local": coder.local,
+        "licence": coder.licence,
+    }
 
 
 def diagnosed(

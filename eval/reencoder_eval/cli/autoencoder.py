@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def evaluate(
 
     The validation split: --set split=valid. Your own music: --set source=/my/music. The same command again resumes.
     """
-    from reencoder_eval.config import AutoencoderEvalConfig
+    from reencoder_eval.config import AutoencoderEvalConfig, ClipsConfig
     from reencoder_pipeline.config import load_config
 
     if Path(autoencoder).suffix in (".yaml", ".yml"):
@@ -63,10 +63,16 @@ def evaluate(
     from reencoder_eval.autoencoder_report.evaluate_autoencoder import default_folder, evaluate_autoencoder
     from reencoder_eval.autoencoder_report.report_tables import report_tables
     from reencoder_eval.evaluation_folder import AUTOENCODER, LATENTS_FIGURE, REPORT
+    from reencoder_eval.request import EvaluationRequest
 
     out = settings.out or default_folder(autoencoder, settings.split)
+    clips: dict[str, Any] = {name: getattr(settings, name) for name in ClipsConfig.model_fields}
     try:
-        report, evaluation = evaluate_autoencoder(autoencoder, **{**dict(settings), "out": out})
+        report, evaluation = evaluate_autoencoder(
+            EvaluationRequest(autoencoder=autoencoder, out=out, **clips),
+            diagnostic_clips=settings.diagnostic_clips,
+            diagnostic_seconds=settings.diagnostic_seconds,
+        )
     except KeyboardInterrupt:
         command = shlex.join(["reencoder-autoencoder", *sys.argv[1:]])
         raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None

@@ -16,6 +16,7 @@ from reencoder_pipeline.exit_codes import run as run_app
 
 if TYPE_CHECKING:
     from reencoder_eval.config import EvalConfig
+    from reencoder_eval.request import EvaluationRequest
 
 
 DEFAULT = "run"
@@ -59,7 +60,7 @@ def run(
     from reencoder_eval.evaluate import evaluate
 
     try:
-        evaluation = evaluate(**arguments_of(settings))
+        evaluation = evaluate(request_of(settings))
     except KeyboardInterrupt:
         command = shlex.join(["reencoder-eval", *sys.argv[1:]])
         raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None
@@ -71,16 +72,17 @@ def run(
         raise typer.Exit(SOME_FAILED)
 
 
-def arguments_of(settings: EvalConfig) -> dict[str, Any]:
-    """A configuration as the arguments of `evaluate`."""
+def request_of(settings: EvalConfig) -> EvaluationRequest:
     from reencoder_eval.baselines.external import ExternalProgram
+    from reencoder_eval.request import EvaluationRequest
 
-    return {
-        **dict(settings),
-        "modules": [(entry.label, entry.path) for entry in settings.modules],
-        "baselines": [(entry.name, entry.weights, entry.label) for entry in settings.baselines],
-        "external": [ExternalProgram(**dict(entry)) for entry in settings.external],
+    lists: dict[str, Any] = {
+        "modules": tuple((entry.label, entry.path) for entry in settings.modules),
+        "baselines": tuple((entry.name, entry.weights, entry.label) for entry in settings.baselines),
+        "external": tuple(ExternalProgram(**dict(entry)) for entry in settings.external),
+        "quality": tuple(settings.quality),
     }
+    return EvaluationRequest(**{**dict(settings), **lists})
 
 
 @app.command("train-baseline")
