@@ -27,7 +27,6 @@ from reencoder_pipeline.audio.resampling import Audio, downmix, low_band
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.autoencoder import VocosAutoencoder
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
-from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -78,8 +77,7 @@ def main() -> None:
 
 def load_preset(name: str, *, device: str) -> VocosAutoencoder:
     """The autoencoder of configs/autoencoder/NAME.yaml with random weights, frozen."""
-    shape = load_config(PRESETS / f"{name}.yaml", AutoencoderTrainConfig).model
-    config = VocosConfig(**shape.model_dump())
+    config = load_config(PRESETS / f"{name}.yaml", AutoencoderTrainConfig).model
     torch.manual_seed(0)
     model = Vocos(config).to(device).eval().requires_grad_(False)
     spec = LatentSpec(f"{name}, random", "0" * 64, config.sample_rate, config.hop, config.latent_channels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -85,13 +85,6 @@ class CacheConfig(Config):
         if len(set(streams)) < len(streams):
             raise ValueError("a stream is named twice")
         return streams
-
-
-Stage = tuple[
-    Annotated[int, Field(ge=1, le=65_536)],
-    Annotated[int, Field(ge=1, le=65_536)],
-    Annotated[int, Field(ge=0, le=1_024)],
-]
 
 
 def require_parameters(number: int) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
-from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
 from reencoder_pipeline.config import load_config
 
@@ -20,7 +19,7 @@ FRAMES = 64
 @pytest.mark.parametrize("preset", ["paper_b", "paper_c"])
 def test_a_preset_has_the_papers_size(preset: str) -> None:
     config = load_config(CONFIGS / f"{preset}.yaml", AutoencoderTrainConfig)
-    shape = VocosConfig(**config.model.model_dump())
+    shape = config.model
     with torch.device("meta"):
         model = Vocos(shape)
     assert 229e6 <= sum(parameter.numel() for parameter in model.parameters()) <= 232e6
@@ -30,7 +29,7 @@ def test_a_preset_has_the_papers_size(preset: str) -> None:
 
 def test_the_house_autoencoder_costs_what_its_config_says() -> None:
     """The same count on a model of known cost: 2 GFLOPs, a twenty-fifth of the paper's."""
-    shape = VocosConfig(**load_config(CONFIGS / "house.yaml", AutoencoderTrainConfig).model.model_dump())
+    shape = load_config(CONFIGS / "house.yaml", AutoencoderTrainConfig).model
     with torch.device("meta"):
         model = Vocos(shape)
     assert flops(model, frames=FRAMES) * 44_100 / (1024 * FRAMES) == pytest.approx(2.1e9, rel=0.02)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from reencoder_eval.baselines.adversarial import AdversarialTraining
 from reencoder_eval.train_baseline import Learner as BaselineLearner
-from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.training.adversary import discriminator_loss as of_adversary
 from reencoder_pipeline.autoencoders.vocos.training.adversary import generator_losses
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
@@ -153,7 +152,7 @@ def test_an_autoencoders_adversary_learns_first() -> None:
             "precision": "float32", "adversary": adversary, "model": shape,
         }
     )  # fmt: skip
-    trainer = Trainer(VocosConfig(**config.model.model_dump()), config, Ranks(0, 1, CPU))
+    trainer = Trainer(config.model, config, Ranks(0, 1, CPU))
     audio = 0.1 * torch.randn(2, 1, 8_192, generator=torch.Generator().manual_seed(0))
     before = copy.deepcopy(trainer.adversary)
     heard: list[Tensor] = []

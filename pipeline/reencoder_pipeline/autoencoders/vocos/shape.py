@@ -1,27 +1,53 @@
-"""VocosConfig: the sizes of the family."""
+"""VocosConfig: the sizes of an autoencoder of the vocos family, in a training's configuration and in weights files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from reencoder_pipeline.config import Config, require_parameters
+
+Stage = tuple[
+    Annotated[int, Field(ge=1, le=65_536)],
+    Annotated[int, Field(ge=1, le=65_536)],
+    Annotated[int, Field(ge=0, le=1_024)],
+]
 
 
-@dataclass(frozen=True)
-class VocosConfig:
-    """Shape of the family. The encoder reads `fine` then `coarse` blocks, the decoder mirrors it.
+class VocosConfig(Config):
+    """Sizes of the family. The encoder reads `fine` then `coarse` blocks, the decoder mirrors it.
 
     fine/coarse are (channels, hidden channels, blocks), at sample_rate/stft_hop and sample_rate/(stft_hop*stride) Hz.
     """
 
-    sample_rate: int = 44_100
-    n_fft: int = 1024
-    stft_hop: int = 256
-    stride: int = 4
-    latent_channels: int = 64
-    fine: tuple[int, int, int] = (256, 768, 4)
-    coarse: tuple[int, int, int] = (384, 1152, 4)
-    embed_kernel: int = 1
-    lapped: int = 0  # channels that hold the lowest coefficients of a lapped transform, and what the network adds
-    envelope: int = 0  # the next channels, which start as a cosine series of the log spectrum above
+    sample_rate: int = Field(default=44_100, ge=8_000, le=768_000)
+    n_fft: int = Field(default=1024, ge=16, le=65_536)
+    stft_hop: int = Field(default=256, ge=4, le=65_536)
+    stride: int = Field(default=4, ge=1, le=1_024)
+    latent_channels: int = Field(default=64, ge=1, le=65_536)
+    fine: Stage = (256, 768, 4)
+    coarse: Stage = (384, 1152, 4)
+    embed_kernel: int = Field(default=1, ge=1, le=1_023)
+    lapped: int = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="channels that hold the lowest coefficients of a lapped transform, and what the network adds",
+    )
+    envelope: int = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="the next channels, which start as a cosine series of the log spectrum above",
+    )
+
+    @field_validator("fine", "coarse")
+    @classmethod
+    def _fits_a_machine(cls, stage: tuple[int, int, int]) -> tuple[int, int, int]:
+        channels, hidden, blocks = stage
+        require_parameters(2 * channels * hidden * blocks)
+        return stage
 
     @property
     def hop(self) -> int:

@@ -1,4 +1,4 @@
-"""AutoencoderTrainConfig: what `reencoder-autoencoder train` can be told."""
+"""AutoencoderTrainConfig: the settings of `reencoder-autoencoder train`."""
 
 from __future__ import annotations
 
@@ -6,36 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, Stage, require_excerpts, require_parameters
-
-
-class VocosShape(Config):
-    """Sizes of the vocos family; stages are [channels, hidden channels, blocks]."""
-
-    sample_rate: int = Field(default=44_100, ge=8_000, le=768_000)
-    n_fft: int = Field(default=1024, ge=16, le=65_536)
-    stft_hop: int = Field(default=256, ge=4, le=65_536)
-    stride: int = Field(default=4, ge=1, le=1_024)
-    latent_channels: int = Field(default=64, ge=1, le=65_536)
-    fine: Stage = (256, 768, 4)
-    coarse: Stage = (384, 1152, 4)
-    embed_kernel: int = Field(default=1, ge=1, le=1_023)
-    lapped: int = Field(
-        default=0, ge=0, le=65_536, description="channels that hold the lowest coefficients of a lapped transform"
-    )
-    envelope: int = Field(
-        default=0,
-        ge=0,
-        le=65_536,
-        description="the next channels, which start as a cosine series of the log spectrum above",
-    )
-
-    @field_validator("fine", "coarse")
-    @classmethod
-    def _fits_a_machine(cls, stage: tuple[int, int, int]) -> tuple[int, int, int]:
-        channels, hidden, blocks = stage
-        require_parameters(2 * channels * hidden * blocks)
-        return stage
+from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
+from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, require_excerpts
 
 
 class AutoencoderLosses(Config):
@@ -74,7 +46,7 @@ class AutoencoderTrainConfig(Config):
     pcm: str = Field(description="folder for the decoded music, about 635 MB an hour")
     out: str = Field(description="run folder")
     init: str | None = Field(None, description="weights to start from, of the same shape")
-    model: VocosShape = VocosShape()
+    model: VocosConfig = VocosConfig()
     losses: AutoencoderLosses = AutoencoderLosses()
     adversary: AutoencoderAdversary = AutoencoderAdversary()
     steps: int = Field(ge=1, le=MOST_STEPS)

@@ -53,7 +53,7 @@ def train_autoencoder(config: AutoencoderTrainConfig, *, resume: bool, progress:
         folder = RunFolder(Path(config.out), "autoencoder.safetensors")
         if ranks.is_first:
             held.enter_context(opened_run(folder, config, may_change=MAY_CHANGE, resume=resume))
-        shape = VocosConfig(**config.model.model_dump())
+        shape = config.model
         excerpts, unseen = open_music(config, shape, ranks, progress=progress)
         trainer = Trainer(shape, config, ranks)
         step = restore(trainer, folder) if resume and folder.state.exists() else 0
