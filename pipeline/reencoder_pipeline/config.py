@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from reencoder_pipeline.errors import ConfigError, shown
 from reencoder_pipeline.safe_text import LARGEST_CONFIG, names_a_file, parse_yaml, read_text
@@ -42,6 +42,20 @@ class CacheConfig(Config):
     format: Literal["zarr", "webdataset"] = "zarr"
     precision: Literal["float16", "float32", "int8"] = Field(
         "float16", description="int8: a scale per track, stream and channel; half of float16's bytes"
+    )
+    compression: Literal["none", "zstd", "blosc"] = Field(
+        "none",
+        description="of Zarr shards, for archives and object storage; blosc: zstd behind bitshuffle. Compressed shards "
+        "are decoded into memory when they are opened, not mapped",
+    )
+    compression_level: int | None = Field(
+        None, ge=1, le=19, description="zstd: 1 to 19, default 3; blosc: 1 to 9, default 5"
+    )
+    keep_bits: int | None = Field(
+        None,
+        ge=1,
+        le=22,
+        description="round latents to so many bits of mantissa before they are compressed; float16 has 10, float32 23",
     )
     shard_frames: int = Field(
         65_536,
@@ -85,6 +99,22 @@ class CacheConfig(Config):
         if len(set(streams)) < len(streams):
             raise ValueError("a stream is named twice")
         return streams
+
+    @model_validator(mode="after")
+    def _compression_fits(self) -> Self:
+        if self.compression == "none":
+            if self.compression_level is not None or self.keep_bits is not None:
+                raise ValueError("compression_level and keep_bits need a compression: zstd or blosc")
+            return self
+        if self.format != "zarr":
+            raise ValueError("the webdataset format has no compression: choose format zarr, or compression none")
+        if self.compression == "blosc" and (self.compression_level or 1) > 9:
+            raise ValueError("compression_level of blosc is 1 to 9")
+        if self.keep_bits is not None and self.keep_bits >= {"float16": 10, "float32": 23}.get(self.precision, 0):
+            raise ValueError(
+                "keep_bits rounds mantissas: fewer bits than float16 (10) or float32 (23) has; int8 has none"
+            )
+        return self
 
 
 def require_parameters(number: int) -> None:

@@ -62,7 +62,7 @@ def write_cache(
             for number, (length, first) in enumerate(zip(lengths, firsts, strict=True))
         )
         files = {
-            file.relative_to(path).as_posix(): (file.stat().st_size, "0" * 64)
+            file.relative_to(path).as_posix(): (file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest())
             for file in (data_file(path / "shards" / split, name) for name in STREAMS)
         }
         blocks = {name: block_checksums(frames) for name, frames in streams.items()}

@@ -15,7 +15,7 @@ from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.build.packing import settings
 from reencoder_pipeline.build.plan import Plan, plan_build, remarks
 from reencoder_pipeline.cache.index import FORMAT, INDEX, Shard, shard_to_dict
-from reencoder_pipeline.cache.layout import SHARDS, claim_name
+from reencoder_pipeline.cache.layout import SHARDS, claim_name, stored_as
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
@@ -254,7 +254,11 @@ def _require_settings(store: Store, spec: LatentSpec, config: CacheConfig) -> No
     except (ValueError, TypeError, RecursionError) as error:
         remedy = "delete it: shards that were made with other settings are never used"
         raise CacheError("is damaged", where=f"{store.url}/settings.json", value=str(error), remedy=remedy) from None
-    changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
+    changed = [
+        f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
+        for name in dict.fromkeys([*now, *before])
+        if before.get(name) != now.get(name)
+    ]
     if changed:
         raise CacheError(
             "was built with other settings",
@@ -271,6 +275,7 @@ def _index(plan: Plan, config: CacheConfig, shards: Sequence[Shard], records: Se
         "format": FORMAT,
         "storage": config.format,
         "precision": config.precision,
+        **stored_as(config),
         "spec": plan.spec.to_dict(),
         "streams": config.streams,
         "low_band": {"rate": config.low_band_rate, "resampler": config.resampler},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reencoder_pipeline.build.packing import PlannedTrack, pack, take_hours
+from reencoder_pipeline.cache.layout import rounding_notes
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track, find_corpus
 from reencoder_pipeline.corpora.discovery import LeftOut
@@ -63,7 +64,7 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     return Plan(
         spec=spec,
         licence=autoencoder.licence,
-        notes=_notes(autoencoder, config),
+        notes=(*_notes(autoencoder, config), *rounding_notes(config)),
         jobs=jobs,
         failures=tuple(item for item in examined if isinstance(item, dict)),
         num_tracks=len(planned),

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
-import numpy as np
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from reencoder_pipeline.cache.formats.int8 import is_scale, stored_names
-from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, file_bytes, is_own_file
+from reencoder_pipeline.cache.formats.compression import MANTISSA_BITS, MOST_LEVEL, Codec, Compression
+from reencoder_pipeline.cache.formats.int8 import is_scale
+from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, is_own_file
+from reencoder_pipeline.cache.layout import ShardFormat, group_name, tar_name
 from reencoder_pipeline.errors import CacheError, shown
 from reencoder_pipeline.tasks import StreamName
 
@@ -111,6 +112,15 @@ class TaskSumsFields(TypedDict):
     streams: dict[StreamName, SumsFields]
 
 
+class CompressionFields(TypedDict):
+    """`Compression` as JSON."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    codec: Codec
+    level: Annotated[int, Field(ge=1)]
+
+
 class IndexFields(TypedDict):
     """index.json without its digest."""
 
@@ -119,6 +129,8 @@ class IndexFields(TypedDict):
     format: str
     storage: Literal["zarr", "webdataset"]
     precision: Literal["float16", "float32", "int8"]
+    compression: NotRequired[CompressionFields]
+    keep_bits: NotRequired[Annotated[int, Field(ge=1)]]
     notes: NotRequired[list[Text]]
     spec: SpecFields
     streams: Annotated[list[StreamName], Field(min_length=1, strict=False)]
@@ -193,10 +205,23 @@ def _index_problems(index: Mapping[str, Any]) -> Iterator[str]:
     ids = Counter(track["id"] for shard in index["shards"] for track in shard["tracks"])
     if ids and (most := ids.most_common(1)[0])[1] > 1:
         yield f"shards: the track {shown(most[0], limit=100, quoted=True)} is there {most[1]} times"
-    names = stored_names(streams, precision)
+    yield from _compression_problems(index)
+    compression = Compression(**index["compression"]) if "compression" in index else None
+    form = ShardFormat(index["storage"], tuple(streams), precision, channels, compression)
     for shard in index["shards"]:
         yield from _shard_problems(shard)
-        yield from layout_problems(shard, names, index["storage"], np.dtype(precision), channels)
+        yield from layout_problems(shard, form)
+
+
+def _compression_problems(index: Mapping[str, Any]) -> Iterator[str]:
+    compression, keep_bits = index.get("compression"), index.get("keep_bits")
+    if compression is not None:
+        if index["storage"] != "zarr":
+            yield f"compression: {index['storage']} has none"
+        if compression["level"] > (most := MOST_LEVEL[compression["codec"]]):
+            yield f"compression.level: {compression['level']} is more than {most}"
+    if keep_bits is not None and keep_bits >= MANTISSA_BITS.get(index["precision"], 0):
+        yield f"keep_bits: {index['precision']} cannot be rounded to {keep_bits} bits"
 
 
 def _shard_problems(shard: Mapping[str, Any]) -> Iterator[str]:
@@ -214,8 +239,8 @@ def _shard_problems(shard: Mapping[str, Any]) -> Iterator[str]:
     if shard["num_frames"] != first:
         yield f"shard {key}: num_frames is {shard['num_frames']}, and its tracks have {first}"
     for name in shard["files"]:
-        inside = name.removeprefix(f"shards/{key}/")
-        if name != f"shards/{key}.tar" and (inside == name or not is_own_file(inside)):
+        inside = name.removeprefix(f"{group_name(key)}/")
+        if name != tar_name(key) and (inside == name or not is_own_file(inside)):
             yield f"shard {key}: the file {shown(name, limit=200, quoted=True)} is none of a shard, or lies outside it"
     for name, blocks in shard["blocks"].items():
         rows = len(shard["tracks"]) if is_scale(name) else shard["num_frames"]
@@ -223,35 +248,30 @@ def _shard_problems(shard: Mapping[str, Any]) -> Iterator[str]:
             yield f"shard {key}: {len(blocks)} blocks of {shown(name, limit=50)}, and {rows} rows"
 
 
-def layout_problems(
-    shard: Mapping[str, Any], names: Sequence[str], storage: str, dtype: np.dtype[Any], channels: int
-) -> Iterator[str]:
-    """Whether the files and blocks are those of these arrays, and large enough for what is promised."""
-    key, files, rows = shard["key"], shard["files"], len(shard["tracks"])
-    if not rows:
+def layout_problems(shard: Mapping[str, Any], form: ShardFormat) -> Iterator[str]:
+    """Whether the files and blocks are those of a shard in this format, and have sizes that can hold its frames."""
+    key, files, names = shard["key"], shard["files"], form.names
+    if not shard["tracks"]:
         yield f"shard {key}: it holds no tracks"
     if set(shard["blocks"]) != set(names):
         yield f"shard {key}: blocks are of {sorted(shard['blocks'])}, not of {names}"
-    if storage == "webdataset":
-        tar = f"shards/{key}.tar"
-        frames = shard["num_frames"] * channels * dtype.itemsize * sum(not is_scale(name) for name in names)
+    if form.storage == "webdataset":
+        tar = tar_name(key)
+        frames = shard["num_frames"] * form.channels * form.dtype.itemsize * len(form.streams)
         if set(files) != {tar}:
             yield f"shard {key}: its file is not {tar}"
         elif files[tar][0] < frames:
             yield f"shard {key}: {files[tar][0]} bytes cannot hold its {frames} bytes of frames"
         return
     for name in names:
-        data = f"shards/{key}/{name}/c/0/0"
-        scale = is_scale(name)
-        expected = file_bytes(
-            name, rows=rows if scale else shard["num_frames"], channels=channels,
-            dtype=np.dtype(np.float32) if scale else dtype,
-        )  # fmt: skip
+        data = form.data_name(key, name)
+        smallest, largest = form.sizes(name, rows=len(shard["tracks"]) if is_scale(name) else shard["num_frames"])
         if data not in files:
             yield f"shard {key}: the file {data} is missing"
-        elif files[data][0] != expected:
+        elif not smallest <= files[data][0] <= largest:
+            expected = smallest if smallest == largest else f"{smallest} to {largest}"
             yield f"shard {key}: {data} has {files[data][0]} bytes, and its frames make {expected}"
-    folders = {name.removeprefix(f"shards/{key}/").partition("/")[0] for name in files}
+    folders = {name.removeprefix(f"{group_name(key)}/").partition("/")[0] for name in files}
     if others := folders - {*names, "zarr.json"}:
         yield f"shard {key}: {sorted(others)[0]} is none of its streams"
 

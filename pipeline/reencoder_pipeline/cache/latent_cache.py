@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache.channel_sums import Sums, moments
+from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.formats.int8 import INT8, latents_of, scale_name
 from reencoder_pipeline.cache.index import CachedTrack, Shard, Statistics, shard_of
-from reencoder_pipeline.cache.mapped_shards import Fetch, MappedShards, data_name
+from reencoder_pipeline.cache.layout import ShardFormat
+from reencoder_pipeline.cache.mapped_shards import Fetch, MappedShards
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.stores.digests import canonical_digest
@@ -50,6 +52,12 @@ class LatentCache:
         self.streams: tuple[str, ...] = tuple(index["streams"])
         self.notes: tuple[str, ...] = tuple(index.get("notes", ()))  # what is particular about how they were made
         self.spec = LatentSpec.from_dict(index["spec"], where=self.origin)
+        compression = index.get("compression")
+        self.format = ShardFormat(
+            self.storage, self.streams, self.precision, self.spec.channels,
+            None if compression is None else Compression(**compression),
+        )  # fmt: skip
+        self.keep_bits: int | None = index.get("keep_bits")  # of mantissa, where latents were rounded
         self.shards = tuple(shard_of(values) for values in index["shards"])
         self.tracks = tuple(track for shard in self.shards for track in shard.tracks)
         self.statistics = {name: Statistics.of(values) for name, values in index["statistics"].items()}
@@ -135,12 +143,9 @@ class LatentCache:
 
     def data_name(self, shard: Shard, stream: str) -> str:
         """The file, below the cache, that holds a stream of a shard."""
-        return data_name(self.storage, shard.key, stream)
+        return self.format.data_name(shard.key, stream)
 
     def _frames(self) -> MappedShards:
         if self._mapped is None:
-            self._mapped = MappedShards(
-                self.path, self.shards, storage=self.storage, streams=self.streams, precision=self.precision,
-                channels=self.spec.channels, fetch=self._fetch, checked=self._checked,
-            )  # fmt: skip
+            self._mapped = MappedShards(self.path, self.shards, self.format, fetch=self._fetch, checked=self._checked)
         return self._mapped

@@ -1,8 +1,17 @@
-"""Names of the files of a cache."""
+"""Names of the files of a cache, and ShardFormat: which arrays a shard has and how its files keep them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reencoder_pipeline.cache.formats.compression import DEFAULT_LEVELS, Compression
+from reencoder_pipeline.cache.formats.int8 import is_scale, stored_names
+from reencoder_pipeline.cache.formats.zarr_shards import data_inside, file_sizes
+from reencoder_pipeline.config import CacheConfig
 
 SHARDS = "shards"
 
@@ -17,3 +26,76 @@ def claim_name(key: str) -> str:
 
 def record_file(out: Path, key: str) -> Path:
     return out / record_name(key)
+
+
+def group_name(key: str) -> str:
+    """The folder of a shard in Zarr."""
+    return f"{SHARDS}/{key}"
+
+
+def tar_name(key: str) -> str:
+    return f"{SHARDS}/{key}.tar"
+
+
+def stored_as(config: CacheConfig) -> dict[str, Any]:
+    """What an index says of compression and rounding; nothing where there is none."""
+    compression = ShardFormat.of(config, channels=1).compression
+    if compression is None:
+        return {}
+    return {
+        "compression": compression.to_dict(),
+        **({} if config.keep_bits is None else {"keep_bits": config.keep_bits}),
+    }
+
+
+def rounding_notes(config: CacheConfig) -> tuple[str, ...]:
+    """For `notes` in the index: rounding changes latents."""
+    if config.keep_bits is None:
+        return ()
+    return (f"latents are rounded to {config.keep_bits} bits of mantissa ({config.precision})",)
+
+
+@dataclass(frozen=True)
+class ShardFormat:
+    """How a cache stores frames; the same for all of its shards. `compression` is for Zarr only."""
+
+    storage: str
+    streams: tuple[str, ...]
+    precision: str
+    channels: int
+    compression: Compression | None = None
+
+    @classmethod
+    def of(cls, config: CacheConfig, *, channels: int) -> ShardFormat:
+        compression = None
+        if config.compression != "none":
+            level = config.compression_level or DEFAULT_LEVELS[config.compression]
+            compression = Compression(config.compression, level)
+        return cls(config.format, tuple(config.streams), config.precision, channels, compression)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a stream's stored values."""
+        return np.dtype(self.precision)
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays of a shard: its streams and, for int8, their scales."""
+        return stored_names(self.streams, self.precision)
+
+    def dtype_of(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32) if is_scale(name) else self.dtype
+
+    def place(self, key: str) -> str:
+        """The folder or tar, below the cache, that is a shard."""
+        return tar_name(key) if self.storage == "webdataset" else group_name(key)
+
+    def data_name(self, key: str, name: str) -> str:
+        """The file, below the cache, that holds an array of a shard; a tar holds all of them."""
+        return tar_name(key) if self.storage == "webdataset" else f"{group_name(key)}/{data_inside(name)}"
+
+    def sizes(self, name: str, *, rows: int) -> tuple[int, int]:
+        """Smallest and largest size of the Zarr file with so many rows of an array."""
+        return file_sizes(
+            name, rows=rows, channels=self.channels, dtype=self.dtype_of(name), compression=self.compression
+        )

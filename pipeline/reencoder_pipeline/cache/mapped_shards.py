@@ -5,22 +5,20 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache.address_range import AddressRange, Buffers, gather
 from reencoder_pipeline.cache.block_checks import BlockChecks
+from reencoder_pipeline.cache.formats.checksums import block_checksums
 from reencoder_pipeline.cache.formats.int8 import is_scale, scale_name, stored_names
-from reencoder_pipeline.cache.formats.tar_shards import (
-    Promised,
-    promised_members,
-    read_members,
-    read_tar_stream,
-    sample_key,
-)
-from reencoder_pipeline.cache.formats.zarr_shards import is_linear, read_zarr_stream, require_own_format
+from reencoder_pipeline.cache.formats.tar_shards import read_members, sample_key
+from reencoder_pipeline.cache.formats.zarr_description import require_own_format
+from reencoder_pipeline.cache.formats.zarr_shards import is_linear
+from reencoder_pipeline.cache.layout import ShardFormat, group_name
+from reencoder_pipeline.cache.shard_frames import arrays_on_disk, members_of
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.safe_text import require_regular
 
@@ -36,11 +34,6 @@ REBUILD = "`reencoder-cache verify --discard` forgets damaged shards; then run t
 COLD_GATHERS = 256
 
 
-def data_name(storage: str, key: str, stream: str) -> str:
-    """The file, below the cache, with the frames of a stream of a shard; of a tar, with those of all streams."""
-    return f"shards/{key}.tar" if storage == "webdataset" else f"shards/{key}/{stream}/c/0/0"
-
-
 class MappedShards:
     """Frames of the cache in `folder`, by address. A place in the range is one data file.
 
@@ -52,25 +45,21 @@ class MappedShards:
         self,
         folder: Path,
         shards: Sequence[Shard],
+        form: ShardFormat,
         *,
-        storage: str,
-        streams: Sequence[str],
-        precision: str,
-        channels: int,
         fetch: Fetch | None,
         checked: bool,
     ) -> None:
-        self._folder, self._storage, self._fetch = folder, storage, fetch
-        self._streams, self._dtype, self._channels = streams, np.dtype(precision), channels
+        self._folder, self._form, self._fetch, self._channels = folder, form, fetch, form.channels
         self._shards = {shard.key: shard for shard in shards if shard.tracks}
         # Stream by stream, so that what a task maps stands together: the kernel counts pieces, and allows 65,530.
-        names = dict.fromkeys(data_name(storage, key, stream) for stream in streams for key in self._shards)
+        names = dict.fromkeys(form.data_name(key, stream) for stream in form.streams for key in self._shards)
         self._places = {name: number for number, name in enumerate(names)}
-        self._range = AddressRange(self._sizes(streams), dtype=self._dtype)
+        self._range = AddressRange(self._sizes(), dtype=form.dtype)
         self._prepared: set[tuple[str, str]] = set()  # shard, stream
         self._addresses: dict[tuple[str, str, str], int] = {}  # shard, track, stream -> where the track begins
         self._scales: dict[tuple[str, str], dict[str, NDArray[np.float32]]] = {}  # shard, array -> track -> (channels,)
-        self._checks = BlockChecks(self._range.values, channels=channels) if checked else None
+        self._checks = BlockChecks(self._range.values, channels=form.channels) if checked else None
         self._buffers = Buffers()
         self._cold = 0
 
@@ -80,19 +69,19 @@ class MappedShards:
         new = [(key, stream) for stream in streams for key in keys if (key, stream) not in self._prepared]
         if not new:
             return
-        stored = [(key, name) for key, stream in new for name in stored_names([stream], str(self._dtype))]
-        names = dict.fromkeys(data_name(self._storage, *each) for each in stored)
+        stored = [(key, name) for key, stream in new for name in stored_names([stream], self._form.precision)]
+        names = dict.fromkeys(self._form.data_name(*each) for each in stored)
         if self._fetch is not None:
             self._fetch({name: file for key in keys for name, file in self._shards[key].files.items() if name in names})
-        if self._storage == "webdataset":
+        if self._form.storage == "webdataset":
             for key in dict.fromkeys(key for key, _ in new):
                 self._map_tar(self._shards[key])
         else:
-            for key, stream in new:
-                self._map_zarr(self._shards[key], stream)
-        for key, name in stored:
-            if is_scale(name):
-                self._scales[key, name] = self._read_scales(self._shards[key], name)
+            for key, name in stored:
+                if is_scale(name):
+                    self._keep_scales(self._shards[key], name, self._read(self._shards[key], name))
+                else:
+                    self._map_zarr(self._shards[key], name)
         self._prepared.update(new)
         if self._checks is not None:
             shards = [(self._shards[key], stream) for key, stream in new]
@@ -132,68 +121,69 @@ class MappedShards:
         """Whether the files are copies, of which only those that hold frames are here: nothing describes them."""
         return self._fetch is not None
 
-    def _promised(self, shard: Shard) -> Promised:
-        tracks = [(track.id, track.num_frames) for track in shard.tracks]
-        names = stored_names(self._streams, str(self._dtype))
-        return promised_members(tracks, names, channels=self._channels, dtype=self._dtype)
-
     def _starts(self, shard: Shard, stream: str) -> NDArray[np.int64]:
         return np.array([self.address(track, stream) for track in shard.tracks], dtype=np.int64)
 
-    def _sizes(self, streams: Sequence[str]) -> list[int]:
-        """Bytes of each place: of the file, or of its frames, for a file that is not linear may be smaller."""
-        frame_bytes = self._channels * self._dtype.itemsize
-        sizes = dict.fromkeys(self._places, 0)
+    def _sizes(self) -> list[int]:
+        """Bytes of each place: of the file, or of its frames, which a file that is not mapped need not reach."""
+        frame_bytes, sizes = self._channels * self._form.dtype.itemsize, dict.fromkeys(self._places, 0)
         for key, shard in self._shards.items():
-            for name in {data_name(self._storage, key, stream) for stream in streams}:
+            for name in {self._form.data_name(key, stream) for stream in self._form.streams}:
                 sizes[name] = max(shard.num_frames * frame_bytes, shard.files.get(name, (0, ""))[0])
         return list(sizes.values())
 
     def _map_zarr(self, shard: Shard, stream: str) -> None:
-        name = data_name(self._storage, shard.key, stream)
+        form, name = self._form, self._form.data_name(shard.key, stream)
         file, number = self._folder / name, self._places[name]
-        frame_bytes = self._channels * self._dtype.itemsize
-        folder, shape = self._folder / "shards" / shard.key, (shard.num_frames, self._channels)
         require_regular(file, kind=CacheError, what="file of a shard")
-        if not self._copied:
-            require_own_format(folder, stream, shape=shape, dtype=self._dtype)
-        if is_linear(file, num_frames=shard.num_frames, frame_bytes=frame_bytes):
+        if form.compression is None and is_linear(
+            file, num_frames=shard.num_frames, frame_bytes=self._channels * form.dtype.itemsize
+        ):
+            if not self._copied:
+                folder, shape = self._folder / group_name(shard.key), (shard.num_frames, self._channels)
+                require_own_format(folder, stream, shape=shape, dtype=form.dtype)
             self._range.map_file(number, file)
-        else:  # Zarr promises no order of the chunks in a file; in order, they need not be copied into memory
-            frames = read_zarr_stream(
-                folder, stream, rows=shard.num_frames, channels=self._channels, dtype=self._dtype, described=False
-            )
+        else:  # compressed, or in another order: Zarr promises none. In order, frames need not be copied into memory
+            frames = self._read(shard, stream)
+            if form.compression is not None:  # damage may decode to something else without an error
+                self._require_sound(shard, stream, frames)
             self._range.fill(number, frames)
         for track in shard.tracks:
             address = self._range.starts[number] + track.first_frame * self._channels
             self._addresses[shard.key, track.id, stream] = address
 
     def _map_tar(self, shard: Shard) -> None:
-        name = data_name(self._storage, shard.key, "")
+        name = self._form.place(shard.key)
         file, number = self._folder / name, self._places[name]
-        members = read_members(file, self._promised(shard))
-        for position, track in enumerate(shard.tracks):
-            for stream in self._streams:
-                member = members[f"{sample_key(position, track.id)}.{stream}.npy"]
-                address = self._range.starts[number] + member.offset // self._dtype.itemsize
-                self._addresses[shard.key, track.id, stream] = address
+        members = read_members(file, members_of(shard, self._form))
         self._range.map_file(number, file)
+        for stream in self._form.names:
+            parts = [
+                members[f"{sample_key(position, track.id)}.{stream}.npy"] for position, track in enumerate(shard.tracks)
+            ]
+            if is_scale(stream):
+                rows = [np.fromfile(file, part.dtype, self._channels, offset=part.offset) for part in parts]
+                self._keep_scales(shard, stream, np.stack(rows))
+                continue
+            for track, part in zip(shard.tracks, parts, strict=True):
+                address = self._range.starts[number] + part.offset // self._form.dtype.itemsize
+                self._addresses[shard.key, track.id, stream] = address
 
-    def _read_scales(self, shard: Shard, name: str) -> dict[str, NDArray[np.float32]]:
-        """Track -> (channels,); few, and so always compared with their checksum."""
-        from reencoder_pipeline.cache.formats.checksums import block_checksums
+    def _read(self, shard: Shard, name: str) -> NDArray[Any]:
+        """(rows, channels) of an array of a Zarr shard, copied."""
+        return np.concatenate(arrays_on_disk(self._folder, shard, self._form, [name], described=not self._copied)[name])
 
-        file = self._folder / data_name(self._storage, shard.key, name)
-        if self._storage == "webdataset":
-            scales = read_tar_stream(file, self._promised(shard), name)
-        else:
-            scales = read_zarr_stream(
-                self._folder / "shards" / shard.key, name, rows=len(shard.tracks), channels=self._channels,
-                dtype=np.dtype(np.float32), described=not self._copied,
+    def _keep_scales(self, shard: Shard, name: str, scales: NDArray[np.float32]) -> None:
+        """(tracks, channels). They are few, and so always compared with their checksum."""
+        self._require_sound(shard, name, scales)
+        self._scales[shard.key, name] = {track.id: scale for track, scale in zip(shard.tracks, scales, strict=True)}
+
+    def _require_sound(self, shard: Shard, name: str, array: NDArray[Any]) -> None:
+        if block_checksums(array) != shard.blocks.get(name):
+            raise CacheError(
+                f"the {'scales' if is_scale(name) else 'frames'} of a shard are not what the index says",
+                where=self._folder / self._form.data_name(shard.key, name), value=name, remedy=REBUILD,
             )  # fmt: skip
-        if block_checksums(scales) != shard.blocks.get(name):
-            raise CacheError("scales are not what the index says", where=file, value=name, remedy=REBUILD)
-        return {track.id: scale for track, scale in zip(shard.tracks, scales, strict=True)}
 
 
 def _faults() -> int:

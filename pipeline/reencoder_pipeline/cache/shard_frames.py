@@ -1,73 +1,117 @@
-"""One shard of a cache into memory, from wherever the cache lies; checked against the index on the way."""
+"""Reads whole shards of a cache into memory, from a folder or a URL; what arrives is checked against the index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache.formats.int8 import is_scale, stored_names
-from reencoder_pipeline.cache.formats.tar_shards import promised_members, sample_key, stream_members
-from reencoder_pipeline.cache.formats.zarr_shards import frames_in, scales_in
+from reencoder_pipeline.cache.formats.tar_shards import Promised, promised_members, sample_key, stream_members
+from reencoder_pipeline.cache.formats.zarr_description import require_own_format
+from reencoder_pipeline.cache.formats.zarr_shards import array_in, read_file
 from reencoder_pipeline.cache.index import Shard
-from reencoder_pipeline.cache.latent_cache import LatentCache
-from reencoder_pipeline.stores.checked_reader import ObjectReader
+from reencoder_pipeline.cache.layout import ShardFormat, group_name
+from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.stores.checked_reader import DamagedContentError, ObjectReader
 
 Frames = NDArray[Any]
 
 
 def read_shard(
-    reader: ObjectReader, cache: LatentCache, shard: Shard, streams: Sequence[str]
+    reader: ObjectReader, shard: Shard, form: ShardFormat, streams: Sequence[str]
 ) -> dict[str, list[Frames]]:
-    """Per stream the frames of every track of the shard, (frames, channels), in the order of `shard.tracks`; of int8,
-    per `scale_name` of a stream its scales too, (1, channels).
+    """Stream -> the frames of every track of a shard, (frames, channels) and read-only, in the order of `shard.tracks`.
 
-    Of a Zarr shard the files of these streams travel and no others; a tar travels whole. CacheError if they cannot be
-    read or are not what the index says.
+    For int8, also the scales of every track by the `scale_name` of a stream, (1, channels). A Zarr shard's files of
+    these streams are read and no others; a tar is read whole. Compared with sha256. CacheError if they cannot be read
+    or are not what the index says.
     """
-    streams = stored_names(streams, cache.precision)
-    if cache.storage == "webdataset":
-        return _from_tar(reader, cache, shard, streams)
-    return {stream: _from_zarr(reader, cache, shard, stream) for stream in streams}
+    arrays: dict[str, list[Frames]] = {}
+    for file, names in data_files(shard, form, stored_names(streams, form.precision)).items():
+        size, sha256 = shard.files[file]
+        take = partial(arrays_in, shard=shard, form=form, names=names)
+        arrays |= reader.read_checked(file, size=size, sha256=sha256, take=take)
+    return arrays
 
 
-def _from_zarr(reader: ObjectReader, cache: LatentCache, shard: Shard, stream: str) -> list[Frames]:
-    name = cache.data_name(shard, stream)
-    size, sha256 = shard.files[name]
-    content = reader.read_checked(name, size=size, sha256=sha256, take=b"".join)
-    dtype, channels = np.dtype(cache.precision), cache.spec.channels
-    if is_scale(stream):
-        return np.split(scales_in(content, num_tracks=len(shard.tracks), channels=channels), len(shard.tracks))
-    frames = frames_in(
-        content, num_frames=shard.num_frames, dtype=dtype, channels=channels, where=f"{cache.origin}/{name}"
-    )
-    return [frames[track.first_frame :][: track.num_frames] for track in shard.tracks]
+def data_files(shard: Shard, form: ShardFormat, names: Iterable[str]) -> dict[str, list[str]]:
+    """File below the cache -> those of these arrays that it holds."""
+    files: dict[str, list[str]] = {}
+    for name in names:
+        files.setdefault(form.data_name(shard.key, name), []).append(name)
+    return files
 
 
-def _from_tar(
-    reader: ObjectReader, cache: LatentCache, shard: Shard, streams: Sequence[str]
+def arrays_in(
+    pieces: Iterator[bytes], *, shard: Shard, form: ShardFormat, names: Sequence[str]
 ) -> dict[str, list[Frames]]:
-    name = cache.data_name(shard, streams[0])
-    size, sha256 = shard.files[name]
-    promised = promised_members(
-        [(track.id, track.num_frames) for track in shard.tracks], stored_names(cache.streams, cache.precision),
-        channels=cache.spec.channels, dtype=np.dtype(cache.precision),
+    """These arrays of one data file, whose bytes come in pieces, as `read_shard` gives them.
+
+    DamagedContentError where the bytes are no such file.
+    """
+    if form.storage != "webdataset":
+        return {name: split_tracks(_zarr_array(b"".join(pieces), shard, form, name), name, shard) for name in names}
+    keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
+    wanted = {name: [f"{key}.{name}.npy" for key in keys] for name in names}
+    members = dict(
+        stream_members(pieces, members_of(shard, form), {member for those in wanted.values() for member in those})
+    )
+    return {name: [members[member] for member in those] for name, those in wanted.items()}
+
+
+def arrays_on_disk(
+    folder: Path, shard: Shard, form: ShardFormat, names: Sequence[str], *, described: bool = True
+) -> dict[str, list[Frames]]:
+    """These arrays of a shard below `folder`, as `read_shard` gives them, whatever the digests of their files.
+
+    CacheError unless the files and, where `described`, their descriptions are as our own writer makes them.
+    """
+    arrays: dict[str, list[Frames]] = {}
+    for file, inside in data_files(shard, form, names).items():
+        sizes = (0, 2**62)
+        if form.storage != "webdataset":
+            (name,) = inside
+            rows, dtype = num_rows(shard, name), form.dtype_of(name)
+            sizes = form.sizes(name, rows=rows)
+            if described:
+                group, shape = folder / group_name(shard.key), (rows, form.channels)
+                require_own_format(group, name, shape=shape, dtype=dtype, compression=form.compression)
+        content = read_file(folder / file, sizes=sizes)
+        try:
+            arrays |= arrays_in(iter([content]), shard=shard, form=form, names=inside)
+        except DamagedContentError as error:
+            raise CacheError(
+                "a shard's file is not what the index says", where=folder / file, value=str(error)[:200],
+                remedy="`reencoder-cache verify --discard` forgets damaged shards; then build again",
+            ) from None  # fmt: skip
+    return arrays
+
+
+def _zarr_array(content: bytes, shard: Shard, form: ShardFormat, name: str) -> Frames:
+    return array_in(
+        content, name, rows=num_rows(shard, name), channels=form.channels, dtype=form.dtype_of(name),
+        compression=form.compression,
     )  # fmt: skip
-    wanted = {
-        f"{sample_key(position, track.id)}.{stream}.npy"
-        for position, track in enumerate(shard.tracks)
-        for stream in streams
-    }
 
-    def take(pieces: Iterator[bytes]) -> dict[str, Frames]:
-        return dict(stream_members(pieces, promised, wanted))
 
-    arrays = reader.read_checked(name, size=size, sha256=sha256, take=take)
-    return {
-        stream: [
-            arrays[f"{sample_key(position, track.id)}.{stream}.npy"] for position, track in enumerate(shard.tracks)
-        ]
-        for stream in streams
-    }
+def num_rows(shard: Shard, name: str) -> int:
+    """Frames of a stream, or tracks, which have one row of scales each."""
+    return len(shard.tracks) if is_scale(name) else shard.num_frames
+
+
+def split_tracks(joined: Frames, name: str, shard: Shard) -> list[Frames]:
+    """(rows, channels) of a whole shard -> views of the rows of each track."""
+    if is_scale(name):
+        return np.split(joined, len(shard.tracks))
+    return [joined[track.first_frame :][: track.num_frames] for track in shard.tracks]
+
+
+def members_of(shard: Shard, form: ShardFormat) -> Promised:
+    """The members that the tar of a shard must have."""
+    tracks = [(track.id, track.num_frames) for track in shard.tracks]
+    return promised_members(tracks, form.names, channels=form.channels, dtype=form.dtype)

@@ -11,21 +11,28 @@ from reencoder_pipeline.cli.options import Json, Place, Set, option
 from reencoder_pipeline.cli.output import Progress, finish, print_summary, resuming
 
 
-def convert(
+def convert(  # noqa: PLR0917, typer reads the signature
     cache: Place,
     out: Annotated[str, typer.Option(help="Folder of the new cache.")],
     format_: Annotated[str, typer.Option("--format", help="zarr or webdataset.")],
+    compression: Annotated[str, typer.Option(help="Of Zarr shards: none, zstd or blosc (with bitshuffle).")] = "none",
+    level: Annotated[int | None, typer.Option(help="zstd: 1 to 19, default 3; blosc: 1 to 9, default 5.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a cache in the other format: the same tracks, values and statistics. The old one stays as it is."""
+    """Write a cache in another format, or compressed: the same tracks, values and statistics. The old one stays."""
     from reencoder_pipeline.config import CacheConfig, load_config
 
-    settings = load_config(None, CacheConfig, option("format", format_))
+    asked = {"format": format_, "compression": compression, "compression_level": level}
+    settings = load_config(None, CacheConfig, [line for key, value in asked.items() for line in option(key, value)])
+    from reencoder_pipeline.cache.layout import ShardFormat
     from reencoder_pipeline.exchange.convert import convert_cache
     from reencoder_pipeline.exchange.output_folder import local_folder
 
     with resuming(), Progress("converting") as report:
-        done = convert_cache(cache, local_folder(out), storage=settings.format, progress=report)
+        done = convert_cache(
+            cache, local_folder(out), storage=settings.format,
+            compression=ShardFormat.of(settings, channels=1).compression, progress=report,
+        )  # fmt: skip
     print_summary({"cache": out, **vars(done)}, as_json)
 
 

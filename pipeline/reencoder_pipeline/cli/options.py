@@ -24,6 +24,6 @@ Name = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
-def option(key: str, value: str | None) -> list[str]:
+def option(key: str, value: str | int | None) -> list[str]:
     """An option of its own as a --set override. It is quoted, because a path may hold what means something in YAML."""
     return [] if value is None else [f"{key}={json.dumps(value)}"]

@@ -159,7 +159,9 @@ class _Unfinished:
             level_db=round(survey.level_db, 1),
             peak_db=None if survey.peak_db is None else round(survey.peak_db, 1),
             streams=int8_frames.stored(
-                {name: encoded[source] for name, source in self.measured.encoded_as.items()}, config.precision
+                {name: encoded[source] for name, source in self.measured.encoded_as.items()},
+                config.precision,
+                keep_bits=config.keep_bits,
             ),
         )
 

@@ -1,23 +1,26 @@
-"""A cache in the other storage format: Zarr to WebDataset or back, with the same values, tracks and statistics."""
+"""Converts a cache to another storage: Zarr, compressed or not, or WebDataset; values, tracks and statistics stay."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.index import INDEX, Shard, shard_to_dict
 from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.open_cache import open_cache
-from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
-from reencoder_pipeline.exchange.output_folder import begin, read_shard, require_known_streams, require_same
+from reencoder_pipeline.exchange.output_folder import begin, require_known_streams, require_same
 from reencoder_pipeline.shards.commit_frames import commit_frames
 from reencoder_pipeline.shards.record import Record, is_whole, read_record
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
 from reencoder_pipeline.stores.atomic import write_text
+from reencoder_pipeline.stores.checked_reader import ObjectReader
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.own_folder import folder_lock
 from reencoder_pipeline.stores.store import open_store
@@ -34,19 +37,25 @@ class Converted:
     digest: str
 
 
-def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Callable[[int, int], None]) -> Converted:
+def convert_cache(
+    source: Path | str,
+    out: Path,
+    *,
+    storage: str,
+    compression: Compression | None = None,
+    progress: Callable[[int, int], None],
+) -> Converted:
     """Write the cache `source` into `out` in `storage`. Running the same command again goes on where it stopped.
 
     Keys of shards stay: a key says what a shard is made of, and its files say how that is stored. So a cache that goes
     there and back is the same cache, file for file. Every frame is checked against the index on its way. Nothing is
     written into `source`. CacheError: `source` is damaged, or `out` holds something else.
     """
-    cache = open_cache(source, checked=True)
+    cache = open_cache(source)
     require_known_streams(cache)
-    config = CacheConfig.model_validate(
-        {"format": storage, "streams": list(cache.streams), "precision": cache.precision}
-    )
-    settings = {"made_by": "convert", "cache": cache.digest, "format": storage}
+    form = replace(cache.format, storage=storage, compression=compression)
+    described = {} if compression is None else {"compression": compression.to_dict()}
+    settings = {"made_by": "convert", "cache": cache.digest, "format": storage, **described}
     require_same(out / "settings.json", settings)
     with naming_a_full_disk(out), folder_lock(out, what="a conversion"):
         begin(out / "settings.json", settings)
@@ -56,30 +65,32 @@ def convert_cache(source: Path | str, out: Path, *, storage: str, progress: Call
         shards, kept, done = [], 0, 0
         for shard in cache.shards:
             record = read_record(out, shard.key)
-            record = record if record is not None and _is_copy(record, shard, config, cache) else None
+            record = record if record is not None and _is_copy(record, shard, form) else None
             kept += record is not None
-            shards.append((record or _rewrite(cache, shard, out, config)).shard)
+            shards.append((record or _rewrite(cache, shard, out, form)).shard)
             done += shard.num_frames
             progress(done, total)
         there = open_store(source)
         write_text(out / "failures.jsonl", (there.read("failures.jsonl") or b"").decode("utf-8"))
         index = json.loads(there.read(INDEX) or b"{}")
         index.pop("digest", None)
-        index |= {"storage": storage, "shards": [shard_to_dict(shard) for shard in shards]}
+        index.pop("compression", None)
+        index |= {"storage": storage, **described, "shards": [shard_to_dict(shard) for shard in shards]}
         digest = canonical_digest(index)
         write_text(out / INDEX, json.dumps({**index, "digest": digest}, indent=1))
         sweep(out, keep=keys, known=keys)
     return Converted(len(cache.tracks), total, len(shards) - kept, kept, digest)
 
 
-def _is_copy(record: Record, shard: Shard, config: CacheConfig, cache: LatentCache) -> bool:
+def _is_copy(record: Record, shard: Shard, form: ShardFormat) -> bool:
     """Whether a record is of these tracks and frames: keys are the same in all formats."""
     mine, theirs = record.shard, shard
     same = (mine.tracks, mine.blocks) == (theirs.tracks, theirs.blocks)
-    return same and is_whole(record, config, channels=cache.spec.channels)
+    return same and is_whole(record, form)
 
 
-def _rewrite(cache: LatentCache, shard: Shard, out: Path, config: CacheConfig) -> Record:
+def _rewrite(cache: LatentCache, shard: Shard, out: Path, form: ShardFormat) -> Record:
+    arrays = read_shard(ObjectReader(cache.origin), shard, cache.format, cache.streams)
     tracks = [
         EncodedTrack(
             track=Track(track.id, Path(), split=track.split, sha256=track.sha256),
@@ -90,8 +101,8 @@ def _rewrite(cache: LatentCache, shard: Shard, out: Path, config: CacheConfig) -
             side_mid_db=track.side_mid_db,
             level_db=track.level_db,
             peak_db=track.peak_db,
-            streams=streams,
+            streams={name: those[number] for name, those in arrays.items()},
         )
-        for track, streams in zip(shard.tracks, read_shard(cache, shard, cache.streams, as_stored=True), strict=True)
+        for number, track in enumerate(shard.tracks)
     ]
-    return commit_frames(shard.key, tracks, out, config, channels=cache.spec.channels)
+    return commit_frames(shard.key, tracks, out, form)

@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from reencoder_pipeline.cache.formats.int8 import latents_of
 from reencoder_pipeline.cache.formats.tar_shards import sample_key
-from reencoder_pipeline.cache.index import CachedTrack
+from reencoder_pipeline.cache.index import CachedTrack, Shard
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
+from reencoder_pipeline.cache.shard_frames import Frames, read_shard
 from reencoder_pipeline.corpora.corpus import SPLITS
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.exchange.output_folder import Frames, begin, read_shard, require_known_streams
+from reencoder_pipeline.exchange.output_folder import begin, require_known_streams
 from reencoder_pipeline.exchange.stable_audio_format import FIELDS, LATENTS, Origin, fields_of, latents_bytes
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.sweep import naming_a_full_disk
 from reencoder_pipeline.stores.atomic import write_text, write_whole
+from reencoder_pipeline.stores.checked_reader import ObjectReader
 from reencoder_pipeline.stores.digests import canonical_digest
 
 DETAILS, MANIFEST = "details.json", "manifest.jsonl"
@@ -64,7 +67,7 @@ def export_cache(
     cache, in its precision. The same command again goes on where it stopped. CacheError: `source` is damaged, or `out`
     holds anything but this export.
     """
-    cache = open_cache(source, checked=True)
+    cache = open_cache(source)
     require_known_streams(cache)
     for kind, asked, known in (("stream", streams, cache.streams), ("split", splits, SPLITS)):
         if unknown := [name for name in asked if name not in known]:
@@ -95,7 +98,7 @@ def export_cache(
             items = [item for track in mine for item in _items(track, tracks[track.id], cache, chosen, length)]
             rows += [{"file": item.name + LATENTS, **item.origin.model_dump()} for item in items]
             if missing := [item for item in items if not (out / (item.name + FIELDS)).is_file()]:
-                frames = dict(zip(shard.tracks, read_shard(cache, shard, chosen), strict=True))
+                frames = _frames(cache, shard, chosen)
                 with ThreadPoolExecutor(WRITERS) as pool:
                     for _ in pool.map(partial(_write, frames=frames, out=out, spec=cache.spec), missing):
                         pass
@@ -104,6 +107,16 @@ def export_cache(
             progress(done, total)
         write_text(out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
     return Exported(written, len(rows) - written)
+
+
+def _frames(cache: LatentCache, shard: Shard, streams: Sequence[str]) -> dict[CachedTrack, dict[str, Frames]]:
+    """Track -> stream -> its latents."""
+    stored = read_shard(ObjectReader(cache.origin), shard, cache.format, streams)
+    arrays = [{name: those[number] for name, those in stored.items()} for number in range(len(shard.tracks))]
+    return {
+        track: {stream: latents_of(its, stream) for stream in streams}
+        for track, its in zip(shard.tracks, arrays, strict=True)
+    }
 
 
 def _write(item: Item, *, frames: Mapping[CachedTrack, dict[str, Frames]], out: Path, spec: LatentSpec) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from reencoder_pipeline.cache.formats import int8 as int8_frames
 from reencoder_pipeline.cache.index import FORMAT, INDEX, CachedTrack, shard_to_dict
+from reencoder_pipeline.cache.layout import ShardFormat, rounding_notes, stored_as
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.corpora.splits import assign_splits
@@ -73,6 +74,7 @@ def import_latents(
         "made_by": "import",
         "autoencoder": spec.to_dict(),
         **{name: getattr(config, name) for name in ("streams", "format", "precision", "tasks")},
+        **stored_as(config),
     }
     require_same(out / "settings.json", settings)
     items, failures = find_items(folders, spec, say=say)
@@ -97,7 +99,8 @@ def import_latents(
         if not used:
             first = failures[0]["error"] if failures else "no .npy files there"
             raise CacheError("not one item could be imported", where=out, value=f"{len(failures)} failures: {first}")
-        notes = _notes([track for record in used for track in record.shard.tracks if track.sha256 == UNKNOWN])
+        foreign = [track for record in used for track in record.shard.tracks if track.sha256 == UNKNOWN]
+        notes = (*_notes(foreign), *rounding_notes(config))
         for note in notes:
             say(note)
         index = {**_index(notes, spec, config, used), "shards": [shard_to_dict(record.shard) for record in used]}
@@ -170,7 +173,7 @@ def _is_of(record: Record, loaded: Sequence[Loaded], spec: LatentSpec, config: C
     expected = [(one.track.id, one.track.split, one.track.sha256, one.item.fields.num_frames) for one in items]
     found = [(track.id, track.split, track.sha256, track.num_frames) for track in record.shard.tracks]
     whole = len(found) + len(record.failures) == len(loaded)
-    return found == expected and whole and is_whole(record, config, channels=spec.channels)
+    return found == expected and whole and is_whole(record, ShardFormat.of(config, channels=spec.channels))
 
 
 def _commit(key: str, loaded: Sequence[Loaded], out: Path, *, spec: LatentSpec, config: CacheConfig) -> Record:
@@ -180,7 +183,7 @@ def _commit(key: str, loaded: Sequence[Loaded], out: Path, *, spec: LatentSpec, 
             ready.append(_encoded(one, spec, config))
         except (CacheError, OSError) as error:
             failures.append(failure_of(one.item.name, one.track.path, error))
-    return commit_frames(key, ready, out, config, channels=spec.channels, failures=failures)
+    return commit_frames(key, ready, out, ShardFormat.of(config, channels=spec.channels), failures=failures)
 
 
 def _encoded(one: Loaded, spec: LatentSpec, config: CacheConfig) -> EncodedTrack:
@@ -205,7 +208,7 @@ def _encoded(one: Loaded, spec: LatentSpec, config: CacheConfig) -> EncodedTrack
         tasks=_tasks(one.item, config),
         bandwidth_hz=origin.bandwidth_hz if origin else None,
         side_mid_db=origin.side_mid_db if origin else None,
-        streams=int8_frames.stored(streams, config.precision),
+        streams=int8_frames.stored(streams, config.precision, keep_bits=config.keep_bits),
     )
 
 
@@ -233,6 +236,7 @@ def _index(notes: Sequence[str], spec: LatentSpec, config: CacheConfig, records:
         "format": FORMAT,
         "storage": config.format,
         "precision": config.precision,
+        **stored_as(config),
         "spec": spec.to_dict(),
         "streams": config.streams,
         "low_band": {

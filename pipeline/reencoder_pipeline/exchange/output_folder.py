@@ -1,16 +1,12 @@
-"""Shards of frames that exist already: read out of a cache, or committed to a new one."""
+"""The output folder of a conversion, an import or an export: empty, or begun by the same command."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from numpy.typing import NDArray
-
-from reencoder_pipeline.cache.formats.int8 import latents_of
-from reencoder_pipeline.cache.index import Shard
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.layout import SHARDS
 from reencoder_pipeline.errors import CacheError
@@ -19,21 +15,6 @@ from reencoder_pipeline.stores.atomic import scratch_owner, write_text
 from reencoder_pipeline.stores.own_folder import LOCK
 from reencoder_pipeline.stores.store import is_url
 from reencoder_pipeline.tasks import StreamName
-
-Frames = NDArray[Any]
-
-
-def read_shard(
-    cache: LatentCache, shard: Shard, streams: Sequence[str], *, as_stored: bool = False
-) -> Iterator[dict[str, Frames]]:
-    """Stream -> (frames, channels), copied, of each of a shard's tracks; `as_stored`: with the scales of int8.
-
-    Open the cache `checked`: what is damaged must not become sound by being copied.
-    """
-    cache.prepare(shard.tracks, streams)
-    for track in shard.tracks:
-        stored = {name: array for stream in streams for name, array in cache.read_stored(track, stream).items()}
-        yield stored if as_stored else {stream: latents_of(stored, stream) for stream in streams}
 
 
 def require_known_streams(cache: LatentCache) -> None:

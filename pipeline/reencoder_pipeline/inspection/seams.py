@@ -76,12 +76,16 @@ def check_edges(
                 resampler=cache.low_band["resampler"],
             )
             cached, scales = cache.read(track, stream).astype(np.float64), cache.scales([track], stream)
-            rounding = 0.0 if scales is None else scales[0] / 2  # int8's is no error of encoding
+            # Half a step of int8, or of rounded mantissas, is no error of encoding.
+            rounding = np.zeros_like(cached) if scales is None else np.broadcast_to(scales[0] / 2, cached.shape)
+            if cache.keep_bits is not None:
+                rounding = np.abs(cached) / 2 ** (cache.keep_bits + 1)
             for start, stop in spans:
                 first, last = start + margin if start else 0, stop - margin if stop < track.num_frames else stop
                 piece = waveform[:, start * cache.spec.hop : stop * cache.spec.hop]
                 whole = encode_stream(autoencoder, piece, segment_frames=stop - start)[first - start : last - start]
-                errors = np.maximum(np.abs(cached[first:last] - whole) - rounding, 0) / cache.statistics[stream].scale
+                errors = np.abs(cached[first:last] - whole) - rounding[first:last]
+                errors = np.maximum(errors, 0) / cache.statistics[stream].scale
                 at[stream].append(errors[near[first:last]])
                 away[stream].append(errors[~near[first:last]])
         done += sum(stop - start for start, stop in spans)

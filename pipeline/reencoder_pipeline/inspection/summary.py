@@ -32,7 +32,7 @@ def summarise(cache: LatentCache) -> dict[str, Any]:
         "stereo": cache.spec.stereo,
         "streams": ", ".join(cache.streams),
         "low_band": f"{cache.low_band['rate']} Hz by {cache.low_band['resampler']}",
-        "storage": f"{cache.storage}, {len(cache.shards)} shards, {size} bytes",
+        "storage": f"{cache.storage}{_compression(cache)}, {len(cache.shards)} shards, {size} bytes",
         "tracks": dict(Counter(track.split for track in cache.tracks)),
         "hours": {name: round(float(n / cache.spec.frame_rate) / 3600, 3) for name, n in sorted(hours.items())},
         "track_seconds": spread(seconds_of(cache)),
@@ -45,6 +45,11 @@ def summarise(cache: LatentCache) -> dict[str, Any]:
             name: {"mean": one.mean.tolist(), "std": one.std.tolist()} for name, one in cache.statistics.items()
         },
     }
+
+
+def _compression(cache: LatentCache) -> str:
+    compression = cache.format.compression
+    return "" if compression is None else f" ({compression.codec}, level {compression.level})"
 
 
 def report(summary: Mapping[str, Any], tracks: Sequence[CachedTrack] = (), *, frame_rate: float = 1.0) -> Iterator[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from reencoder_pipeline.cache.formats.checksums import block_checksums
 from reencoder_pipeline.cache.formats.int8 import latents_of
@@ -17,6 +15,7 @@ from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES
 from reencoder_pipeline.cache.index import INDEX, Shard
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.layout import record_file, record_name
+from reencoder_pipeline.cache.shard_frames import arrays_on_disk, data_files
 from reencoder_pipeline.corpora.twins import across_splits
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.finding import Finding
@@ -24,7 +23,6 @@ from reencoder_pipeline.inspection.outliers import loud_tracks
 from reencoder_pipeline.inspection.value_checks import ValueCheck
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.record import parse_record
-from reencoder_pipeline.shards.reused_tracks import stored_arrays
 from reencoder_pipeline.shards.sweep import RECORD_BEGINS
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.store import is_url, open_store
@@ -102,13 +100,14 @@ def _twins(cache: LatentCache) -> Iterator[Finding]:
 
 
 def _verify_values(cache: LatentCache, shard: Shard, folder: Path, values: ValueCheck) -> Iterator[Finding]:
-    lengths = [track.num_frames for track in shard.tracks]
     try:
-        arrays = dict(_streams(cache, shard, folder))
+        arrays = arrays_on_disk(folder, shard, cache.format, cache.format.names)
     except CacheError as error:  # a description that is not ours, though the index promises these bytes
         yield _damage(shard, str(error.where), error.what if error.value is None else f"{error.what}: {error.value}")
         return
-    yield from values.add(shard, {name: latents_of(arrays, name, lengths=lengths) for name in cache.streams})
+    tracks = [{name: those[number] for name, those in arrays.items()} for number in range(len(shard.tracks))]
+    joined = {name: np.concatenate([latents_of(track, name) for track in tracks]) for name in cache.streams}
+    yield from values.add(shard, joined)
 
 
 def verify_shard(cache: LatentCache, shard: Shard) -> list[Finding]:
@@ -148,7 +147,7 @@ def _verify_files(cache: LatentCache, shard: Shard, folder: Path) -> list[Findin
         elif path.stat().st_size != size:
             damages.append(_damage(shard, name, f"{path.stat().st_size} bytes instead of {size}"))
         elif file_digest(path) != digest:
-            damages.append(_damage(shard, name, f"content changed: {_changed_blocks(cache, shard, folder, path)}"))
+            damages.append(_damage(shard, name, f"content changed: {_changed_blocks(cache, shard, folder, name)}"))
     record = record_file(folder, shard.key)
     if record.exists():
         parsed, name = parse_record(record), record.relative_to(folder).as_posix()
@@ -187,29 +186,21 @@ def discard(cache: LatentCache, findings: list[Finding]) -> int:
     return len(keys)
 
 
-def _changed_blocks(cache: LatentCache, shard: Shard, folder: Path, path: Path) -> str:
+def _changed_blocks(cache: LatentCache, shard: Shard, folder: Path, file: str) -> str:
+    names = data_files(shard, cache.format, cache.format.names).get(file, [])
     try:
-        spans = [
-            f"{stream}, frames {block * CHUNK_FRAMES} to {min((block + 1) * CHUNK_FRAMES, shard.num_frames)}"
-            for stream, frames in _streams(cache, shard, folder, path)
-            for block, (found, promised) in enumerate(
-                zip_longest(block_checksums(frames), shard.blocks[stream])  # a damaged header may tell another length
-            )
-            if found != promised
-        ]
+        arrays = arrays_on_disk(folder, shard, cache.format, names)
     except CacheError as error:
         return error.what
+    spans = [
+        f"{name}, frames {block * CHUNK_FRAMES} to {min((block + 1) * CHUNK_FRAMES, shard.num_frames)}"
+        for name, tracks in arrays.items()
+        for block, (found, promised) in enumerate(
+            zip(block_checksums(np.concatenate(tracks)), shard.blocks[name], strict=True)
+        )
+        if found != promised
+    ]
     return "; ".join(spans[:5]) or "outside the frames"
-
-
-def _streams(
-    cache: LatentCache, shard: Shard, folder: Path, path: Path | None = None
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The stored arrays of a shard, (frames, channels); with `path`, only those that lie in this file of it."""
-    return stored_arrays(
-        folder, shard, cache.streams, storage=cache.storage, precision=cache.precision, channels=cache.spec.channels,
-        file=path,
-    )  # fmt: skip
 
 
 def conclusion(cache: LatentCache, findings: list[Finding]) -> Iterator[str]:

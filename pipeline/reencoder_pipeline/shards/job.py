@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.latents import LatentSpec
@@ -45,7 +46,7 @@ def is_made_of(job: Job, record: Record, config: CacheConfig, spec: LatentSpec) 
         return False
     # Older records do not know their recipes; those of the job are in its key.
     recipes = record.recipes or tuple(recipe for _, recipe in made)
-    return is_whole(record, config, channels=spec.channels) and all(
+    return is_whole(record, ShardFormat.of(config, channels=spec.channels)) and all(
         (there.id, there.split, there.sha256) == (track.id, track.split, track.sha256)
         and its_recipe == recipe
         and there.num_frames == spec.num_frames(there.num_samples)

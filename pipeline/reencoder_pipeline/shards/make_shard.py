@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reencoder_pipeline.cache.index import Shard
-from reencoder_pipeline.cache.layout import claim_name, record_name
+from reencoder_pipeline.cache.layout import ShardFormat, claim_name, group_name, record_name, tar_name
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.encoding.encode_tracks import encode_tracks
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
@@ -22,7 +22,7 @@ from reencoder_pipeline.shards.record import (
     write_record,
 )
 from reencoder_pipeline.shards.reused_tracks import copied_tracks, temporary_folder
-from reencoder_pipeline.shards.write_shard import AlreadyPlacedError, shard_places, sums_of, write_shard
+from reencoder_pipeline.shards.write_shard import AlreadyPlacedError, sums_of, write_shard
 from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.store import Store, open_store
 
@@ -44,8 +44,8 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
         there = read_record(store, job.key)
         if there is not None and is_of(job, there, config, autoencoder.spec):
             return there  # committed by another builder since this job was planned
-        channels = autoencoder.spec.channels
-        known = copied_tracks(job.tracks, job.recipes, job.sources, store, config, channels=channels)
+        form = ShardFormat.of(config, channels=autoencoder.spec.channels)
+        known = copied_tracks(job.tracks, job.recipes, job.sources, store, form)
         copied = {item.track.id: item for item in known}
         rest = [track for track in job.tracks if track.id not in copied]
         outcomes: dict[str, EncodedTrack | Exception] = {**copied}
@@ -60,9 +60,9 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
             else:
                 failures.append(failure_row(track, outcome))
                 retry = retry or not isinstance(outcome, AudioError)
-        sums = sums_of(job.key, encoded, config, channels=channels)
+        sums = sums_of(job.key, encoded, form)
         try:
-            shard = _deliver(job.key, encoded, store, config, claim)
+            shard = _deliver(job.key, encoded, store, form, claim)
         except AlreadyPlacedError:
             return None
         except OSError:
@@ -73,16 +73,16 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
         return _commit(record, store, claim)
 
 
-def _deliver(key: str, encoded: Sequence[EncodedTrack], store: Store, config: CacheConfig, claim: Claim) -> Shard:
+def _deliver(key: str, encoded: Sequence[EncodedTrack], store: Store, form: ShardFormat, claim: Claim) -> Shard:
     """Written in place in a folder; for a URL in a temporary folder, then sent."""
     if isinstance(store, FolderStore):
         # The one way in which a shard may lie there: it was committed before and is damaged, or was never committed.
-        replace = any(path.exists() for path in shard_places(store.folder, key))
+        replace = any((store.folder / name).exists() for name in (group_name(key), tar_name(key)))
         if not claim.is_held():
             raise AlreadyPlacedError
-        return write_shard(key, encoded, store.folder, config, replace=replace)
+        return write_shard(key, encoded, store.folder, form, replace=replace)
     with temporary_folder() as folder:
-        shard = write_shard(key, encoded, folder, config)
+        shard = write_shard(key, encoded, folder, form)
         if not claim.is_held():
             raise AlreadyPlacedError
         with ThreadPoolExecutor(UPLOADS) as pool:

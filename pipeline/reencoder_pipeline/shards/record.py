@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache.channel_sums import Sums, added, moments, sum_frames
-from reencoder_pipeline.cache.formats.int8 import stored_names
+from reencoder_pipeline.cache.formats.zarr_shards import descriptions
 from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_from_dict, shard_to_dict
 from reencoder_pipeline.cache.index_schema import layout_problems, require_record
-from reencoder_pipeline.cache.layout import record_name
-from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.cache.layout import ShardFormat, group_name, record_name
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.store import Store, open_store
@@ -104,23 +103,21 @@ def _which(records: Sequence[Record]) -> str:
     return "train" if trained else "all"
 
 
-def is_whole(record: Record, config: CacheConfig, *, channels: int) -> bool:
-    """Whether a record tells all files, checksums and sums that a shard of its tracks has with these settings, and the
-    sums can be those of so many frames."""
-    shard, streams = record.shard, config.streams
-    names = stored_names(streams, config.precision)
+def is_whole(record: Record, form: ShardFormat) -> bool:
+    """Whether a record tells all files, checksums and sums that a shard of its tracks has in this format, and the sums
+    can be those of so many frames."""
+    shard = record.shard
     if shard.tracks:
-        layout = layout_problems(vars(shard), names, config.format, np.dtype(config.precision), channels)
-        described = [
-            f"shards/{shard.key}/{inside}" for inside in ("zarr.json", *(f"{name}/zarr.json" for name in names))
-        ]
-        if next(layout, None) is not None or (config.format == "zarr" and not set(described) <= shard.files.keys()):
+        described = {f"{group_name(shard.key)}/{inside}" for inside in descriptions(form.names)}
+        if next(layout_problems(vars(shard), form), None) is not None:
+            return False
+        if form.storage == "zarr" and not described <= shard.files.keys():
             return False
     elif shard.files or shard.blocks:
         return False
     return {"train", "all"} <= record.sums.keys() and all(
-        sums.keys() == set(streams)
-        and all(_can_be(one, frames=_frames_of(group, shard), channels=channels) for one in sums.values())
+        sums.keys() == set(form.streams)
+        and all(_can_be(one, frames=_frames_of(group, shard), channels=form.channels) for one in sums.values())
         for group, sums in record.sums.items()
     )
 

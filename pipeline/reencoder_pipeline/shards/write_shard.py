@@ -12,17 +12,14 @@ import numpy as np
 
 from reencoder_pipeline.cache.channel_sums import Sums
 from reencoder_pipeline.cache.formats.checksums import block_checksums
-from reencoder_pipeline.cache.formats.int8 import latents_of, stored_names
+from reencoder_pipeline.cache.formats.int8 import latents_of
 from reencoder_pipeline.cache.formats.tar_shards import sample_key, write_tar_shard
 from reencoder_pipeline.cache.formats.zarr_shards import foreign_files, write_zarr_shard
 from reencoder_pipeline.cache.index import CachedTrack, Shard
-from reencoder_pipeline.cache.layout import SHARDS
-from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.cache.layout import ShardFormat, group_name
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.shards.record import (
-    grouped_sums,
-)
+from reencoder_pipeline.shards.record import grouped_sums
 from reencoder_pipeline.stores.atomic import beside, sync
 
 
@@ -30,33 +27,24 @@ class AlreadyPlacedError(Exception):
     """Another process put the same shard in place meanwhile."""
 
 
-def sums_of(
-    key: str, encoded: Sequence[EncodedTrack], config: CacheConfig, *, channels: int
-) -> dict[str, dict[str, Sums]]:
-    pieces = {name: [latents_of(item.streams, name) for item in encoded] for name in config.streams}
-    return grouped_sums(_cached_tracks(key, encoded), pieces, channels=channels)
-
-
-def shard_places(out: Path, key: str) -> tuple[Path, Path]:
-    return out / SHARDS / key, out / SHARDS / f"{key}.tar"
+def sums_of(key: str, encoded: Sequence[EncodedTrack], form: ShardFormat) -> dict[str, dict[str, Sums]]:
+    pieces = {name: [latents_of(item.streams, name) for item in encoded] for name in form.streams}
+    return grouped_sums(_cached_tracks(key, encoded), pieces, channels=form.channels)
 
 
 def write_shard(
-    key: str, encoded: Sequence[EncodedTrack], out: Path, config: CacheConfig, *, replace: bool = True
+    key: str, encoded: Sequence[EncodedTrack], out: Path, form: ShardFormat, *, replace: bool = True
 ) -> Shard:
     """Write beside its place, digest, sync, rename. AlreadyPlacedError if something lies there that is not to be
     replaced."""
     if not encoded:  # every file failed; the record alone remembers it
         return Shard(key, 0, (), {}, {})
-    names = stored_names(config.streams, config.precision)
-    joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in names}
-    folder, tar = shard_places(out, key)
-    final = folder if config.format == "zarr" else tar
-    partial = beside(out / SHARDS / key)
+    joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in form.names}
+    final, partial = out / form.place(key), beside(out / group_name(key))
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if config.format == "zarr":
-            write_zarr_shard(partial, joined)
+        if form.storage == "zarr":
+            write_zarr_shard(partial, joined, compression=form.compression)
         else:
             keys = [sample_key(position, item.track.id) for position, item in enumerate(encoded)]
             write_tar_shard(partial, keys, [item.streams for item in encoded])

@@ -244,7 +244,7 @@ def test_a_flipped_bit_in_a_scale_is_found(storage: str, caches: dict[str, Path]
     content[content.index(scale)] ^= 1
     path.unlink()  # a hard link
     path.write_bytes(content)
-    with pytest.raises(CacheError, match="scales are not what the index says"):
+    with pytest.raises(CacheError, match="scales of a shard are not what the index says"):
         open_cache(cache.path).read(track, "mono")
     (finding,) = verify_cache(cache)
     assert finding.severity == "damage"

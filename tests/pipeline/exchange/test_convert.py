@@ -147,10 +147,8 @@ def test_damage_does_not_become_sound_by_being_copied(sound: dict[str, Path], tm
     else:
         tar = source / "shards" / "valid.tar"
         flip(tar, members_in(tar)["00001_valid-1.left.npy"].offset)
-    with pytest.raises(CacheError, match="not what was written") as caught:
+    with pytest.raises(CacheError, match=rf"valid.{'left' if storage == 'zarr' else 'tar'}.*not what the index says"):
         convert(source, tmp_path / "out", "zarr")
-    assert "valid" in str(caught.value)
-    assert "left" in str(caught.value)
     assert not (tmp_path / "out" / "index.json").exists()
     assert (tmp_path / "out" / "shards" / "train.json").exists()
 

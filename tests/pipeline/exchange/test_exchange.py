@@ -175,7 +175,7 @@ def test_damaged_latents_are_not_exported(cache: LatentCache, tmp_path: Path) ->
     content = bytearray(file.read_bytes())
     content[7] ^= 4
     file.write_bytes(content)
-    with pytest.raises(CacheError, match="not what was written"):
+    with pytest.raises(CacheError, match="not what the index says"):
         export(source, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 

@@ -76,9 +76,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fetched: list[str] = []
     original = streaming_windows.read_shard
 
-    def read_shard(reader: object, cache: LatentCache, shard: object, streams: object) -> object:
+    def read_shard(reader: object, shard: object, form: object, streams: object) -> object:
         fetched.append(shard.key)  # type: ignore[attr-defined]
-        return original(reader, cache, shard, streams)  # type: ignore[arg-type]
+        return original(reader, shard, form, streams)  # type: ignore[arg-type]
 
     monkeypatch.setattr(streaming_windows, "read_shard", read_shard)
     return fetched

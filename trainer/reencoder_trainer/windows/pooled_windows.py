@@ -157,7 +157,7 @@ class StreamingLoader:
                 raise error
 
     def _fill(self, slot: int, number: int) -> None:
-        frames = read_shard(self._reader, self._cache, self._shards[number], self._task.streams)
+        frames = read_shard(self._reader, self._shards[number], self._cache.format, self._task.streams)
         for place, stream in enumerate(self._task.streams):
             joined = np.concatenate([frames[stream][track] for track in self._chosen[number]]).reshape(-1)
             first = place * self._stream_values

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reencoder_pipeline.cache.formats.compression import rounded
 
 INT8, _SUFFIX = "int8", "_scale"
 LARGEST = 127  # -128 is not used: the range is symmetric
@@ -48,18 +50,21 @@ def working_precision(precision: str) -> str:
     return "float32" if precision == INT8 else precision
 
 
-def stored(streams: Mapping[str, NDArray[Any]], precision: str) -> dict[str, NDArray[Any]]:
-    """A whole track's (frames, channels) in the working precision -> the arrays that are stored of it."""
+def stored(
+    streams: Mapping[str, NDArray[Any]], precision: str, *, keep_bits: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """A whole track's (frames, channels) in the working precision -> the arrays that are stored of it.
+
+    `keep_bits`: rounded to so many bits of mantissa; not with int8.
+    """
     if precision != INT8:
-        return dict(streams)
+        return {name: frames if keep_bits is None else rounded(frames, keep_bits) for name, frames in streams.items()}
     scales = {name: scale_of(frames) for name, frames in streams.items()}
     values = {name: quantised(frames, scales[name]) for name, frames in streams.items()}
     return values | {scale_name(name): scale[None] for name, scale in scales.items()}
 
 
-def latents_of(arrays: Mapping[str, NDArray[Any]], stream: str, *, lengths: Sequence[int] = ()) -> NDArray[Any]:
-    """The stored arrays of a track, or of tracks of these lengths end to end -> the stream's latents, not int8."""
+def latents_of(arrays: Mapping[str, NDArray[Any]], stream: str) -> NDArray[Any]:
+    """The stored arrays of a track -> the stream's latents, (frames, channels); of int8, float32."""
     scales = arrays.get(scale_name(stream))
-    if scales is None:
-        return arrays[stream]
-    return dequantised(arrays[stream], np.repeat(scales, lengths, axis=0) if len(lengths) else scales)
+    return arrays[stream] if scales is None else dequantised(arrays[stream], scales)

@@ -178,12 +178,3 @@ class _Incoming(io.RawIOBase):
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
-
-
-def read_tar_stream(path: Path, promised: Promised, stream: str) -> NDArray[Any]:
-    """The tracks of one stream joined, (frames, channels), copied. CacheError if a member is not as promised."""
-    members = read_members(path, promised)
-    chosen = [members[name] for name in promised if name.endswith(f".{stream}.npy")]
-    return np.concatenate(
-        [np.fromfile(path, m.dtype, count=math.prod(m.shape), offset=m.offset).reshape(m.shape) for m in chosen]
-    )

@@ -1,33 +1,35 @@
-"""One shard as a Zarr v3 group: an uncompressed array a stream, whose one file is its chunks of frames and an index.
+"""One shard as a Zarr v3 group: an array for each stream, whose one file is its chunks of frames and then an index.
 
-It is written by Zarr and read without it: what describes an array in a foreign file could ask for any codec and any
-size, so the description is compared with the one that is written here, and the frames are found by the index.
+Zarr writes it, and the frames are read without Zarr: a foreign file could describe any codec and any size. So the
+description must be the one that is written here, and the frames are found by the index of chunks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.formats.int8 import is_scale
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.safe_text import read_json, require_regular
+from reencoder_pipeline.safe_text import require_regular
+from reencoder_pipeline.stores.checked_reader import DamagedContentError
 
 CHUNK_FRAMES = 1024
-FOOTER_CRC_BYTES = 4
+FOOTER_CRC_BYTES, ENTRY_BYTES = 4, 16  # of a chunk index: its checksum, and a chunk's offset and length
 DESCRIPTION = "zarr.json"
-OLDER = (".zarray", ".zgroup", ".zattrs", ".zmetadata")  # of Zarr's second format, which a reader may prefer
 _OWN_FILE = re.compile(r"(?:[a-z_]+/)?zarr\.json|[a-z_]+/c/0/0")
-_LARGEST_DESCRIPTION = 2**16
 
 
-def write_zarr_shard(folder: Path, streams: Mapping[str, NDArray[Any]]) -> None:
-    """Write each stream (frames, channels) as one array with all channels in one inner chunk and no compression.
+def write_zarr_shard(
+    folder: Path, streams: Mapping[str, NDArray[Any]], *, compression: Compression | None = None
+) -> None:
+    """Write each stream (frames, channels) as one array with all channels in one inner chunk.
 
     fill_value is NaN: with 0, an all-zero chunk would be dropped and everything after it would move.
     """
@@ -35,7 +37,7 @@ def write_zarr_shard(folder: Path, streams: Mapping[str, NDArray[Any]]) -> None:
 
     group = zarr.create_group(folder, zarr_format=3)
     for name, frames in streams.items():
-        chunk = len(frames) if is_scale(name) else CHUNK_FRAMES
+        chunk = chunk_rows(name, len(frames))
         padded = -(-len(frames) // chunk) * chunk
         array = group.create_array(
             name,
@@ -43,7 +45,7 @@ def write_zarr_shard(folder: Path, streams: Mapping[str, NDArray[Any]]) -> None:
             chunks=(chunk, frames.shape[1]),
             shards=(padded, frames.shape[1]),
             dtype=frames.dtype,
-            compressors=None,
+            compressors=None if compression is None else compression.described(frames.dtype.itemsize),
             filters=None,
             fill_value=0 if frames.dtype == np.int8 else float("nan"),
             config={"write_empty_chunks": True},
@@ -51,8 +53,18 @@ def write_zarr_shard(folder: Path, streams: Mapping[str, NDArray[Any]]) -> None:
         array[:] = frames
 
 
+def data_inside(stream: str) -> str:
+    """The file with an array's frames, relative to the shard's folder."""
+    return f"{stream}/c/0/0"
+
+
 def data_file(folder: Path, stream: str) -> Path:
-    return folder / stream / "c" / "0" / "0"
+    return folder / data_inside(stream)
+
+
+def descriptions(names: Sequence[str]) -> list[str]:
+    """The files that describe a shard of these arrays, relative to its folder."""
+    return [DESCRIPTION, *(f"{name}/{DESCRIPTION}" for name in names)]
 
 
 def is_own_file(inside: str) -> bool:
@@ -61,171 +73,123 @@ def is_own_file(inside: str) -> bool:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """What lies in the folder of a shard and is none of `write_zarr_shard`'s; nothing where there is no folder."""
+    """Files in the folder of a shard that `write_zarr_shard` did not make; none where there is no folder."""
     names = [
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     ]
     return sorted(name for name in names if not is_own_file(name))
 
 
-def require_own_format(folder: Path, stream: str, *, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """CacheError unless the shard and this stream of it are described as `write_zarr_shard` does. No frame is read."""
-    for inside, expected in (("", _group()), (stream, _array(stream, shape, dtype))):
-        place = folder / inside
-        older = [name for name in OLDER if (place / name).exists()]
-        found = read_json(
-            place / DESCRIPTION, kind=CacheError, what="description of a shard", limit=_LARGEST_DESCRIPTION
-        )
-        wrong = older or _differing(found, expected)
-        if wrong:
-            raise CacheError(
-                "this is not a shard of this format", where=place / DESCRIPTION, value=", ".join(wrong[:3])[:200],
-                remedy="build the cache again; shards that another program wrote are not read",
-            )  # fmt: skip
+def chunk_rows(name: str, rows: int) -> int:
+    """Rows of an inner chunk: scales, one row a track, are one chunk."""
+    return rows if is_scale(name) else CHUNK_FRAMES
 
 
-def _differing(found: Any, expected: Mapping[str, Any]) -> list[str]:
-    """The keys in which a description is not the expected one; what means nothing where it is empty may be left out."""
-    if not isinstance(found, dict):
-        return ["no JSON object"]
-    empty = {"attributes": {}, "storage_transformers": [], "dimension_names": None, "consolidated_metadata": None}
-    mine, theirs = {**empty, **expected}, {**empty, **found}
-    return sorted(
-        str(key) for key in mine.keys() | theirs.keys() if not _is_same(mine.get(key, ...), theirs.get(key, ...))
-    )
+def _num_chunks(name: str, rows: int) -> int:
+    return -(-rows // chunk_rows(name, rows)) if rows else 0
 
 
-def _is_same(a: Any, b: Any) -> bool:
-    """Equal, and of equal types: true is not 1."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_is_same, a, b))
-    return type(a) is type(b) and a == b
+def file_sizes(
+    stream: str, *, rows: int, channels: int, dtype: np.dtype[Any], compression: Compression | None
+) -> tuple[int, int]:
+    """Smallest and largest size of the file with an array of `rows` frames, or of scales of `rows` tracks.
 
-
-def _group() -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group"}
-
-
-def _array(stream: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """What `write_zarr_shard` makes Zarr write of an array."""
-    rows, channels = shape
-    chunk = rows if is_scale(stream) else CHUNK_FRAMES
-    plain = {"name": "bytes", **({"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {})}
-    sharding = {
-        "chunk_shape": [chunk, channels],
-        "codecs": [plain],
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-        "index_location": "end",
-    }
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [rows, channels],
-        "data_type": str(dtype),
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [-(-rows // chunk) * chunk, channels]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0 if dtype == np.int8 else "NaN",
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-    }
-
-
-def file_bytes(stream: str, *, rows: int, channels: int, dtype: np.dtype[Any]) -> int:
-    """The size of the file that holds an array of `rows` frames, or of scales of `rows` tracks."""
-    chunk = rows if is_scale(stream) else CHUNK_FRAMES
-    chunks = -(-rows // chunk) if rows else 0
-    return chunks * (chunk * channels * dtype.itemsize + 16) + FOOTER_CRC_BYTES
+    Compression may make a chunk that is noise a little larger.
+    """
+    chunks, chunk = _num_chunks(stream, rows), chunk_rows(stream, rows) * channels * dtype.itemsize
+    index = chunks * ENTRY_BYTES + FOOTER_CRC_BYTES
+    if compression is None:
+        return chunks * chunk + index, chunks * chunk + index
+    return chunks + index, chunks * (chunk + chunk // 128 + 128) + index
 
 
 def is_linear(path: Path, *, num_frames: int, frame_bytes: int) -> bool:
-    """Whether the file really is the frames in order. Zarr does not promise it, so the chunk index at its end is read:
-    offset and length (uint64) of every inner chunk, then a crc32c."""
-    footer_bytes = _footer_bytes(num_frames)
+    """Whether the file of an uncompressed stream is its frames in order, by the chunk index at its end.
+
+    Zarr does not promise the order of chunks in a file.
+    """
+    chunks, chunk_bytes = _num_chunks("", num_frames), CHUNK_FRAMES * frame_bytes
+    index_bytes = chunks * ENTRY_BYTES + FOOTER_CRC_BYTES
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(-min(size, footer_bytes), 2)
-        return _tells_linear(file.read(), size=size, num_frames=num_frames, frame_bytes=frame_bytes)
+        file.seek(-min(size, index_bytes), 2)
+        return size == chunks * chunk_bytes + index_bytes and _in_order(file.read(), chunk_bytes)
 
 
-def frames_in(content: bytes, *, num_frames: int, dtype: np.dtype[Any], channels: int, where: object) -> NDArray[Any]:
-    """The frames, (num_frames, channels) and read-only, of a file that is in memory, whatever the order of its chunks.
-
-    CacheError where its chunk index does not say where in the file each chunk lies.
-    """
-    frame_bytes, footer = channels * dtype.itemsize, content[-_footer_bytes(num_frames) :]
-    shape = (num_frames, channels)
-    if _tells_linear(footer, size=len(content), num_frames=num_frames, frame_bytes=frame_bytes):
-        return np.frombuffer(content, dtype, count=num_frames * channels).reshape(shape)
-    chunks, chunk_bytes = -(-num_frames // CHUNK_FRAMES), CHUNK_FRAMES * frame_bytes
-    end = chunks * chunk_bytes
-    index = _chunk_index(footer) if len(content) == end + _footer_bytes(num_frames) else None
-    if index is None or (index[:, 1] != chunk_bytes).any() or (index[:, 0] > end - chunk_bytes).any():
-        raise CacheError(
-            "this is not a shard of this format: its index does not say where its chunks are", where=where,
-            value=f"{len(content)} bytes", remedy="build the cache again, or copy it again",
-        )  # fmt: skip
-    pieces = [content[start : start + chunk_bytes] for start in index[:, 0].tolist()]
-    return np.frombuffer(b"".join(pieces), dtype, count=num_frames * channels).reshape(shape)
-
-
-def scales_in(content: bytes, *, num_tracks: int, channels: int) -> NDArray[np.float32]:
-    """(num_tracks, channels) of a file that `write_zarr_shard` made of scales: they stand before its chunk index."""
-    if len(content) != 4 * num_tracks * channels + 16 + FOOTER_CRC_BYTES:
-        raise CacheError(
-            "scales have another size than the index promises", value=f"{len(content)} bytes",
-            remedy="build the cache again, or copy it again",
-        )  # fmt: skip
-    return np.frombuffer(content, np.float32, count=num_tracks * channels).reshape(num_tracks, channels)
-
-
-def _footer_bytes(num_frames: int) -> int:
-    return 16 * -(-num_frames // CHUNK_FRAMES) + FOOTER_CRC_BYTES
-
-
-def _tells_linear(footer: bytes, *, size: int, num_frames: int, frame_bytes: int) -> bool:
-    chunks, chunk_bytes = -(-num_frames // CHUNK_FRAMES), CHUNK_FRAMES * frame_bytes
-    if size != chunks * chunk_bytes + _footer_bytes(num_frames):
-        return False
+def _in_order(footer: bytes, chunk_bytes: int) -> bool:
     index = np.frombuffer(footer[:-FOOTER_CRC_BYTES], dtype="<u8").reshape(-1, 2)
-    expected = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-    return bool((index[:, 0] == expected).all() and (index[:, 1] == chunk_bytes).all())
+    starts = np.arange(len(index), dtype=np.uint64) * np.uint64(chunk_bytes)
+    return bool((index[:, 0] == starts).all() and (index[:, 1] == chunk_bytes).all())
 
 
-def _chunk_index(footer: bytes) -> NDArray[np.uint64] | None:
-    """Offset and length of every chunk; None where it is not as its own checksum says."""
+def array_in(
+    content: bytes,
+    name: str,
+    *,
+    rows: int,
+    channels: int,
+    dtype: np.dtype[Any],
+    compression: Compression | None,
+) -> NDArray[Any]:
+    """The array, (rows, channels) and read-only, in the content of its file, whatever the order of its chunks.
+
+    DamagedContentError where the chunk index does not say where each chunk lies, or a chunk does not decode to exactly
+    its rows.
+    """
+    chunks, chunk_bytes = _num_chunks(name, rows), chunk_rows(name, rows) * channels * dtype.itemsize
+    try:
+        places = _chunk_places(content, chunks, None if compression else chunk_bytes)
+        if places is None:
+            return np.frombuffer(content, dtype, count=rows * channels).reshape(rows, channels)
+        decoded = np.empty(chunks * chunk_bytes, dtype=np.uint8)
+        for number, (start, length) in enumerate(places):
+            chunk, out = content[start : start + length], decoded[number * chunk_bytes :][:chunk_bytes]
+            if compression is None:
+                out[:] = np.frombuffer(chunk, dtype=np.uint8)
+            else:
+                compression.decode_into(chunk, out)
+    except ValueError as error:
+        raise DamagedContentError(str(error)) from None
+    decoded.flags.writeable = False
+    return decoded.view(dtype)[: rows * channels].reshape(rows, channels)
+
+
+def _chunk_places(content: bytes, chunks: int, chunk_bytes: int | None) -> list[tuple[int, int]] | None:
+    """Offset and length of every chunk; None where the file is its chunks in order.
+
+    ValueError where the index is damaged or a chunk lies outside the file's data. `chunk_bytes`: None if compressed.
+    """
     import google_crc32c
 
-    index, checksum = footer[:-FOOTER_CRC_BYTES], footer[-FOOTER_CRC_BYTES:]
-    if google_crc32c.value(index).to_bytes(FOOTER_CRC_BYTES, "little") != checksum:
+    end = len(content) - chunks * ENTRY_BYTES - FOOTER_CRC_BYTES
+    if end < chunks or (chunk_bytes is not None and end != chunks * chunk_bytes):
+        raise ValueError(f"its {chunks} chunks cannot make {len(content)} bytes")
+    if chunk_bytes is not None and _in_order(content[end:], chunk_bytes):
         return None
-    return np.frombuffer(index, dtype="<u8").reshape(-1, 2)
+    index, checksum = content[end:-FOOTER_CRC_BYTES], content[-FOOTER_CRC_BYTES:]
+    if google_crc32c.value(index).to_bytes(FOOTER_CRC_BYTES, "little") != checksum:
+        raise ValueError("its index of chunks does not match its own checksum")
+    places = [(start, length) for start, length in np.frombuffer(index, dtype="<u8").reshape(-1, 2).tolist()]
+    for start, length in places:
+        if start + length > end or chunk_bytes not in (None, length):
+            raise ValueError(f"its index says that a chunk of {length} bytes begins at {start}")
+    return places
 
 
-def read_zarr_stream(
-    folder: Path, stream: str, *, rows: int, channels: int, dtype: np.dtype[Any], described: bool = True
-) -> NDArray[Any]:
-    """A whole stream of a shard, (rows, channels) and read-only: frames, or the scales of `rows` tracks.
-
-    CacheError unless it is described (where `described`), and has the size, as `write_zarr_shard` does and makes it.
-    """
-    if described:
-        require_own_format(folder, stream, shape=(rows, channels), dtype=dtype)
-    file = data_file(folder, stream)
-    expected = file_bytes(stream, rows=rows, channels=channels, dtype=dtype)
-    require_regular(file, kind=CacheError, what="file of a shard")
+def read_file(path: Path, *, sizes: tuple[int, int]) -> bytes:
+    """The content of a shard's data file. CacheError unless it is a regular file within these sizes."""
+    require_regular(path, kind=CacheError, what="file of a shard")
+    smallest, largest = sizes
     try:
-        size = file.stat().st_size
-        content = file.read_bytes() if size == expected else b""
+        size = path.stat().st_size
+        content = path.read_bytes() if smallest <= size <= largest else b""
     except OSError as error:
         raise CacheError(
-            "a shard cannot be read", where=file, value=error.strerror, remedy="check its permissions and its disk"
+            "a shard cannot be read", where=path, value=error.strerror, remedy="check its permissions and its disk"
         ) from None
-    if len(content) != expected:
+    if not smallest <= len(content) <= largest:
         raise CacheError(
-            "a shard is damaged", where=file, value=f"{size} bytes instead of {expected}",
+            "a shard is damaged", where=path, value=f"{size} bytes instead of {smallest}",
             remedy="`reencoder-cache verify --discard` forgets damaged shards; then build again",
         )  # fmt: skip
-    if is_scale(stream):
-        return scales_in(content, num_tracks=rows, channels=channels)
-    return frames_in(content, num_frames=rows, dtype=dtype, channels=channels, where=file)
+    return content
