@@ -14,17 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_evaluate import (  # noqa: F401 - fixtures
-    Evaluate,
-    autoencoder,
-    evaluate,
-    finished,
-    module,
-    no_page,
-    one_thread,
-    settings,
-    songs,
-)
 from typer.testing import CliRunner
 
 from example_run import write_run
@@ -48,6 +37,7 @@ from reencoder_eval.systems.system import System
 from reencoder_pipeline.errors import ConfigError, EvaluationError, ReencoderError
 from reencoder_pipeline.stores import atomic as durable
 from reencoder_pipeline.stores.own_folder import folder_lock
+from tiny_evaluation import Evaluate
 
 SMALL = {"num_clips": 1, "listening_clips": 1}
 COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
@@ -76,7 +66,7 @@ FAILING = {
 
 
 @pytest.mark.usefixtures("no_page")
-def test_programs_that_fail_are_failures_of_their_rows(evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811
+def test_programs_that_fail_are_failures_of_their_rows(evaluate: Evaluate, tmp_path: Path) -> None:
     limits = {"slow": {"timeout": 0.5}}
     external = [program(tmp_path, label, code, **limits.get(label, {})) for label, code in FAILING.items()]
     external.append(program(tmp_path, "good", COPY))
@@ -105,13 +95,13 @@ ODD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("kind", ODD)
 def test_a_module_that_fails_on_one_clip_alone(
     kind: str,
-    evaluate: Evaluate,  # noqa: F811
+    evaluate: Evaluate,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, places = module_rows.module_systems, []
 
-    def sometimes(*arguments: Any, **settings: Any) -> tuple[System, ...]:  # noqa: F811
+    def sometimes(*arguments: Any, **settings: Any) -> tuple[System, ...]:
         [system] = whole(*arguments, **settings)
 
         def run(audio: Any) -> np.ndarray:
@@ -131,7 +121,7 @@ def test_a_module_that_fails_on_one_clip_alone(
 
 @pytest.mark.usefixtures("no_page")
 def test_latents_that_are_no_numbers_are_a_failure(
-    evaluate: Evaluate,  # noqa: F811
+    evaluate: Evaluate,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -153,7 +143,7 @@ def test_latents_that_are_no_numbers_are_a_failure(
 @pytest.mark.parametrize("number", [1, 2, 4, 7, 9])
 def test_a_full_disk_is_a_message_and_the_same_command_goes_on(
     number: int,
-    evaluate: Evaluate,  # noqa: F811
+    evaluate: Evaluate,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -222,8 +212,8 @@ def test_a_damaged_or_foreign_file_is_named(name: str, content: str, tmp_path: P
 @pytest.mark.parametrize("name", [SCORES, COSTS])
 def test_an_evaluation_does_not_go_on_from_a_damaged_file(
     name: str,
-    finished: Path,  # noqa: F811
-    evaluate: Evaluate,  # noqa: F811
+    finished: Path,
+    evaluate: Evaluate,
     tmp_path: Path,
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -233,7 +223,7 @@ def test_an_evaluation_does_not_go_on_from_a_damaged_file(
             evaluate(run)
 
 
-def test_damaged_statistics_and_audio_are_named(finished: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_damaged_statistics_and_audio_are_named(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     record = next((run / LATENTS).iterdir())
     whole = record.read_bytes()
@@ -253,7 +243,7 @@ def test_damaged_statistics_and_audio_are_named(finished: Path, tmp_path: Path) 
 @pytest.mark.parametrize("theirs", [{"audio/a.flac": b"1", "latents/b.npz": b"2"}, {"run.json": b"{}", "x.txt": b"3"}])
 def test_a_folder_of_somebody_else_is_refused_untouched(
     theirs: dict[str, bytes],
-    evaluate: Evaluate,  # noqa: F811
+    evaluate: Evaluate,
     tmp_path: Path,
 ) -> None:
     for name, content in theirs.items():
@@ -269,7 +259,7 @@ def test_a_folder_of_somebody_else_is_refused_untouched(
 
 
 @pytest.mark.usefixtures("no_page")
-def test_files_of_others_in_a_folder_of_ours_stay(finished: Path, evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811
+def test_files_of_others_in_a_folder_of_ours_stay(finished: Path, evaluate: Evaluate, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     own = {path.name for folder in (AUDIO, LATENTS) for path in (run / folder).iterdir()}
     theirs = {"audio/mine.flac", "audio/a.b.c.flac", "latents/notes.npz", "audio/x.partial", "latents/sub/y.npz"}
@@ -285,7 +275,7 @@ def test_files_of_others_in_a_folder_of_ours_stay(finished: Path, evaluate: Eval
     assert len(left & own) == 5 + 5 < len(own), "the files of one clip: what others made is removed"
 
 
-def test_two_evaluations_in_one_folder_are_refused(evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811
+def test_two_evaluations_in_one_folder_are_refused(evaluate: Evaluate, tmp_path: Path) -> None:
     with folder_lock(tmp_path / "run", what="an evaluation"), pytest.raises(ConfigError, match="is running"):
         evaluate(tmp_path / "run", **SMALL)
     run = write_run(tmp_path / "other")

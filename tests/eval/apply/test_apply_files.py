@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_apply_segments import filled, noise, whole
 
+from applied import filled, noise, touched, whole
 from reencoder_eval.apply.decision import Wishes, decide
 from reencoder_eval.apply.files import reading, writing
 from reencoder_eval.apply.files.inputs import find_jobs
@@ -25,14 +25,6 @@ from reencoder_pipeline.latents import LatentSpec
 
 SPEC = LatentSpec("tiny", "abc", sample_rate=44_100, hop=1024, channels=4)
 RATE = 44_100
-
-
-def touched(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    return folder
 
 
 def outputs(*inputs: object, out: Path, stdin: bytes = b"") -> list[str]:

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_apply import Place, low_music, modules, mono, place  # noqa: F401 - fixtures
-from test_apply_files import touched
-from test_apply_segments import filled, noise
 
+from applied import Place, filled, low_music, mono, noise, touched
 from reencoder_eval.apply import run as apply_run
 from reencoder_eval.apply.files.inputs import Job, find_jobs
 from reencoder_eval.apply.files.latents_io import Latents, write_latents
@@ -102,7 +100,7 @@ def test_links_in_the_output_folder_do_not_lead_out_of_it(tmp_path: Path) -> Non
 
 
 def test_names_that_cannot_be_are_no_traceback(
-    place: Place,  # noqa: F811
+    place: Place,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,7 +132,7 @@ def test_an_output_whose_name_would_be_too_long_is_shortened(stem: str, ending: 
     assert Job(Path("a.wav"), Path(), "a").output(tmp_path, suffix=".wav") == tmp_path / "a.wav"
 
 
-def test_an_output_folder_that_cannot_be_is_named(place: Place, tmp_path: Path) -> None:  # noqa: F811
+def test_an_output_folder_that_cannot_be_is_named(place: Place, tmp_path: Path) -> None:
     touched(tmp_path, "file", "in/a.wav")
     for out in ("file", "file/below/out"):
         for dry_run in (False, True):
@@ -156,7 +154,7 @@ def test_an_output_folder_without_permission_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_nothing_is_written_when_outputs_would_meet(place: Place, overwrite: bool, dry_run: bool) -> None:  # noqa: F811
+def test_nothing_is_written_when_outputs_would_meet(place: Place, overwrite: bool, dry_run: bool) -> None:
     place.write("a.wav", mono())
     place.write("a_seed5.wav", mono())
     settings = {"upmix_module": place.m2s, "variants": 2, "seed": 5, "overwrite": overwrite, "dry_run": dry_run}
@@ -165,7 +163,7 @@ def test_nothing_is_written_when_outputs_would_meet(place: Place, overwrite: boo
     assert not (place.folder / "out").exists()
 
 
-def test_variants_that_are_there_are_left_and_the_others_made(place: Place) -> None:  # noqa: F811
+def test_variants_that_are_there_are_left_and_the_others_made(place: Place) -> None:
     path = place.write("a.wav", mono())
     touched(place.folder / "out", "a_seed5.wav", "theirs.wav")
     settings = {"upmix_module": place.m2s, "variants": 2, "seed": 5}
@@ -182,7 +180,7 @@ def test_variants_that_are_there_are_left_and_the_others_made(place: Place) -> N
 
 
 @pytest.mark.parametrize("theirs", ['{"mine": 1}', "[1, 2"])
-def test_a_json_of_others_is_not_replaced_by_that_of_latents(theirs: str, place: Place) -> None:  # noqa: F811
+def test_a_json_of_others_is_not_replaced_by_that_of_latents(theirs: str, place: Place) -> None:
     path = place.write("a.wav", low_music(), 22_050)
     touched(place.folder / "out", "a.json").joinpath("a.json").write_text(theirs)
     [outcome] = place.apply(path, upsample_module=place.bwe, latents="npy")
@@ -197,7 +195,7 @@ def test_a_json_of_others_is_not_replaced_by_that_of_latents(theirs: str, place:
 
 
 def test_done_is_said_of_files_that_are_there(
-    place: Place,  # noqa: F811
+    place: Place,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def lost(audio: object, rate: int, path: Path, **settings: object) -> tuple[Path, list[str]]:
@@ -235,7 +233,7 @@ def test_latents_that_are_no_numbers_are_not_written(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("kind", "name"), [("WAV", b"id3 "), ("AIFF", b"ID3 ")])
-def test_tags_in_an_id3_chunk_are_said_to_be_lost(kind: str, name: bytes, place: Place) -> None:  # noqa: F811
+def test_tags_in_an_id3_chunk_are_said_to_be_lost(kind: str, name: bytes, place: Place) -> None:
     path = place.write(f"a.{kind.lower()}", low_music(), 22_050)
     tag = b"ID3\3\0\0\0\0\0\x10TIT2\0\0\0\6\0\0\0Title"
     chunk = name + len(tag).to_bytes(4, "little" if kind == "WAV" else "big") + tag
@@ -257,7 +255,7 @@ def test_an_output_folder_that_is_a_link_to_nothing_is_named(dry_run: bool, tmp_
 @pytest.mark.parametrize("latents", ["npy", "safetensors"])
 def test_a_full_disk_below_latents_is_a_sentence_with_a_remedy(
     latents: str,
-    place: Place,  # noqa: F811
+    place: Place,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object, **__: object) -> None:

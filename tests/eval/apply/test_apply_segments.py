@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from applied import filled, noise, random_module, whole
 from reencoder_eval.apply import segments
 from reencoder_eval.apply.crossover import crossed
 from reencoder_eval.apply.files import scratch as scratch_module
@@ -16,39 +16,8 @@ from reencoder_eval.apply.files.scratch import Scratch, downmixed, resampled
 from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.tasks import get_task
-from reencoder_trainer.module.latent_module import LatentModule
-from reencoder_trainer.module.normalisation import Normalisation, Scaling
-from reencoder_trainer.trained_module import TrainedModule
 
 SPEC = LatentSpec("tiny", "abc", sample_rate=44_100, hop=1024, channels=4)
-
-
-def random_module(spec: LatentSpec, *, task: str = "bwe", response_frames: int | None = None) -> TrainedModule:
-    """One whose GRN matters: an untrained one is the identity there."""
-    torch.manual_seed(0)
-    channels = spec.channels
-    out_channels = channels * len(get_task(task).targets)
-    module = LatentModule(channels, out_channels, blocks=2, width=12, response_frames=response_frames)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    scalings = (Scaling(torch.zeros(n, 1), torch.ones(n, 1)) for n in (channels, out_channels))
-    return TrainedModule(module.eval(), get_task(task), spec, Normalisation(*scalings), {"steps": 1})
-
-
-def noise(width: int, length: int, *, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((width, length)).astype(np.float32) / 4
-
-
-def filled(values: np.ndarray, folder: Path, *, by: int = 1000) -> Scratch:
-    scratch = Scratch(len(values), folder=folder)
-    for start in range(0, values.shape[1], by):
-        scratch.append(values[:, start : start + by])
-    return scratch
-
-
-def whole(scratch: Scratch) -> np.ndarray:
-    return scratch.read(0, len(scratch))
 
 
 @pytest.fixture(params=[100, 64 * 2**20], ids=["on disk", "in memory"])

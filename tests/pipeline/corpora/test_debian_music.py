@@ -3,108 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reencoder_pipeline.audio.survey import Survey, suited_tasks
+from debian_archive import APT_GET, GAME, SONGS, Archive, lines
 from reencoder_pipeline.corpora import debian_music
 from reencoder_pipeline.corpora.corpus import read_corpus
-from reencoder_pipeline.corpora.debian_music import COLLECTIONS, MARK, fetch_debian_music, manifest_path, track_path
+from reencoder_pipeline.corpora.debian_music import MARK, fetch_debian_music, manifest_path, track_path
 from reencoder_pipeline.errors import ConfigError, FetchError
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
-
-# What fetch_debian_music uses of apt-get: `update` fills the lists folder, `download` copies from $ARCHIVE, and both
-# are written down in $ARCHIVE/calls. A file $ARCHIVE/<package>.slow or .broken changes what happens to that package.
-APT_GET = """#!/bin/sh
-for argument; do case "$argument" in
-    -oDir::State::lists=*) lists="${argument#*=}" ;;
-    update|download|--print-uris) words="$words $argument" ;;
-    -*) ;;
-    *) words="$words $argument"; package="$argument" ;;
-esac; done
-echo "$words" >> "$ARCHIVE/calls"
-case "$words" in
-    " update")
-        [ -e "$ARCHIVE/offline" ] && { echo "W: Failed to fetch: Temporary failure resolving"; exit 0; }
-        touch "$lists/mirror_main_Packages" ;;
-    " download --print-uris"*)
-        [ -e "$ARCHIVE/$package.deb" ] || { echo "E: Unable to locate package $package"; exit 100; }
-        echo "'http://mirror/$package.deb' ${package}_1_all.deb 12345 SHA256:0" ;;
-    " download"*)
-        [ -e "$ARCHIVE/$package.broken" ] && { echo "E: Failed to fetch $package  Connection timed out"; exit 100; }
-        if [ -e "$ARCHIVE/$package.slow" ]; then
-            echo half > "${package}_1_all.deb"; echo $$ > "$ARCHIVE/pid"; exec sleep 60
-        fi
-        cp "$ARCHIVE/$package.deb" "${package}_1_all.deb" ;;
-esac
-"""
-
-
-class Archive:
-    """A mirror of tiny packages, and the manifest that describes them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest = folder / "debian_music.jsonl"
-        self.rows: list[dict[str, Any]] = []
-        folder.mkdir()
-
-    def add(self, package: str, files: dict[str, bytes], *, links: dict[str, str] | None = None) -> None:
-        """Build a .deb of `files`; a value for "x.pk3!member" goes into the archive x.pk3."""
-        root = self.folder / package
-        shutil.rmtree(root, ignore_errors=True)
-        (root / "DEBIAN").mkdir(parents=True)
-        (root / "DEBIAN" / "control").write_text(
-            f"Package: {package}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: music\n"
-        )
-        for name, content in files.items():
-            path, _, member = name.partition("!")
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            if member:
-                with zipfile.ZipFile(root / path, "a") as archive:
-                    archive.writestr(member, content)
-            else:
-                (root / path).write_bytes(content)
-        for name, target in (links or {}).items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).symlink_to(target)
-        command = ["dpkg-deb", "--root-owner-group", "-Znone", "-b", root, self.folder / f"{package}.deb"]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def describe(self, package: str, files: dict[str, bytes]) -> None:
-        """Add `files` to the manifest, whatever the package holds."""
-        for name, content in files.items():
-            row = {"id": f"{package}/{Path(name).stem}", "package": package, "version": "1", "path": name}
-            row |= {"sha256": hashlib.sha256(content).hexdigest(), "seconds": 60.0, "tasks": ["bwe"], "split": "train"}
-            self.rows.append(row)
-        self.manifest.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def calls(self) -> list[str]:
-        log = self.folder / "calls"
-        return [line.strip() for line in log.read_text().splitlines()] if log.exists() else []
-
-    def downloads(self) -> list[str]:
-        return [call.split()[1] for call in self.calls() if call.startswith("download") and "--print" not in call]
-
-    def forget_calls(self) -> None:
-        (self.folder / "calls").unlink(missing_ok=True)
-
-
-SONGS = {"usr/share/songs/one.ogg": b"one" * 1000, "usr/share/songs/two words.ogg": b"two" * 1000}
-GAME = {"usr/games/music.pk3!music/theme.ogg": b"theme" * 1000, "usr/games/music.pk3!music/end.ogg": b"end" * 1000}
 
 
 @pytest.fixture
@@ -128,10 +45,6 @@ def fetch(out: Path, packages: list[str] | None = None) -> list[str]:
     said: list[str] = []
     assert fetch_debian_music(out, packages=packages, progress=said.append) == out / "manifest.jsonl"
     return said
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def files_in(folder: Path) -> set[str]:
@@ -463,60 +376,3 @@ def test_the_manifest_is_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, monk
     (package / "data_manifests" / "debian_music.jsonl").unlink()
     with pytest.raises(FetchError, match="missing from this installation"):
         manifest_path()
-
-
-ROWS, UNSEEN = (lines(manifest_path(collection)) for collection in COLLECTIONS)
-SPLITS = ("train", "valid", "test")
-
-
-def test_the_splits_are_those_that_others_have_trained_on() -> None:
-    """A promise: a change of any track's split makes every trained module and every table incomparable."""
-    told = "".join(f"{row['sha256']} {row['split']}\n" for row in sorted(ROWS, key=lambda row: row["sha256"]))
-    assert (
-        hashlib.sha256(told.encode()).hexdigest() == "bc4bd57811cd7d599c3984e92281fd08faa0dab375644858f3704f4d794ac30d"
-    )
-
-
-def test_no_group_and_no_recording_is_in_two_splits() -> None:
-    assert all(count == 1 for key in ("id", "sha256") for count in Counter(row[key] for row in ROWS).values())
-    assert all(
-        len({row["split"] for row in ROWS if row["group"] == group}) == 1 for group in {row["group"] for row in ROWS}
-    )
-    assert {row["split"] for row in ROWS} == set(SPLITS)
-
-
-@pytest.mark.parametrize(("task", "tolerance"), [("bwe", 0.01), ("m2s", 0.02)])
-def test_every_split_has_its_share_of_both_tasks(task: str, tolerance: float) -> None:
-    seconds = {
-        split: sum(row["seconds"] for row in ROWS if row["split"] == split and task in row["tasks"]) for split in SPLITS
-    }
-    total = sum(seconds.values())
-    assert seconds["train"] / total == pytest.approx(0.80, abs=tolerance)
-    assert seconds["valid"] / total == pytest.approx(0.08, abs=tolerance)
-    assert seconds["test"] / total == pytest.approx(0.12, abs=tolerance)
-    test = [row for row in ROWS if row["split"] == "test" and task in row["tasks"]]
-    assert len(test) >= 12
-    assert len({row["package"] for row in test}) >= 4
-    assert seconds["test"] > 3600
-
-
-def test_music_that_nothing_is_trained_on_shares_neither_packages_nor_recordings_with_what_is() -> None:
-    assert {row["split"] for row in UNSEEN} == {"test"}
-    for key in ("package", "sha256", "id"):
-        assert not {row[key] for row in UNSEEN} & {row[key] for row in ROWS}
-    for task in ("bwe", "m2s"):
-        chosen = [row for row in UNSEEN if task in row["tasks"]]
-        assert len(chosen) >= 40
-        assert len({row["package"] for row in chosen}) >= 5
-
-
-@pytest.mark.parametrize("rows", [ROWS, UNSEEN], ids=["debian-music", "debian-unseen"])
-def test_rows_agree_with_themselves(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        assert row["seconds"] == pytest.approx(row["num_samples"] / row["sample_rate"], abs=1e-3)
-        assert row["licence"]
-        assert row["id"].startswith(f"{row['package']}/")
-        track_path(row)
-        names = ("sample_rate", "num_samples", "num_channels", "bandwidth_hz", "side_mid_db")
-        found = Survey(**{name: row[name] for name in names}, level_db=-20.0)
-        assert list(suited_tasks(found)) == row["tasks"]
