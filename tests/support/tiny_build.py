@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from reencoder_pipeline.build.build import BuildResult, build_cache
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.shards import write_shard as shard
 from reencoder_pipeline.stores import writer_id as owners
+
+Built = Callable[[str], Path]  # a storage's name to a finished cache: the fixture `built`
 
 # Hop 256: the smallest shard, 1,024 frames, is then six seconds of music.
 SHAPE = VocosConfig(n_fft=512, stft_hop=64, fine=(48, 96, 1), coarse=(64, 128, 1), latent_channels=8)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import Built
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build.build import plan_build
 from reencoder_pipeline.cache.latent_cache import LatentCache
@@ -26,7 +25,7 @@ from reencoder_pipeline.shards.make_shard import build_shard
 from reencoder_pipeline.stores.atomic import scratch_owner
 from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.writer_id import owner
-from tiny_build import MUSIC, NUM_SHARDS, build, command, copied, scratch_name, tiny_config, tree
+from tiny_build import MUSIC, NUM_SHARDS, Built, build, command, copied, scratch_name, tiny_config, tree
 from tiny_build import music as render
 
 STORAGES = ["zarr", "webdataset"]

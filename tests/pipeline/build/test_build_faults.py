@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import Built
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -24,7 +23,19 @@ from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError,
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.folder_store import FolderStore
-from tiny_build import MUSIC, NUM_SHARDS, SHAPE, build, command, copied, placed_files, scratch_name, shard_files, tree
+from tiny_build import (
+    MUSIC,
+    NUM_SHARDS,
+    SHAPE,
+    Built,
+    build,
+    command,
+    copied,
+    placed_files,
+    scratch_name,
+    shard_files,
+    tree,
+)
 from tiny_build import music as render
 
 # Refusals

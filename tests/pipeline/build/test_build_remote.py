@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from changing_songs import ONE, SONGS, change, songs_in_a_folder  # noqa: F401, a fixture
-from conftest import Built
 from cutting_proxy import proxy
 from encode_here import noting_what_is_encoded, run_jobs_here  # noqa: F401, a fixture
 from reencoder_pipeline.build import build as build_module
@@ -24,7 +23,7 @@ from reencoder_pipeline.shards.sweep import is_builder
 from reencoder_pipeline.stores import object_store
 from reencoder_pipeline.stores import writer_id as owners
 from reencoder_pipeline.stores.store import open_store
-from tiny_build import NUM_SHARDS, build, command, tree
+from tiny_build import NUM_SHARDS, Built, build, command, tree
 
 NOBODY = f"{owners._machine()}-{2**22 + 1}-1"  # a process of this machine that has ended
 

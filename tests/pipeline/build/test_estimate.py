@@ -10,7 +10,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from conftest import Built
 from reencoder_pipeline.build.estimate import duration, encoding_rate, estimate, table
 from reencoder_pipeline.build.plan import Plan, plan_build
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -21,7 +20,7 @@ from reencoder_pipeline.corpora.discovery import LeftOut
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.job import Job
-from tiny_build import tiny_config, tree
+from tiny_build import Built, tiny_config, tree
 
 SPEC = LatentSpec("house", "", sample_rate=44_100, hop=1024, channels=64)
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Built
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.record import parse_record
-from tiny_build import build, leftovers, tree
+from tiny_build import Built, build, leftovers, tree
 
 BUILD = (
     "import sys; from pathlib import Path; from tiny_build import build\n"

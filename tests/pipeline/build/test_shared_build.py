@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from claims_of_others import BUILDER_ELSEWHERE, ELSEWHERE, take_as
-from conftest import Built
 from encode_here import noting_what_is_encoded, run_jobs_here, start_builder, wait_until  # noqa: F401, a fixture
 from reencoder_pipeline.build import build as build_module
 from reencoder_pipeline.build.build import build_cache
@@ -20,7 +19,7 @@ from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards import claims
 from reencoder_pipeline.shards.claims import read_holder
 from reencoder_pipeline.stores.store import open_store
-from tiny_build import NUM_SHARDS, build, copied, leftovers, tiny_config, tree
+from tiny_build import NUM_SHARDS, Built, build, copied, leftovers, tiny_config, tree
 
 
 def test_two_builders_share_the_shards(

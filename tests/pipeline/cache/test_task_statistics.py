@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Built
 from reencoder_pipeline.cache.channel_sums import moments, sum_frames
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -19,7 +18,7 @@ from reencoder_pipeline.shards.record import parse_record, write_record
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.module.normalisation import Normalisation
-from tiny_build import build
+from tiny_build import Built, build
 
 
 @pytest.fixture(scope="module")

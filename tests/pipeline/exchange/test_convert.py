@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Built
 from reencoder_pipeline.cache.formats.zarr_shards import data_file
 from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_from_dict
 from reencoder_pipeline.cache.latent_cache import LatentCache
@@ -23,7 +22,7 @@ from reencoder_pipeline.inspection.verify import discard, verify_cache
 from reencoder_pipeline.shards import commit_frames
 from reencoder_pipeline.stores.digests import canonical_digest
 from tar_members import members_in
-from tiny_build import leftovers, scratch_name, tree
+from tiny_build import Built, leftovers, scratch_name, tree
 from tiny_cache import write_cache
 
 STORAGES = ["zarr", "webdataset"]

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Built
 from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES
 from reencoder_pipeline.cache.open_cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.finding import Finding
 from reencoder_pipeline.inspection.verify import discard, verify_cache, verify_shard
 from tar_members import members_in
-from tiny_build import build, leftovers, tree
+from tiny_build import Built, build, leftovers, tree
 
 STORAGES = ["zarr", "webdataset"]
 

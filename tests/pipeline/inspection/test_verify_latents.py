@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from conftest import Built
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.cache.index import CachedTrack, Statistics
 from reencoder_pipeline.cache.latent_cache import LatentCache
@@ -27,6 +26,7 @@ from reencoder_pipeline.inspection.finding import Finding
 from reencoder_pipeline.inspection.seams import check_edges, near_boundaries
 from reencoder_pipeline.inspection.value_checks import ValueCheck
 from reencoder_pipeline.inspection.verify import discard, verify_all, verify_autoencoder
+from tiny_build import Built
 from tiny_cache import STREAMS, write_cache
 
 Streams = dict[str, np.ndarray]

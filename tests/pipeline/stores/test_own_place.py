@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Built
 from reencoder_pipeline.cache.local_copy import LocalCopy
 from reencoder_pipeline.cache.open_cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError, ConfigError
@@ -20,7 +19,7 @@ from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.own_folder import folder_lock
 from reencoder_pipeline.stores.store import open_store
 from sharded_cache import write_shards
-from tiny_build import build, copied, scratch_name, tree
+from tiny_build import Built, build, copied, scratch_name, tree
 
 THEIRS = (
     "shards/0123456789abcdef0123.tar",
