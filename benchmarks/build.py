@@ -46,6 +46,7 @@ from reencoder_pipeline.encoding.encode import encode_batch
 from reencoder_pipeline.encoding.encode_tracks import encode_tracks
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.encoding.segments import plan_segments
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.encoding.stream_pieces import Piece, make_stream, read_pieces
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.stores.digests import file_digest
@@ -154,7 +155,7 @@ def _process(work: Work, autoencoder: str, barrier: Any) -> None:
 
 def audio_pieces(track: Track, config: CacheConfig, autoencoder: Autoencoder) -> list[Audio]:
     """The segments of all streams, as a build gives them to the encoder."""
-    items = read_pieces(track, autoencoder.spec, context=autoencoder.context, config=config)
+    items = read_pieces(track, autoencoder.spec, context=autoencoder.context, settings=EncodeSettings.of(config))
     return [item.audio for item in items if isinstance(item, Piece)]
 
 
@@ -216,13 +217,14 @@ def print_shares(tracks: Sequence[Track], config: CacheConfig) -> None:
     track, autoencoder = tracks[0], load_autoencoder(config.autoencoder)
     spec, context = autoencoder.spec, autoencoder.context
     blocks = list(read_blocks(track.path))
-    without = config.model_copy(update={"streams": [name for name in config.streams if name != "low_band"]})
+    settings = EncodeSettings.of(config)
+    without = replace(settings, streams=tuple(name for name in config.streams if name != "low_band"))
     pieces = audio_pieces(track, config, autoencoder)
     surveyor = Surveyor(blocks[0][1], len(blocks[0][0]))
     reading = cost(lambda: list(read_blocks(track.path)))
     survey = cost(lambda: [surveyor.add(block) for block, _ in blocks])
-    plain = cost(lambda: list(read_pieces(track, spec, context=context, config=without)))
-    every = cost(lambda: list(read_pieces(track, spec, context=context, config=config)))
+    plain = cost(lambda: list(read_pieces(track, spec, context=context, settings=without)))
+    every = cost(lambda: list(read_pieces(track, spec, context=context, settings=settings)))
     seconds = sum(block.shape[1] for block, _ in blocks) / blocks[0][1]
     few = pieces[: IN_MEMORY // 4]
     encoding = cost(lambda: [encode_batch(autoencoder, [piece], size=1) for piece in few])
@@ -289,7 +291,9 @@ def encode_alone(path: Path, config: CacheConfig) -> Memory:
     torch.set_num_threads(1)
     autoencoder = load_autoencoder(config.autoencoder)
     before = peak_mb()
-    ((_, encoded),) = encode_tracks(autoencoder, [Track(id="track", path=path, split="train")], config)
+    ((_, encoded),) = encode_tracks(
+        autoencoder, [Track(id="track", path=path, split="train")], EncodeSettings.of(config)
+    )
     assert isinstance(encoded, EncodedTrack), encoded
     return Memory(before, peak_mb(), sum(frames.nbytes for frames in encoded.streams.values()) / 1e6)
 

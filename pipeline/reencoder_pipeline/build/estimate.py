@@ -117,6 +117,7 @@ def _encode_middle(autoencoder: Autoencoder, path: Path, config: CacheConfig, *,
     import soundfile
 
     from reencoder_pipeline.encoding.encode_tracks import encode_track
+    from reencoder_pipeline.encoding.settings import EncodeSettings
 
     with tempfile.TemporaryDirectory() as folder:
         excerpt = Path(folder) / "excerpt.wav"
@@ -126,7 +127,7 @@ def _encode_middle(autoencoder: Autoencoder, path: Path, config: CacheConfig, *,
             begun = time.perf_counter()
             audio = file.read(used.stop - used.start, dtype="float32", always_2d=True)
             soundfile.write(excerpt, audio, file.samplerate, subtype="FLOAT")
-        encoded = encode_track(autoencoder, Track("excerpt", excerpt), config)
+        encoded = encode_track(autoencoder, Track("excerpt", excerpt), EncodeSettings.of(config))
         return encoded.num_samples / autoencoder.spec.sample_rate, time.perf_counter() - begun
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from reencoder_pipeline.audio.survey import suited_tasks
 from reencoder_pipeline.cache.formats import int8 as int8_frames
-from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.encode import NOT_NUMBERS, encode_batch, kept_frames, require_steady
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack, Frames
 from reencoder_pipeline.encoding.read_ahead import read_ahead
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.encoding.stream_pieces import Measured, Piece, read_pieces
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.latents import LatentSpec
@@ -31,28 +31,28 @@ GROWTH_FRAMES = 8_192
 BATCHES_AHEAD = 2  # read, resampled and cut while a batch is encoded
 
 
-def encode_track(autoencoder: Autoencoder, track: Track, config: CacheConfig) -> EncodedTrack:
+def encode_track(autoencoder: Autoencoder, track: Track, settings: EncodeSettings) -> EncodedTrack:
     """Read, measure and encode one track. AudioError when its file or its latents cannot be used."""
-    ((_, outcome),) = encode_tracks(autoencoder, [track], config)
+    ((_, outcome),) = encode_tracks(autoencoder, [track], settings)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
 def encode_tracks(
-    autoencoder: Autoencoder, tracks: Sequence[Track], config: CacheConfig
+    autoencoder: Autoencoder, tracks: Sequence[Track], settings: EncodeSettings
 ) -> Iterator[tuple[Track, EncodedTrack | Exception]]:
     """Every track in order: encoded, or why not. AudioError is its own fault; OSError and MemoryError may pass.
 
     In memory are the latents of tracks that were not handed out yet, and a few segments of audio however long a track
-    is. What becomes of a track depends on its file, the weights and the configuration: not on the tracks beside it.
+    is. What becomes of a track depends on its file, the weights and the settings, not on the tracks beside it.
     """
     spec = autoencoder.spec
-    segment_samples = spec.num_samples(spec.frames_in(config.segment_seconds))
+    segment_samples = spec.num_samples(spec.frames_in(settings.segment_seconds))
     unfinished = deque(_Unfinished(track) for track in tracks)
     batches: dict[tuple[int, ...], list[tuple[_Unfinished, Piece]]] = defaultdict(list)  # by the shape of their audio
-    read = _read(list(unfinished), spec, context=autoencoder.context, config=config)
-    with closing(read_ahead(read, depth=BATCHES_AHEAD * max(config.batch_segments, len(config.streams)))) as items:
+    read = _read(list(unfinished), spec, context=autoencoder.context, settings=settings)
+    with closing(read_ahead(read, depth=BATCHES_AHEAD * max(settings.batch_segments, len(settings.streams)))) as items:
         for owner, item in items:
             if not isinstance(item, Piece):
                 owner.end(item)
@@ -61,27 +61,27 @@ def encode_tracks(
                 batch = batches[item.audio.shape]
                 batch.append((owner, item))
                 # A track shorter than a segment is encoded alone.
-                size = config.batch_segments if item.audio.shape[1] == segment_samples else 1
+                size = settings.batch_segments if item.audio.shape[1] == segment_samples else 1
                 if len(batch) == size:
-                    _encode(autoencoder, batch, size=size, precision=config.precision)
+                    _encode(autoencoder, batch, size=size, precision=settings.precision)
                     batch.clear()
             while unfinished and unfinished[0].is_done:
-                yield unfinished.popleft().outcome(spec, config)
+                yield unfinished.popleft().outcome(spec, settings)
     for batch in batches.values():
         if batch:
-            _encode(autoencoder, batch, size=config.batch_segments, precision=config.precision)
+            _encode(autoencoder, batch, size=settings.batch_segments, precision=settings.precision)
     for owner in unfinished:
-        yield owner.outcome(spec, config)
+        yield owner.outcome(spec, settings)
 
 
 def _read(
-    owners: Sequence[_Unfinished], spec: LatentSpec, *, context: int, config: CacheConfig
+    owners: Sequence[_Unfinished], spec: LatentSpec, *, context: int, settings: EncodeSettings
 ) -> Iterator[tuple[_Unfinished, Piece | Measured | Exception]]:
     """Track by track: its pieces, then what was measured or why it cannot be used."""
     for owner in owners:
         try:
             _require_unchanged(owner.track)
-            for item in read_pieces(owner.track, spec, context=context, config=config):
+            for item in read_pieces(owner.track, spec, context=context, settings=settings):
                 yield owner, item
         except (AudioError, OSError, MemoryError) as error:
             yield owner, error
@@ -142,7 +142,7 @@ class _Unfinished:
         else:
             self.measured = result
 
-    def outcome(self, spec: LatentSpec, config: CacheConfig) -> tuple[Track, EncodedTrack | Exception]:
+    def outcome(self, spec: LatentSpec, settings: EncodeSettings) -> tuple[Track, EncodedTrack | Exception]:
         if self.error is not None:
             return self.track, self.error
         assert self.measured is not None, "it was read to its end"
@@ -153,15 +153,15 @@ class _Unfinished:
             track=self.track,
             num_samples=self.measured.num_samples,
             num_frames=spec.num_frames(self.measured.num_samples),
-            tasks=measured if config.tasks == "measured" else tuple(config.tasks),
+            tasks=measured if settings.tasks is None else settings.tasks,
             bandwidth_hz=round(survey.bandwidth_hz),
             side_mid_db=round(survey.side_mid_db, 1),
             level_db=round(survey.level_db, 1),
             peak_db=None if survey.peak_db is None else round(survey.peak_db, 1),
             streams=int8_frames.stored(
                 {name: encoded[source] for name, source in self.measured.encoded_as.items()},
-                config.precision,
-                keep_bits=config.keep_bits,
+                settings.precision,
+                keep_bits=settings.keep_bits,
             ),
         )
 

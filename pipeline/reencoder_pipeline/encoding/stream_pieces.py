@@ -9,9 +9,9 @@ from reencoder_pipeline.audio.block_resampling import BlockLowBand, BlockResampl
 from reencoder_pipeline.audio.read import read_middle
 from reencoder_pipeline.audio.resampling import Audio, downmix, low_band
 from reencoder_pipeline.audio.survey import PEAK_LIMIT_DB, Survey, Surveyor
-from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.segments import Cutter, Segment
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.latents import LatentSpec
 
@@ -37,16 +37,18 @@ class Measured:
     encoded_as: dict[str, str]
 
 
-def read_pieces(track: Track, spec: LatentSpec, *, context: int, config: CacheConfig) -> Iterator[Piece | Measured]:
+def read_pieces(
+    track: Track, spec: LatentSpec, *, context: int, settings: EncodeSettings
+) -> Iterator[Piece | Measured]:
     """The pieces of every stream in order, and at last what was measured. AudioError where the track cannot be used.
 
     In memory are a block, and of every stream less than two segments and a block.
     """
     streams, surveyor = None, None
-    for block, rate in read_middle(track.path, seconds=config.track_seconds, num_samples=track.num_samples):
+    for block, rate in read_middle(track.path, seconds=settings.track_seconds, num_samples=track.num_samples):
         if streams is None or surveyor is None:
             surveyor = Surveyor(rate, len(block))
-            streams = _Streams(rate, len(block), spec, context=context, config=config)
+            streams = _Streams(rate, len(block), spec, context=context, settings=settings)
         surveyor.add(block)
         yield from streams.add(block)
     assert streams is not None, "there is a block, or an AudioError"
@@ -66,15 +68,15 @@ def read_pieces(track: Track, spec: LatentSpec, *, context: int, config: CacheCo
 class _Streams:
     """What `make_stream` makes of a whole track, block by block and cut into segments."""
 
-    def __init__(self, rate: int, channels: int, spec: LatentSpec, *, context: int, config: CacheConfig) -> None:
+    def __init__(self, rate: int, channels: int, spec: LatentSpec, *, context: int, settings: EncodeSettings) -> None:
         self.num_samples = 0
-        self.encoded_as = encoded_as(config.streams, channels)
+        self.encoded_as = encoded_as(settings.streams, channels)
         same_rate = rate == spec.sample_rate
         self._to_rate = None if same_rate else BlockResampler(rate, spec.sample_rate, channels=channels)
         self._low_band = BlockLowBand(
-            channels=1, sample_rate=spec.sample_rate, low_rate=config.low_band_rate, resampler=config.resampler
+            channels=1, sample_rate=spec.sample_rate, low_rate=settings.low_band_rate, resampler=settings.resampler
         )
-        segment_frames = spec.frames_in(config.segment_seconds)
+        segment_frames = spec.frames_in(settings.segment_seconds)
         self._cutters = {
             name: Cutter(hop=spec.hop, segment_frames=segment_frames, context=context)
             for name in dict.fromkeys(self.encoded_as.values())

@@ -12,6 +12,7 @@ from reencoder_pipeline.cache.layout import ShardFormat, claim_name, group_name,
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.encoding.encode_tracks import encode_tracks
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.shards.claims import Claim, take
 from reencoder_pipeline.shards.job import Job, failure_row, is_of
@@ -49,7 +50,9 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
         copied = {item.track.id: item for item in known}
         rest = [track for track in job.tracks if track.id not in copied]
         outcomes: dict[str, EncodedTrack | Exception] = {**copied}
-        outcomes |= {track.id: outcome for track, outcome in encode_tracks(autoencoder, rest, config)}
+        outcomes |= {
+            track.id: outcome for track, outcome in encode_tracks(autoencoder, rest, EncodeSettings.of(config))
+        }
 
         encoded, recipes, failures, retry = [], [], [], False
         for track, recipe in zip(job.tracks, job.recipes, strict=True):

@@ -19,6 +19,7 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.corpora.corpus import read_corpus
 from reencoder_pipeline.corpora.splits import assign_splits
 from reencoder_pipeline.encoding.encode_tracks import encode_track
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.seams import check_edges
 from reencoder_pipeline.shards.make_shard import build_shard
@@ -65,7 +66,7 @@ def test_frames_are_what_the_autoencoder_says(cache: LatentCache, music: Path, t
     chosen = {track.id: track for track in corpus if track.id in ("fourth.FLAC", "album.2/third [live] (2).mp3")}
     for cached in cache.tracks:
         if cached.id in chosen:
-            encoded = encode_track(autoencoder, chosen[cached.id], config)
+            encoded = encode_track(autoencoder, chosen[cached.id], EncodeSettings.of(config))
             assert (cached.split, cached.tasks) == (encoded.track.split, encoded.tasks)
             for name in STREAMS:
                 # Not equal to the bit: torch may choose other instructions in a process with more threads.
@@ -233,7 +234,7 @@ def test_tasks_of_the_configuration_are_for_every_track(music: Path, tiny_autoen
         config = tiny_config(tiny_autoencoder, tasks=tasks)
         planned = plan_build(manifest, config)
         tracks = [track for job in planned.jobs for track in job.tracks]
-        assert [encode_track(autoencoder, track, config).tasks for track in tracks] == expected
+        assert [encode_track(autoencoder, track, EncodeSettings.of(config)).tasks for track in tracks] == expected
         assert planned.num_unsuited == len(names) - len(expected)
 
 

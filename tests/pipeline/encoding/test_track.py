@@ -21,13 +21,13 @@ from reencoder_pipeline.audio import read as audio_module
 from reencoder_pipeline.audio.read import read_audio, read_blocks
 from reencoder_pipeline.audio.resampling import Audio, downmix, resample
 from reencoder_pipeline.autoencoder import load_autoencoder
-from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.encode import encode_stream
 from reencoder_pipeline.encoding.encode_tracks import encode_track, encode_tracks
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.encoding.read_ahead import read_ahead
 from reencoder_pipeline.encoding.segments import plan_segments
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.encoding.stream_pieces import make_stream
 from reencoder_pipeline.errors import AudioError, ConfigError
 from reencoder_pipeline.latents import LatentSpec
@@ -62,8 +62,8 @@ class Picking:
         raise NotImplementedError
 
 
-def config(**settings: Any) -> CacheConfig:
-    return tiny_config("picking", **settings)
+def config(**settings: Any) -> EncodeSettings:
+    return EncodeSettings.of(tiny_config("picking", **settings))
 
 
 def tracks_of(folder: Path, names: Sequence[str] = tuple(MUSIC)) -> list[Track]:

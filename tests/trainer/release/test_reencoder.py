@@ -92,7 +92,9 @@ def test_conditions_and_seeds(reencoder: ReEncoder) -> None:
     torch.testing.assert_close(reencoder(x, condition=alike), reencoder.trained(x, alike))
     with pytest.raises(CheckpointError, match="exclude each other"):
         reencoder(x, seed=7, condition=prior)
-    with pytest.raises(CheckpointError, match=r"wrong shape\n  found: \(3, 3\)\n  remedy: give \(3,\), \(1, 3\) or \(2, 3\)"):
+    with pytest.raises(
+        CheckpointError, match=r"wrong shape\n  found: \(3, 3\)\n  remedy: give \(3,\), \(1, 3\) or \(2, 3\)"
+    ):
         reencoder(x, condition=torch.zeros(3, 3))
     plain = ReEncoder(make_trained(0))
     with pytest.raises(CheckpointError, match="takes no condition"):

@@ -1,0 +1,44 @@
+"""EncodeSettings: everything besides the audio and the weights that decides what a track's frames are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reencoder_pipeline.config import CacheConfig
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How tracks are cut, encoded and stored; `CacheConfig` describes each of these.
+
+    `precision` and `keep_bits` are those of stored frames. With `track_seconds`, only the middle of a track is encoded.
+    `tasks` are those of every track; None: as measured.
+
+    Example::
+
+        encode_track(autoencoder, track, EncodeSettings.of(CacheConfig(streams=["mono"])))
+    """
+
+    streams: tuple[str, ...]
+    precision: str
+    keep_bits: int | None
+    segment_seconds: float
+    batch_segments: int
+    track_seconds: float | None
+    low_band_rate: int
+    resampler: str
+    tasks: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, config: CacheConfig) -> EncodeSettings:
+        return cls(
+            streams=tuple(config.streams),
+            precision=config.precision,
+            keep_bits=config.keep_bits,
+            segment_seconds=config.segment_seconds,
+            batch_segments=config.batch_segments,
+            track_seconds=config.track_seconds,
+            low_band_rate=config.low_band_rate,
+            resampler=config.resampler,
+            tasks=None if config.tasks == "measured" else tuple(config.tasks),
+        )
