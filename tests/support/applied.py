@@ -12,8 +12,10 @@ import soundfile
 import torch
 from torch import nn
 
-from reencoder_eval.apply.files.inputs import find_jobs
+from reencoder_eval.apply.files.inputs import find_inputs
+from reencoder_eval.apply.files.outputs import Outputs
 from reencoder_eval.apply.files.scratch import Scratch
+from reencoder_eval.apply.options import Options
 from reencoder_eval.apply.run import Outcome, apply_to
 from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.latents import LatentSpec
@@ -43,10 +45,13 @@ class Place:
         return path
 
     def apply(self, *inputs: Path, out: str = "out", **settings: Any) -> list[Outcome]:
-        jobs = find_jobs([str(one) for one in inputs], out=self.folder / out, stdin=sys.stdin.buffer)
-        modules = {"upsample_module": None, "upmix_module": None}
-        settings = {**modules, "autoencoder": str(self.autoencoder), "device": "cpu", **settings}
-        return list(apply_to(jobs, out=self.folder / out, **settings))
+        """`settings` are those of Outputs and of Options."""
+        files = find_inputs([str(one) for one in inputs], out=self.folder / out, stdin=sys.stdin.buffer)
+        of_outputs = {
+            name: settings.pop(name) for name in ("form", "latents", "overwrite", "dry_run") if name in settings
+        }
+        options = Options(**{"autoencoder": str(self.autoencoder), "device": "cpu", **settings})
+        return list(apply_to(files, Outputs(self.folder / out, **of_outputs), options))
 
 
 def low_music(seconds: float = 1.5, *, channels: int = 1, rate: int = 22_050) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reencoder_eval.apply.conditions import Variant
 from reencoder_eval.apply.crossover import crossed
-from reencoder_eval.apply.decision import Decision
+from reencoder_eval.apply.decision import Decision, Wishes
 from reencoder_eval.apply.files.latents_io import Latents
 from reencoder_eval.apply.files.reading import Sound
 from reencoder_eval.apply.files.scratch import Scratch, downmixed, excerpt, low_banded, resampled
@@ -24,16 +24,20 @@ from reencoder_trainer.trained_module import LowBand, TrainedModule
 
 @dataclass(frozen=True)
 class Chain:
-    """Modules in their order, on `device`, and how their sound is put together with the original.
+    """Modules in their order and an autoencoder, on `device`, and how their sound is put together with the original.
 
-    `crossover`: below the end of its band the original is kept. `mono_compatible`: the mid is the input itself.
-    `width` scales the side. `variants` are the conditions of `upmixer`.
+    `autoencoder` is None in a dry run and where all inputs are latents. `variants` are the conditions of `upmixer`.
+    `folder` is for what does not fit into memory. `crossover` keeps the original below the end of its band;
+    `mono_compatible` makes the input itself the mid; `width` scales the side.
     """
 
+    wishes: Wishes
     upsampler: TrainedModule | None
     upmixer: TrainedModule | None
+    autoencoder: Autoencoder | None
     variants: Sequence[Variant]
     device: str
+    folder: Path
     crossover: bool = True
     mono_compatible: bool = False
     width: float = 1.0
@@ -66,7 +70,7 @@ def make_sound(
     """
     rate = autoencoder.spec.sample_rate
     out_rate = max(sound.rate, rate) if decision.upsample else sound.rate
-    source = Source.of(sound, decision, autoencoder)
+    source = MirroredSound.of(sound, decision, autoencoder)
     passes = 1 + (len(chain.variants) if decision.upmix else 1)
 
     def report(share: float) -> None:
@@ -93,14 +97,14 @@ def make_latents_of_sound(
     sound: Sound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: Progress
 ) -> Iterator[tuple[Variant, Latents]]:
     """The same without decoding: float32 (k * C, T). A sound that needs no work is only encoded."""
-    source = Source.of(sound, decision, autoencoder)
+    source = MirroredSound.of(sound, decision, autoencoder)
     latents = _input_latents(source, decision, chain, autoencoder, progress=progress)
     for variant, made in _variants(latents, decision, chain):
         values = made.read(source.margin, len(made) - source.margin)
         yield variant, Latents(values, autoencoder.spec, _streams(made, chain.modules[0]), {})
 
 
-def make_latents(latents: Latents, chain: Chain, *, path: Path, folder: Path) -> Iterator[tuple[Variant, Latents]]:
+def make_latents(latents: Latents, chain: Chain, *, path: Path) -> Iterator[tuple[Variant, Latents]]:
     """Latents through the modules. CacheError when they are another autoencoder's, or not as many streams as needed."""
     first = chain.modules[0]
     if latents.spec is not None:
@@ -114,7 +118,7 @@ def make_latents(latents: Latents, chain: Chain, *, path: Path, folder: Path) ->
         )  # fmt: skip
     everything = Decision(chain.upsampler is not None, chain.upmixer is not None, None, ())
     kept = latents.values.dtype if latents.values.dtype == np.float16 else np.dtype(np.float32)
-    scratch = latents.in_scratch(folder)
+    scratch = latents.in_scratch(chain.folder)
     if chain.upsampler is not None:
         scratch = through_module(chain.upsampler, scratch, condition=None, device=chain.device)
     for variant, made in _variants(scratch, everything, chain):
@@ -123,7 +127,7 @@ def make_latents(latents: Latents, chain: Chain, *, path: Path, folder: Path) ->
 
 
 @dataclass(frozen=True)
-class Source:
+class MirroredSound:
     """What is worked on: `audio` at the file's `rate`, and `wide` at the autoencoder's rate with its mirror image at
     either end. In it the sound's first of `num_samples` is at `lead`; `margin` are the frames to be encoded before."""
 
@@ -135,7 +139,7 @@ class Source:
     margin: int
 
     @classmethod
-    def of(cls, sound: Sound, decision: Decision, autoencoder: Autoencoder) -> Source:
+    def of(cls, sound: Sound, decision: Decision, autoencoder: Autoencoder) -> MirroredSound:
         audio = downmixed(sound.audio, channel=decision.channel) if decision.upmix else sound.audio
         spec, margin = autoencoder.spec, margin_frames(autoencoder)
         # The image is a whole number of samples at both rates, and no less than the margin.
@@ -149,7 +153,7 @@ class Source:
 
 
 def _input_latents(
-    source: Source, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: Progress
+    source: MirroredSound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: Progress
 ) -> Scratch:
     """What is decoded or goes on to the upmixer: the input's latents, upsampled where that is decided."""
     spec, audio = autoencoder.spec, source.wide

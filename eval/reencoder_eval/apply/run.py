@@ -1,4 +1,4 @@
-"""A trained module on many files: the main path of `reencoder-apply`."""
+"""Runs trained modules on many files: the main path of `reencoder-apply`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from typing import Any
 
 import torch
 from soundfile import SoundFileError
+from torch import Tensor
 
 from reencoder_eval.apply.conditions import condition_like, variant_names, variants_of
-from reencoder_eval.apply.decision import Wishes, decide
-from reencoder_eval.apply.files.inputs import Job
+from reencoder_eval.apply.decision import Decision, Wishes, decide
+from reencoder_eval.apply.files.inputs import InputFile
 from reencoder_eval.apply.files.latents_io import is_latents, read_latents, write_latents
-from reencoder_eval.apply.files.outputs import existing_output, existing_outputs, require_folder, require_own_outputs
+from reencoder_eval.apply.files.outputs import Outputs, require_folder, require_own_outputs
 from reencoder_eval.apply.files.reading import Sound, opened
-from reencoder_eval.apply.files.writing import LOSSLESS, Form, container_of, copy_file, require_free, write_sound
+from reencoder_eval.apply.files.writing import LOSSLESS, container_of, copy_file, require_free, write_sound
 from reencoder_eval.apply.make import Chain, make_latents, make_latents_of_sound, make_sound
+from reencoder_eval.apply.options import Options
 from reencoder_eval.apply.segments import SEGMENT_SECONDS, Progress
-from reencoder_pipeline.autoencoder import Autoencoder, load_own_autoencoder
+from reencoder_pipeline.autoencoder import load_own_autoencoder
 from reencoder_pipeline.errors import AudioError, CheckpointError, ConfigError, ReencoderError
 from reencoder_trainer.release.find_module import find_module
 from reencoder_trainer.trained_module import TrainedModule, load_module
+
+FAILURES = (ReencoderError, OSError, MemoryError, SoundFileError, torch.OutOfMemoryError)  # of one file
 
 
 @dataclass(frozen=True)
@@ -49,195 +53,191 @@ class Outcome:
 
 
 def apply_to(
-    jobs: Sequence[Job],
+    files: Sequence[InputFile],
+    outputs: Outputs,
+    options: Options,
     *,
-    out: Path,
-    upsample_module: str | Path | None,
-    upmix_module: str | Path | None,
-    autoencoder: str | None = None,
-    band_hz: float | None = None,
-    force: bool = False,
-    crossover: bool = True,
-    mono_compatible: bool = False,
-    width: float = 1.0,
-    seed: int | None = None,
-    variants: int = 1,
-    like: Path | None = None,
-    share: float | None = None,
-    latents: str | None = None,
-    form: Form | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    dry_run: bool = False,
-    progress: Callable[[Job, float], None] = lambda job, share: None,
+    progress: Callable[[InputFile, float], None] = lambda file, share: None,
 ) -> Iterator[Outcome]:
-    """Every job in order, with the one or two modules; an outcome for each, as soon as it is there.
+    """Every file in order, with the one or two modules; an outcome for each, as soon as it is there.
 
-    What concerns all files is an error before the first: modules, the autoencoder, the reference, the folder `out`,
-    and outputs that would meet. What concerns one file is its outcome. An input that needs no work is copied. Outputs
-    that exist are left as they are, without a look at how they were made, unless `overwrite`: then those of this call
-    are replaced, and nothing else in `out`.
+    What concerns all files is an error before the first, see `prepare`. What concerns one file is its outcome. An input
+    that needs no work is copied. Outputs that exist are left as they are, however they were made, unless they are to be
+    overwritten: then those of this call are replaced, and nothing else.
+
+    Example::
+
+        files = find_inputs(["music"], out=Path("out"), stdin=sys.stdin.buffer)
+        for outcome in apply_to(files, Outputs(Path("out")), Options(upsample="bwe_s")):
+            print(outcome.text())
     """
-    form = form or Form()
-    device = device_of(device)
-    names = variant_names(seed=seed, variants=variants) if upmix_module is not None else [""]
-    named = [Path(path) for path in (upsample_module, upmix_module, like) if path is not None]
-    require_own_outputs(jobs, out, names=names, form=form, latents=latents, inputs=named)
-    require_folder(out, dry_run=True)
-    wishes = Wishes(upsample_module is not None, upmix_module is not None, band_hz, force)
-    first, second = _load(upsample_module, "bwe", device), _load(upmix_module, "m2s", device)
-    loaded = [(path, one) for path, one in ((upsample_module, first), (upmix_module, second)) if one is not None]
-    if len(loaded) == 2:
-        loaded[0][1].spec.require_same(loaded[1][1].spec, where=upmix_module, remedy="use modules of one autoencoder")
-    require_folder(out, dry_run=dry_run)
-    folder = Path(tempfile.gettempdir()) if dry_run else out
-    needed = not dry_run and (like is not None or not all(is_latents(job.path) for job in jobs))
-    coder = None
-    if needed:
-        path, trained = loaded[0]
-        coder = load_own_autoencoder(trained.spec, named=autoencoder, where=path, device=device)
-    oracle = None
-    if like is not None and second is not None and coder is not None and second.encoder is not None:
+    chain = prepare(files, outputs, options)
+    for file in files:
         try:
-            oracle = condition_like(like, second, coder, device=device, folder=folder)
-        except OSError as error:
-            remedy = "check the file, and whether there is room in --out"
-            raise ConfigError("the reference cannot be read", where=like, value=error, remedy=remedy) from None
-    elif like is not None and second is not None:
-        oracle = torch.zeros(1, second.module.condition_channels)  # a dry run: options alone are looked at
-    chain = Chain(
-        first,
-        second,
-        () if second is None else variants_of(second, seed=seed, variants=variants, oracle=oracle, share=share),
-        device,
-        crossover=crossover,
-        mono_compatible=mono_compatible,
-        width=width,
-    )
-    for job in jobs:
-        try:
-            existing = [] if overwrite else existing_outputs(job, out, names=names, form=form, latents=latents)
-            if existing:
-                outcome = Outcome(str(job.path), "skipped", existing, ["exists"])
-            elif is_latents(job.path):
-                outcome = _apply_to_latents(
-                    job, chain, out=out, latents=latents, folder=folder, overwrite=overwrite, dry_run=dry_run
-                )
-            else:
-                with opened(job.path, folder=folder) as sound:
-                    outcome = _apply_to_sound(
-                        job,
-                        sound,
-                        wishes,
-                        chain,
-                        coder,
-                        out=out,
-                        form=form,
-                        latents=latents,
-                        overwrite=overwrite,
-                        progress=lambda share, job=job: progress(job, share),
-                    )
+            outcome = _outcome_of(file, outputs, chain, lambda share, file=file: progress(file, share))
             gone = [path for path in outcome.outputs if outcome.status != "planned" and not os.path.lexists(path)]
             if gone:
                 raise AudioError("an output is gone again", where=gone[0], remedy="give the same command again")
-        except (ReencoderError, OSError, MemoryError, SoundFileError, torch.OutOfMemoryError) as error:
-            text = str(error) if isinstance(error, ReencoderError) else f"{job.path}: {type(error).__name__}: {error}"
-            if isinstance(error, OSError) and error.strerror:
-                where, remedy = error.filename or job.path, "check the permissions, and whether there is room"
-                what = "a file cannot be read or written"
-                text = str(AudioError(what, where=where, value=error.strerror, remedy=remedy))
-            outcome = Outcome(str(job.path), "failed", error=text)
+        except FAILURES as error:
+            outcome = Outcome(str(file.path), "failed", error=_text_of(error, file.path))
         yield outcome
 
 
+def prepare(files: Sequence[InputFile], outputs: Outputs, options: Options) -> Chain:
+    """Load the modules and, where sound is to be made, the autoencoder; make the folder of the outputs.
+
+    An error for modules or options that do not fit, a reference that cannot be read, a folder that cannot be written,
+    and outputs that would meet.
+    """
+    device = device_of(options.device)
+    names = [""] if options.upmix is None else variant_names(seed=options.seed, variants=options.variants)
+    named = [Path(path) for path in (options.upsample, options.upmix, options.like) if path is not None]
+    require_own_outputs(files, outputs, names=names, inputs=named)
+    require_folder(outputs.folder, dry_run=True)
+    upsampler, upmixer = _load(options.upsample, "bwe", device), _load(options.upmix, "m2s", device)
+    if upsampler is not None and upmixer is not None:
+        upsampler.spec.require_same(upmixer.spec, where=options.upmix, remedy="use modules of one autoencoder")
+    require_folder(outputs.folder, dry_run=outputs.dry_run)
+    trained, path = (upmixer, options.upmix) if upsampler is None else (upsampler, options.upsample)
+    assert trained is not None, "a call has a module"
+    coder = None
+    if not outputs.dry_run and (options.like is not None or not all(is_latents(file.path) for file in files)):
+        coder = load_own_autoencoder(trained.spec, named=options.autoencoder, where=path, device=device)
+    chain = Chain(
+        Wishes(upsampler is not None, upmixer is not None, options.band_hz, options.force),
+        upsampler,
+        upmixer,
+        coder,
+        variants=(),
+        device=device,
+        folder=Path(tempfile.gettempdir()) if outputs.dry_run else outputs.folder,
+        crossover=options.crossover,
+        mono_compatible=options.mono_compatible,
+        width=options.width,
+    )
+    if upmixer is None:
+        return chain
+    return replace(
+        chain,
+        variants=variants_of(
+            upmixer,
+            seed=options.seed,
+            variants=options.variants,
+            oracle=None if options.like is None else _oracle(options.like, upmixer, chain),
+            share=options.share,
+        ),
+    )
+
+
+def _oracle(like: Path, upmixer: TrainedModule, chain: Chain) -> Tensor:
+    """(1, H): the condition of a reference; zeros in a dry run, and for a module that takes no condition."""
+    if chain.autoencoder is None or upmixer.encoder is None:
+        return torch.zeros(1, upmixer.module.condition_channels)
+    try:
+        return condition_like(like, upmixer, chain.autoencoder, device=chain.device, folder=chain.folder)
+    except OSError as error:
+        remedy = "check the file, and whether there is room in --out"
+        raise ConfigError("the reference cannot be read", where=like, value=error, remedy=remedy) from None
+
+
+def _outcome_of(file: InputFile, outputs: Outputs, chain: Chain, progress: Progress) -> Outcome:
+    names = [variant.name for variant in chain.variants] or [""]
+    if not outputs.overwrite and (existing := outputs.finished(file, names)):
+        return Outcome(str(file.path), "skipped", existing, ["exists"])
+    if is_latents(file.path):
+        return _apply_to_latents(file, outputs, chain)
+    with opened(file.path, folder=chain.folder) as sound:
+        decision = decide(sound.survey, chain.wishes, low_rate=chain.low_rate)
+        return _apply_to_sound(file, sound, decision, outputs, chain, progress=progress)
+
+
+def _text_of(error: BaseException, path: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where, remedy = error.filename or path, "check the permissions, and whether there is room"
+        error = AudioError("a file cannot be read or written", where=where, value=error.strerror, remedy=remedy)
+    return str(error) if isinstance(error, ReencoderError) else f"{path}: {type(error).__name__}: {error}"
+
+
 def _apply_to_sound(
-    job: Job,
-    sound: Sound,
-    wishes: Wishes,
-    chain: Chain,
-    autoencoder: Autoencoder | None,
-    *,
-    out: Path,
-    form: Form,
-    latents: str | None,
-    overwrite: bool,
-    progress: Progress,
+    file: InputFile, sound: Sound, decision: Decision, outputs: Outputs, chain: Chain, *, progress: Progress
 ) -> Outcome:
-    """Decide, make and write. Without an autoencoder, in a dry run, decide. Variants that exist are left as they are,
-    unless `overwrite`."""
-    decision = decide(sound.survey, wishes, low_rate=chain.low_rate)
-    notices, container = list(decision.reasons), container_of(sound, form)
+    """Make and write what is decided. Without an autoencoder, in a dry run, say it. Variants that exist are left as
+    they are, unless they are to be overwritten."""
+    latents, overwrite, coder = outputs.latents, outputs.overwrite, chain.autoencoder
+    notices, container = list(decision.reasons), container_of(sound, outputs.form)
     if decision.upsample and chain.upsampler is not None and not chain.upsampler.low_band.known:
         notices.append(f"the module does not know how its inputs were made: taken as {chain.low_rate} Hz")
     copied = decision.copy and latents is None
     suffix = f".{latents}" if latents else container.suffix
     names = [variant.name for variant in chain.variants] if decision.upmix else [""]
-    paths = {name: job.copy(out) if copied else job.output(out, variant=name, suffix=suffix) for name in names}
-    if autoencoder is None:
+    folder = outputs.folder
+    paths = {name: file.copy(folder) if copied else file.output(folder, variant=name, suffix=suffix) for name in names}
+    if coder is None:
         planned = "would be copied" if copied else "would be made"
-        return Outcome(str(job.path), "planned", [str(path) for path in paths.values()], [planned, *notices])
+        return Outcome(str(file.path), "planned", [str(path) for path in paths.values()], [planned, *notices])
     if copied:
-        copy_file(job.path, paths[""], overwrite=overwrite)
-        return Outcome(str(job.path), "copied", [str(paths[""])], notices)
-    if not autoencoder.local and len(sound.audio) > SEGMENT_SECONDS * sound.rate:
+        copy_file(file.path, paths[""], overwrite=overwrite)
+        return Outcome(str(file.path), "copied", [str(paths[""])], notices)
+    if not coder.local and len(sound.audio) > SEGMENT_SECONDS * sound.rate:
         notices.append(
             f"the autoencoder looks at whole pieces: segments of {SEGMENT_SECONDS:g} s are close to them, not equal"
         )
     if not overwrite and decision.upmix:
-        chain, said = _without_existing(chain, job, out, form=form, latents=latents)
+        chain, said = _without_existing(chain, file, outputs)
         notices += said
     if sound.has_other_tags:
         notices.append("the tags in its ID3 chunk are not read, and not carried over")
-    outputs = []
+    written = []
     if latents:
-        for variant, made in make_latents_of_sound(sound, decision, chain, autoencoder, progress=progress):
+        for variant, made in make_latents_of_sound(sound, decision, chain, coder, progress=progress):
             require_free(paths[variant.name], overwrite=overwrite)
             write_latents(made, paths[variant.name])
-            outputs.append(str(paths[variant.name]))
-        return Outcome(str(job.path), "done", outputs, notices)
-    if sound.format not in LOSSLESS and form.format is None:
+            written.append(str(paths[variant.name]))
+        return Outcome(str(file.path), "done", written, notices)
+    if sound.format not in LOSSLESS and outputs.form.format is None:
         notices.append("a lossy encoder would cut the band again: written as FLAC" if decision.upsample else "as FLAC")
-    for variant, audio, rate in make_sound(sound, decision, chain, autoencoder, bits=container.bits, progress=progress):
-        path = paths[variant.name]
-        written, said = write_sound(
-            audio, rate, path, container=container, peaks=form.peaks, overwrite=overwrite, tags=sound.tags
+    for variant, audio, rate in make_sound(sound, decision, chain, coder, bits=container.bits, progress=progress):
+        path, said = write_sound(
+            audio,
+            rate,
+            paths[variant.name],
+            container=container,
+            peaks=outputs.form.peaks,
+            overwrite=overwrite,
+            tags=sound.tags,
         )
-        outputs.append(str(written))
+        written.append(str(path))
         notices += [f"{variant.name.strip('_')}: {text}" if variant.name else text for text in said]
-    return Outcome(str(job.path), "done", outputs, notices)
+    return Outcome(str(file.path), "done", written, notices)
 
 
-def _apply_to_latents(
-    job: Job, chain: Chain, *, out: Path, latents: str | None, folder: Path, overwrite: bool, dry_run: bool
-) -> Outcome:
-    suffix = f".{latents}" if latents else job.path.suffix.lower()
+def _apply_to_latents(file: InputFile, outputs: Outputs, chain: Chain) -> Outcome:
+    suffix = f".{outputs.latents}" if outputs.latents else file.path.suffix.lower()
     if chain.width != 1 or chain.mono_compatible:
         raise ConfigError(
-            "latents are not decoded, and these work on sound", where=job.path, value="--width, --mono-compatible",
+            "--width and --mono-compatible change sound, and this input is a file of latents", where=file.path,
             remedy="leave them out",
         )  # fmt: skip
-    given = read_latents(job.path)
+    given = read_latents(file.path)
     notices = [] if given.spec else ["it does not say whose latents it holds: taken as the module's"]
-    if not overwrite and chain.upmixer is not None:
-        chain, said = _without_existing(chain, job, out, form=Form(), latents=latents)
+    if not outputs.overwrite and chain.upmixer is not None:
+        chain, said = _without_existing(chain, file, outputs)
         notices += said
     names = [variant.name for variant in chain.variants] or [""]
-    outputs = [str(job.output(out, variant=name, suffix=suffix)) for name in names]
-    if dry_run:
-        return Outcome(str(job.path), "planned", outputs, ["would be made", *notices])
-    for variant, made in make_latents(given, chain, path=job.path, folder=folder):
-        path = job.output(out, variant=variant.name, suffix=suffix)
-        require_free(path, overwrite=overwrite)
-        write_latents(made, path)
-    return Outcome(str(job.path), "done", outputs, notices)
+    paths = {name: file.output(outputs.folder, variant=name, suffix=suffix) for name in names}
+    written = [str(path) for path in paths.values()]
+    if outputs.dry_run:
+        return Outcome(str(file.path), "planned", written, ["would be made", *notices])
+    for variant, made in make_latents(given, chain, path=file.path):
+        require_free(paths[variant.name], overwrite=outputs.overwrite)
+        write_latents(made, paths[variant.name])
+    return Outcome(str(file.path), "done", written, notices)
 
 
-def _without_existing(chain: Chain, job: Job, out: Path, *, form: Form, latents: str | None) -> tuple[Chain, list[str]]:
+def _without_existing(chain: Chain, file: InputFile, outputs: Outputs) -> tuple[Chain, list[str]]:
     """The chain with the variants whose outputs are not there yet, and what to say of the others."""
     there = {
-        variant.name: path
-        for variant in chain.variants
-        if (path := existing_output(job, out, variant=variant.name, form=form, latents=latents)) is not None
+        variant.name: path for variant in chain.variants if (path := outputs.existing(file, variant.name)) is not None
     }
     missing = tuple(variant for variant in chain.variants if variant.name not in there)
     return replace(chain, variants=missing), [f"{path.name} exists and is left as it is" for path in there.values()]

@@ -7,13 +7,13 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from reencoder_eval.apply.options import Options
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.exit_codes import SOME_FAILED
 from reencoder_pipeline.exit_codes import run as run_app
@@ -21,9 +21,8 @@ from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.training.interruptions import interruptions
 
 if TYPE_CHECKING:
-    from reencoder_eval.apply.files.inputs import Job
-    from reencoder_eval.apply.files.writing import Form
-    from reencoder_eval.apply.run import Outcome
+    from reencoder_eval.apply.files.inputs import InputFile
+    from reencoder_eval.apply.files.outputs import Outputs
 
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
@@ -90,15 +89,11 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     if then is None and of_upmix:
         remedy = "add --then upmix, or leave out --upmix-module, --seed, --variants, --width, --like and --lambda"
         raise ConfigError("these options are of the upmix", remedy=remedy)
-    second = (upmix_module or UPMIXES) if then else None
-    from reencoder_eval.apply.run import apply_to
-
-    work = partial(
-        apply_to, out=out, upsample_module=module, upmix_module=second, autoencoder=autoencoder, band_hz=band,
-        crossover=crossover, width=width, seed=seed, variants=variants, like=like, share=share, latents=latents,
-        form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
+    options = Options(
+        upsample=module, upmix=(upmix_module or UPMIXES) if then else None, autoencoder=autoencoder, band_hz=band,
+        crossover=crossover, width=width, seed=seed, variants=variants, like=like, share=share, device=device,
     )  # fmt: skip
-    _apply(work, inputs, out, latents=latents, overwrite=overwrite, as_json=as_json)
+    _apply(inputs, _outputs(out, format_, depth, peaks, latents, overwrite, dry_run), options, as_json=as_json)
 
 
 @app.command()
@@ -126,14 +121,11 @@ def upmix(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Make mono stereo. Files that are stereo already are copied."""
-    from reencoder_eval.apply.run import apply_to
-
-    work = partial(
-        apply_to, out=out, upsample_module=None, upmix_module=module, autoencoder=autoencoder, force=force,
-        mono_compatible=mono_compatible, width=width, seed=seed, variants=variants, like=like, share=share,
-        latents=latents, form=_form(format_, depth, peaks), device=device, overwrite=overwrite, dry_run=dry_run,
+    options = Options(
+        upmix=module, autoencoder=autoencoder, force=force, mono_compatible=mono_compatible, width=width, seed=seed,
+        variants=variants, like=like, share=share, device=device,
     )  # fmt: skip
-    _apply(work, inputs, out, latents=latents, overwrite=overwrite, as_json=as_json)
+    _apply(inputs, _outputs(out, format_, depth, peaks, latents, overwrite, dry_run), options, as_json=as_json)
 
 
 @app.command()
@@ -152,41 +144,60 @@ def export(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Write a module as ONNX and as torch.export's .pt2, and compare what was written with the module."""
-    from reencoder_eval.apply.export import export_and_compare
+    import numpy as np
+    import torch
 
-    found = export_and_compare(module, out, formats=formats, latents=latents or [], overwrite=overwrite)
-    for one in found:
+    from reencoder_eval.apply.files.latents_io import read_latents
+    from reencoder_eval.apply.files.outputs import require_folder
+    from reencoder_trainer.release.export import FORMATS, export_module
+    from reencoder_trainer.release.find_module import find_module
+    from reencoder_trainer.trained_module import load_module
+
+    path = find_module(module)
+    require_folder(out, dry_run=False)
+    examples = []
+    for file in latents or []:
+        found = read_latents(file)
+        if found.spec is not None:
+            remedy = "give latents of the module's autoencoder"
+            load_module(path).spec.require_same(found.spec, where=file, remedy=remedy)
+        examples.append(torch.from_numpy(np.array(found.values, dtype=np.float32))[None])
+    exported = export_module(path, out, formats=formats or FORMATS, latents=examples, overwrite=overwrite)
+    for one in exported:
         print(json.dumps(one.to_dict()) if as_json else one.text())
-    if not all(one.agrees for one in found):
+    if not all(one.agrees for one in exported):
         raise typer.Exit(SOME_FAILED)
 
 
-def _form(format_: str | None, depth: str | None, peaks: str) -> Form:
-    from reencoder_eval.apply.files.writing import Form
-
-    return Form(format=format_, depth=depth, peaks=peaks)
-
-
-def _apply(
-    work: Callable[..., Iterator[Outcome]],
-    inputs: list[str],
+def _outputs(  # noqa: PLR0917, as the commands have them
     out: Path,
-    *,
+    format_: str | None,
+    depth: str | None,
+    peaks: str,
     latents: str | None,
     overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Do the work, `apply_to` with all of its settings, on what the inputs name, and say what came of each file."""
-    if latents not in (None, "npy", "safetensors"):
-        raise ConfigError("unknown value", where="--latents", value=latents, remedy="npy or safetensors")
-    from reencoder_eval.apply.files.inputs import find_jobs
+    dry_run: bool,
+) -> Outputs:
+    from reencoder_eval.apply.files.outputs import Outputs
+    from reencoder_eval.apply.files.writing import Form
 
-    jobs = find_jobs(inputs, out=out, stdin=sys.stdin.buffer, say=lambda line: print(printable(line), file=sys.stderr))
+    form = Form(format=format_, depth=depth, peaks=peaks)
+    return Outputs(out, form, latents=latents, overwrite=overwrite, dry_run=dry_run)
+
+
+def _apply(inputs: list[str], outputs: Outputs, options: Options, *, as_json: bool) -> None:
+    """Apply the modules to what the inputs name, and print what came of each file."""
+    from reencoder_eval.apply.files.inputs import find_inputs
+    from reencoder_eval.apply.run import apply_to
+
+    files = find_inputs(
+        inputs, out=outputs.folder, stdin=sys.stdin.buffer, say=lambda line: print(printable(line), file=sys.stderr)
+    )
     failed = done = 0
     try:
         # An interrupt that is raised anywhere can be lost in a destructor; between segments it cannot.
-        with interruptions() as interrupted, _Progress(jobs, interrupted) as progress:
-            for outcome in work(jobs, progress=progress):
+        with interruptions() as interrupted, _Progress(files, interrupted) as progress:
+            for outcome in apply_to(files, outputs, options, progress=progress):
                 done += 1
                 failed += outcome.status == "failed"
                 if outcome.error:
@@ -197,25 +208,25 @@ def _apply(
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         command = shlex.join(["reencoder-apply", *sys.argv[1:]])
-        goes_on = "starts again (leave out --overwrite to go on)" if overwrite else "skips them and goes on"
+        goes_on = "starts again (leave out --overwrite to go on)" if outputs.overwrite else "skips them and goes on"
         raise KeyboardInterrupt(
-            f"interrupted; {done} of {len(jobs)} files are finished, the same command {goes_on}: {command}"
+            f"interrupted; {done} of {len(files)} files are finished, the same command {goes_on}: {command}"
         ) from None
     if failed:
-        print(f"{failed} of {len(jobs)} files failed", file=sys.stderr)
+        print(f"{failed} of {len(files)} files failed", file=sys.stderr)
         raise typer.Exit(SOME_FAILED)
 
 
 class _Progress:
     """On stderr, in seconds of audio: a bar on a terminal, else a line every half minute. Interruptions leave here."""
 
-    def __init__(self, jobs: Sequence[Job], interrupted: Callable[[], bool]) -> None:
+    def __init__(self, files: Sequence[InputFile], interrupted: Callable[[], bool]) -> None:
         from tqdm import tqdm
 
         from reencoder_eval.apply.files.reading import sound_seconds
 
         self.interrupted = interrupted
-        self.seconds = {job.path: sound_seconds(job.path) for job in jobs}
+        self.seconds = {file.path: sound_seconds(file.path) for file in files}
         self.terminal, self.shown, total = sys.stderr.isatty(), time.monotonic(), sum(self.seconds.values())
         layout = "{desc}{percentage:3.0f}% {n:.0f} of {total:.0f} s of audio, {remaining} left"
         # Drawn by `__call__` alone where it is no terminal, as whole lines.
@@ -230,11 +241,11 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def __call__(self, job: Job, share: float) -> None:
+    def __call__(self, file: InputFile, share: float) -> None:
         if self.interrupted():
             raise KeyboardInterrupt
-        self.bar.set_description_str(f"{printable(job.stem[-30:])}: ", refresh=False)
-        self.bar.update(share * self.seconds[job.path])
+        self.bar.set_description_str(f"{printable(file.stem[-30:])}: ", refresh=False)
+        self.bar.update(share * self.seconds[file.path])
         if not self.terminal and not self.bar.disable and time.monotonic() - self.shown > 30:
             self.shown = time.monotonic()
             print(self.bar, file=sys.stderr, flush=True)

@@ -20,20 +20,20 @@ def test_finished_files_are_skipped_failed_ones_are_named_and_the_others_go_on(p
     place.write("b.wav", low_music(0.4), 22_050)
     (place.folder / "in" / "a.wav").write_bytes(b"RIFF no sound")
     place.write("c.wav", low_music(1 / 22_050), 22_050)
-    outcomes = place.apply(place.folder / "in", upsample_module=place.bwe)
+    outcomes = place.apply(place.folder / "in", upsample=place.bwe)
     assert [one.status for one in outcomes] == ["failed", "done", "done"]
     assert str(place.folder / "in" / "a.wav") in str(outcomes[0].error)
     before = (place.folder / "out" / "b.wav").stat().st_mtime_ns
-    assert [one.status for one in place.apply(place.folder / "in", upsample_module=place.bwe)][1:] == ["skipped"] * 2
+    assert [one.status for one in place.apply(place.folder / "in", upsample=place.bwe)][1:] == ["skipped"] * 2
     assert (place.folder / "out" / "b.wav").stat().st_mtime_ns == before
-    again = place.apply(place.folder / "in", upsample_module=place.bwe, overwrite=True)
+    again = place.apply(place.folder / "in", upsample=place.bwe, overwrite=True)
     assert [one.status for one in again][1:] == ["done"] * 2
     assert sorted(path.name for path in (place.folder / "out").iterdir()) == ["b.wav", "c.wav"]
 
 
 def test_a_dry_run_writes_nothing(place: Place) -> None:
     path = place.write("a.mp3", low_music(2.0), 22_050)
-    [outcome] = place.apply(path, upsample_module=place.bwe, dry_run=True)
+    [outcome] = place.apply(path, upsample=place.bwe, dry_run=True)
     assert outcome.status == "planned"
     assert outcome.outputs == [str(place.folder / "out" / "a.flac")]
     assert not (place.folder / "out").exists()

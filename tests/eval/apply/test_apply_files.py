@@ -15,7 +15,7 @@ import soundfile
 from applied import filled, noise, touched, whole
 from reencoder_eval.apply.decision import Wishes, decide
 from reencoder_eval.apply.files import reading, writing
-from reencoder_eval.apply.files.inputs import find_jobs
+from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.latents_io import Latents, is_latents, read_latents, write_latents
 from reencoder_eval.apply.files.reading import opened
 from reencoder_eval.apply.files.writing import Container, Form, container_of, write_sound
@@ -28,7 +28,7 @@ RATE = 44_100
 
 
 def outputs(*inputs: object, out: Path, stdin: bytes = b"") -> list[str]:
-    jobs = find_jobs([str(one) for one in inputs], out=out, stdin=io.BytesIO(stdin))
+    jobs = find_inputs([str(one) for one in inputs], out=out, stdin=io.BytesIO(stdin))
     return [job.output(out, suffix=".wav").relative_to(out).as_posix() for job in jobs]
 
 

@@ -13,9 +13,9 @@ import soundfile
 
 from applied import Place, filled, low_music, mono, noise, touched
 from reencoder_eval.apply import run as apply_run
-from reencoder_eval.apply.files.inputs import Job, find_jobs
+from reencoder_eval.apply.files.inputs import InputFile, find_inputs
 from reencoder_eval.apply.files.latents_io import Latents, write_latents
-from reencoder_eval.apply.files.outputs import require_folder, require_own_outputs
+from reencoder_eval.apply.files.outputs import Outputs, require_folder, require_own_outputs
 from reencoder_eval.apply.files.writing import Container, Form, write_sound
 from reencoder_pipeline.errors import AudioError, CacheError, ConfigError, CorpusError
 from reencoder_pipeline.latents import LatentSpec
@@ -23,12 +23,12 @@ from reencoder_pipeline.latents import LatentSpec
 RATE = 44_100
 
 
-def jobs_of(*inputs: object, out: Path) -> tuple[Job, ...]:
-    return find_jobs([str(one) for one in inputs], out=out, stdin=io.BytesIO())
+def files_of(*inputs: object, out: Path) -> tuple[InputFile, ...]:
+    return find_inputs([str(one) for one in inputs], out=out, stdin=io.BytesIO())
 
 
 def plan(*inputs: object, out: Path, names: tuple[str, ...] = ("",), latents: str | None = None, **form: str) -> None:
-    require_own_outputs(jobs_of(*inputs, out=out), out, names=names, form=Form(**form), latents=latents)
+    require_own_outputs(files_of(*inputs, out=out), Outputs(out, Form(**form), latents=latents), names=names)
 
 
 SEEDS = ("_seed5", "_seed6")
@@ -56,9 +56,9 @@ def test_the_same_name_in_two_folders_is_an_error_and_the_same_file_twice_is_one
     touched(tmp_path, "a/x/s.wav", "b/x/s.wav")
     with pytest.raises(ConfigError, match="same output"):
         plan(tmp_path / "a", tmp_path / "b", out=tmp_path / "out")
-    assert len(jobs_of(tmp_path / "a/x/s.wav", tmp_path / "a/x/../x/s.wav", out=tmp_path / "out")) == 1
+    assert len(files_of(tmp_path / "a/x/s.wav", tmp_path / "a/x/../x/s.wav", out=tmp_path / "out")) == 1
     (tmp_path / "a/x/link.wav").symlink_to("s.wav")
-    assert len(jobs_of(tmp_path / "a", out=tmp_path / "out")) == 2, "a link of another name has an output too"
+    assert len(files_of(tmp_path / "a", out=tmp_path / "out")) == 2, "a link of another name has an output too"
     plan(tmp_path / "a", out=tmp_path / "out", names=SEEDS)
 
 
@@ -70,9 +70,9 @@ def test_an_output_never_replaces_an_input_of_the_call(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="replace an input"):
         plan(tmp_path / "b", tmp_path / "out/sub/l.npy", out=tmp_path / "out")
     like = [tmp_path / "out/sub/k.wav"]
-    jobs = jobs_of(tmp_path / "a", out=tmp_path / "out")
+    files = files_of(tmp_path / "a", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="replace an input"):
-        require_own_outputs(jobs, tmp_path / "out", names=("",), form=Form(), latents=None, inputs=like)
+        require_own_outputs(files, Outputs(tmp_path / "out"), names=("",), inputs=like)
 
 
 @pytest.mark.parametrize("pattern", ["a/*/../../x/*.wav", "a/b*/../../x/s.wav", "{root}/a/*/../../x/*.wav"])
@@ -82,12 +82,12 @@ def test_a_pattern_that_goes_up_again_never_leads_out_of_the_output_folder(
     touched(tmp_path, "a/b/t.wav", "x/s.wav")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="leaves the folder") as caught:
-        jobs_of(pattern.format(root=tmp_path), out=Path("deep/er/out"))
+        files_of(pattern.format(root=tmp_path), out=Path("deep/er/out"))
     assert "x/s.wav" in str(caught.value)
-    [job] = jobs_of("*/b/../../x/s.wav", out=Path("deep/er/out"))
-    assert job.output(Path("out"), suffix=".wav") == Path("out/x/s.wav")
-    [job] = jobs_of("a/*/../b/t.wav", out=Path("deep/er/out"))
-    assert job.output(Path("out"), suffix=".wav") == Path("out/b/t.wav")
+    [file] = files_of("*/b/../../x/s.wav", out=Path("deep/er/out"))
+    assert file.output(Path("out"), suffix=".wav") == Path("out/x/s.wav")
+    [file] = files_of("a/*/../b/t.wav", out=Path("deep/er/out"))
+    assert file.output(Path("out"), suffix=".wav") == Path("out/b/t.wav")
 
 
 def test_links_in_the_output_folder_do_not_lead_out_of_it(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_names_that_cannot_be_are_no_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # an empty name is the working folder, which may hold the demo's music
     with pytest.raises(ConfigError, match="home folder"):
-        jobs_of("~nobody-of-this-name/a.wav", out=tmp_path / "out")
+        files_of("~nobody-of-this-name/a.wav", out=tmp_path / "out")
     with pytest.raises(CorpusError, match="no audio"):
-        jobs_of("", out=tmp_path / "out")
-    [outcome] = place.apply(Path("a" * 5000), upsample_module=place.bwe)
+        files_of("", out=tmp_path / "out")
+    [outcome] = place.apply(Path("a" * 5000), upsample=place.bwe)
     assert outcome.status == "failed"
 
 
@@ -119,7 +119,7 @@ def test_an_output_whose_name_would_be_too_long_is_shortened(stem: str, ending: 
     """Names count in bytes. Two that begin alike stay apart, and each is found again by the next call."""
     variant, _, suffix = ending.rpartition(".")
     outputs = [
-        Job(tmp_path / f"{one}.mp3", Path("sub"), one).output(tmp_path, variant=variant, suffix=f".{suffix}")
+        InputFile(tmp_path / f"{one}.mp3", Path("sub"), one).output(tmp_path, variant=variant, suffix=f".{suffix}")
         for one in (stem, stem[:-1] + "b", stem)
     ]
     for path in outputs:
@@ -129,7 +129,7 @@ def test_an_output_whose_name_would_be_too_long_is_shortened(stem: str, ending: 
             path.with_suffix(".json").touch()
         assert path.name.endswith(ending)
     assert outputs[0] == outputs[2] != outputs[1]
-    assert Job(Path("a.wav"), Path(), "a").output(tmp_path, suffix=".wav") == tmp_path / "a.wav"
+    assert InputFile(Path("a.wav"), Path(), "a").output(tmp_path, suffix=".wav") == tmp_path / "a.wav"
 
 
 def test_an_output_folder_that_cannot_be_is_named(place: Place, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_output_folder_that_cannot_be_is_named(place: Place, tmp_path: Path) 
     for out in ("file", "file/below/out"):
         for dry_run in (False, True):
             with pytest.raises(ConfigError, match="file"):
-                place.apply(tmp_path / "in/a.wav", out=out, upsample_module=place.bwe, dry_run=dry_run)
+                place.apply(tmp_path / "in/a.wav", out=out, upsample=place.bwe, dry_run=dry_run)
     (tmp_path / "made" / "deep").mkdir(parents=True)
     require_folder(tmp_path / "made" / "deep" / "er" / "out", dry_run=True)
     assert not list((tmp_path / "made/deep").iterdir()), "a dry run makes nothing"
@@ -157,7 +157,7 @@ def test_an_output_folder_without_permission_is_named(tmp_path: Path) -> None:
 def test_nothing_is_written_when_outputs_would_meet(place: Place, overwrite: bool, dry_run: bool) -> None:
     place.write("a.wav", mono())
     place.write("a_seed5.wav", mono())
-    settings = {"upmix_module": place.m2s, "variants": 2, "seed": 5, "overwrite": overwrite, "dry_run": dry_run}
+    settings = {"upmix": place.m2s, "variants": 2, "seed": 5, "overwrite": overwrite, "dry_run": dry_run}
     with pytest.raises(ConfigError, match="a_seed5"):
         place.apply(place.folder / "in", **settings)
     assert not (place.folder / "out").exists()
@@ -166,7 +166,7 @@ def test_nothing_is_written_when_outputs_would_meet(place: Place, overwrite: boo
 def test_variants_that_are_there_are_left_and_the_others_made(place: Place) -> None:
     path = place.write("a.wav", mono())
     touched(place.folder / "out", "a_seed5.wav", "theirs.wav")
-    settings = {"upmix_module": place.m2s, "variants": 2, "seed": 5}
+    settings = {"upmix": place.m2s, "variants": 2, "seed": 5}
     [outcome] = place.apply(path, **settings)
     assert outcome.outputs == [str(place.folder / "out/a_seed6.wav")]
     assert "a_seed5.wav exists and is left as it is" in outcome.notices
@@ -183,14 +183,14 @@ def test_variants_that_are_there_are_left_and_the_others_made(place: Place) -> N
 def test_a_json_of_others_is_not_replaced_by_that_of_latents(theirs: str, place: Place) -> None:
     path = place.write("a.wav", low_music(), 22_050)
     touched(place.folder / "out", "a.json").joinpath("a.json").write_text(theirs)
-    [outcome] = place.apply(path, upsample_module=place.bwe, latents="npy")
+    [outcome] = place.apply(path, upsample=place.bwe, latents="npy")
     assert (outcome.status, outcome.outputs) == ("failed", [])
     assert "a.json" in (outcome.error or "")
     assert (place.folder / "out/a.json").read_text() == theirs
-    [outcome] = place.apply(path, upsample_module=place.bwe, latents="npy", overwrite=True)
+    [outcome] = place.apply(path, upsample=place.bwe, latents="npy", overwrite=True)
     assert outcome.status == "done"
     (place.folder / "out/a.npy").unlink()  # as a call that was killed between the two leaves it
-    [outcome] = place.apply(path, upsample_module=place.bwe, latents="npy")
+    [outcome] = place.apply(path, upsample=place.bwe, latents="npy")
     assert outcome.status == "done"
 
 
@@ -202,7 +202,7 @@ def test_done_is_said_of_files_that_are_there(
         return path, []
 
     monkeypatch.setattr(apply_run, "write_sound", lost)
-    [outcome] = place.apply(place.write("a.wav", low_music(), 22_050), upsample_module=place.bwe)
+    [outcome] = place.apply(place.write("a.wav", low_music(), 22_050), upsample=place.bwe)
     assert outcome.status == "failed"
 
 
@@ -239,7 +239,7 @@ def test_tags_in_an_id3_chunk_are_said_to_be_lost(kind: str, name: bytes, place:
     chunk = name + len(tag).to_bytes(4, "little" if kind == "WAV" else "big") + tag
     for behind, said in ((b"", False), (chunk, True)):
         path.write_bytes(path.read_bytes() + behind)
-        [outcome] = place.apply(path, upsample_module=place.bwe, overwrite=True)
+        [outcome] = place.apply(path, upsample=place.bwe, overwrite=True)
         assert outcome.status == "done"
         assert any("ID3" in text for text in outcome.notices) == said
 
@@ -262,7 +262,7 @@ def test_a_full_disk_below_latents_is_a_sentence_with_a_remedy(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place.folder / "out/a.json"))
 
     monkeypatch.setattr(apply_run, "write_latents", full)
-    [outcome] = place.apply(place.write("a.wav", low_music(), 22_050), upsample_module=place.bwe, latents=latents)
+    [outcome] = place.apply(place.write("a.wav", low_music(), 22_050), upsample=place.bwe, latents=latents)
     assert outcome.status == "failed"
     assert outcome.error is not None
     for words in ("out/a.json", "No space left", "remedy: "):

@@ -25,7 +25,7 @@ from tiny_build import music
 @pytest.mark.parametrize("rate", [RATE, 32_000])
 def test_mono_compatible_is_exact(place: Place, rate: int, subtype: str) -> None:
     path = place.write("a.wav", 0.3 * mono(), rate, subtype=subtype)
-    [outcome] = place.apply(path, upmix_module=place.plain_m2s, mono_compatible=True, width=0.2)
+    [outcome] = place.apply(path, upmix=place.plain_m2s, mono_compatible=True, width=0.2)
     assert not outcome.notices, "nothing was turned down"
     left, right = soundfile.read(outcome.outputs[0], dtype="int32")[0].T.astype(np.int64)
     np.testing.assert_array_equal((left + right) / 2, soundfile.read(path, dtype="int32")[0])
@@ -35,7 +35,7 @@ def test_mono_compatible_is_exact(place: Place, rate: int, subtype: str) -> None
 def test_width_scales_the_side_alone(place: Place) -> None:
     path = place.write("a.wav", mono(), subtype="FLOAT")
     made = [
-        read(place.apply(path, upmix_module=place.plain_m2s, width=width, out=f"{width}")[0].outputs[0])
+        read(place.apply(path, upmix=place.plain_m2s, width=width, out=f"{width}")[0].outputs[0])
         for width in (1.0, 0.5, 0.0)
     ]
     mid, side = [(one[0] + one[1]) / 2 for one in made], [(one[0] - one[1]) / 2 for one in made]
@@ -47,18 +47,18 @@ def test_width_scales_the_side_alone(place: Place) -> None:
 
 def test_equal_channels_are_mixed_down_and_true_stereo_only_by_force(place: Place) -> None:
     one, stereo = mono(), music(seconds=1.5)
-    [first] = place.apply(place.write("a.wav", one, subtype="FLOAT"), upmix_module=place.plain_m2s)
-    [same] = place.apply(place.write("b.wav", one.repeat(2, axis=0), subtype="FLOAT"), upmix_module=place.plain_m2s)
+    [first] = place.apply(place.write("a.wav", one, subtype="FLOAT"), upmix=place.plain_m2s)
+    [same] = place.apply(place.write("b.wav", one.repeat(2, axis=0), subtype="FLOAT"), upmix=place.plain_m2s)
     np.testing.assert_array_equal(read(first.outputs[0]), read(same.outputs[0]))
     path = place.write("c.wav", stereo, subtype="FLOAT")
-    [forced] = place.apply(path, upmix_module=place.plain_m2s, force=True, mono_compatible=True)
+    [forced] = place.apply(path, upmix=place.plain_m2s, force=True, mono_compatible=True)
     np.testing.assert_allclose(read(forced.outputs[0]).mean(axis=0), stereo.mean(axis=0), atol=1e-6)
 
 
 def test_seeds_variants_and_likeness(place: Place) -> None:
     path = place.write("a.wav", mono())
     like = place.write("like.wav", music(seconds=5, seed=3))
-    settings: dict[str, Any] = {"upmix_module": place.m2s, "form": Form(depth="float")}
+    settings: dict[str, Any] = {"upmix": place.m2s, "form": Form(depth="float")}
 
     def made(out: str, **more: Any) -> list[np.ndarray]:
         [outcome] = place.apply(path, out=out, **settings, **more)
@@ -95,15 +95,15 @@ def test_a_reference_is_seen_through_windows_as_long_as_those_of_training(window
 def test_a_reference_must_be_stereo(place: Place) -> None:
     path = place.write("a.wav", mono(0.1))
     with pytest.raises(ReencoderError, match="no stereo to be like"):
-        place.apply(path, upmix_module=place.m2s, like=path)
+        place.apply(path, upmix=place.m2s, like=path)
 
 
 def test_one_pass_for_both_is_the_two_modules_after_each_other(place: Place) -> None:
     path = place.write("a.wav", low_music(), 22_050, subtype="FLOAT")
-    both = {"upsample_module": place.bwe, "upmix_module": place.plain_m2s, "crossover": False}
+    both = {"upsample": place.bwe, "upmix": place.plain_m2s, "crossover": False}
     [outcome] = place.apply(path, **both)
-    [latents] = place.apply(path, upsample_module=place.bwe, latents="npy", out="latents")
-    [stereo] = place.apply(Path(latents.outputs[0]), upmix_module=place.plain_m2s, out="stereo")
+    [latents] = place.apply(path, upsample=place.bwe, latents="npy", out="latents")
+    [stereo] = place.apply(Path(latents.outputs[0]), upmix=place.plain_m2s, out="stereo")
     values = np.load(stereo.outputs[0])
     coder = load_autoencoder(str(place.autoencoder))
     with torch.inference_mode():

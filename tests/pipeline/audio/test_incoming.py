@@ -18,7 +18,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from reencoder_eval.apply.decision import Wishes, decide
-from reencoder_eval.apply.files.inputs import find_jobs
+from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.scratch import Scratch, downmixed
 from reencoder_pipeline.audio.read import read_audio
 from reencoder_pipeline.audio.survey import survey_audio
@@ -173,7 +173,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 def jobs(folder: Path, out: Path) -> tuple[list[str], list[str]]:
     said: list[str] = []
-    found = find_jobs([str(folder)], out=out, stdin=io.BytesIO(), say=said.append)
+    found = find_inputs([str(folder)], out=out, stdin=io.BytesIO(), say=said.append)
     return [str(job.path.relative_to(folder)) for job in found], said
 
 

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from changed_module import changed_module
-from reencoder_eval.apply.files.inputs import find_jobs
+from reencoder_eval.apply.files.inputs import find_inputs
+from reencoder_eval.apply.files.outputs import Outputs
+from reencoder_eval.apply.options import Options
 from reencoder_eval.apply.run import apply_to
 from reencoder_pipeline.autoencoder import load_autoencoder, load_own_autoencoder, shipped_name
 from reencoder_pipeline.autoencoders.find_weights import refuse_what_brings_code
@@ -93,10 +95,10 @@ def test_apply_takes_no_name_from_a_module(name: str, tmp_path: Path, sprung: Ca
     soundfile.write(source, music(seconds=1.0, channels=1).T, 44_100)
     path = tmp_path / "foreign.safetensors"
     changed_module(RELEASED / "bwe_s.safetensors", path, lambda header, _: header["spec"].update(autoencoder=name))
-    jobs = find_jobs([str(source)], out=tmp_path / "out", stdin=sys.stdin.buffer)
+    files = find_inputs([str(source)], out=tmp_path / "out", stdin=sys.stdin.buffer)
 
     def apply(named: str | None) -> None:
-        list(apply_to(jobs, out=tmp_path / "out", upsample_module=path, upmix_module=None, autoencoder=named))
+        list(apply_to(files, Outputs(tmp_path / "out"), Options(upsample=path, autoencoder=named)))
 
     with pytest.raises(AutoencoderError, match=name):
         apply(None)

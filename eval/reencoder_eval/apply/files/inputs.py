@@ -1,4 +1,4 @@
-"""What a command line names: files, folders, patterns and a list on standard input -> jobs with their output names."""
+"""Finds the files that a command line names: files, folders, patterns, a list on standard input."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LONGEST_NAME = 255  # bytes, where the file system does not say it
 
 
 @dataclass(frozen=True)
-class Job:
-    """One input. Its outputs are `folder` / (`stem` + something), below the folder for output.
+class InputFile:
+    """One file of audio or of latents. Its outputs are `folder` / (`stem` + something), below the folder for output.
 
     A stem is shortened where a name would be longer than the file system takes.
     """
@@ -63,17 +63,17 @@ def _longest_name(out: Path) -> int:
         return LONGEST_NAME
 
 
-def find_jobs(
+def find_inputs(
     inputs: Sequence[str], *, out: Path, stdin: BinaryIO, say: Callable[[str], None] = lambda message: None
-) -> tuple[Job, ...]:
-    """The jobs in a fixed order, each file once. What is found below `out` is no input. `say` is told what is left out
-    of folders.
+) -> tuple[InputFile, ...]:
+    """The files in a fixed order, each once. Files below `out` are no inputs. `say` gets a line for what folders hold
+    besides.
 
     Two files of one folder that differ in the suffix alone keep it within their outputs' names. ConfigError when two
     inputs would still have the same output, or an output would replace an input; CorpusError when there is nothing.
     """
     found: list[tuple[Path, Path]] = []
-    known: set[tuple[Path, Path] | Path] = set()  # a file named twice is one job; a link of another name is its own
+    known: set[tuple[Path, Path] | Path] = set()  # a file named twice is one input; a link of another name is its own
     for path, relative in _expanded(_listed(inputs, stdin), out, say):
         keys = {path.parent.resolve() / path.name, (path.resolve(), relative)}
         if not keys & known:
@@ -82,21 +82,21 @@ def find_jobs(
     if not found:
         raise CorpusError("no audio and no latents found", where=" ".join(inputs), remedy="name files that exist")
     stems = Counter(str(relative.with_suffix("")) for _, relative in found)
-    jobs = tuple(
-        Job(path, relative.parent, relative.name if stems[str(relative.with_suffix(""))] > 1 else relative.stem)
+    files = tuple(
+        InputFile(path, relative.parent, relative.name if stems[str(relative.with_suffix(""))] > 1 else relative.stem)
         for path, relative in found
     )
     outputs: dict[Path, Path] = {}
-    for job in jobs:
-        place = out / job.folder / job.stem
+    for file in files:
+        place = out / file.folder / file.stem
         if place in outputs:
-            value, remedy = f"{outputs[place]} and {job.path}", "give the folder above both, or two commands"
+            value, remedy = f"{outputs[place]} and {file.path}", "give the folder above both, or two commands"
             raise ConfigError("two inputs would have the same output", where=place, value=value, remedy=remedy)
-        if (out / job.folder).resolve() == job.path.parent.resolve():
+        if (out / file.folder).resolve() == file.path.parent.resolve():
             remedy = "give another folder as --out"
-            raise ConfigError("the output would lie beside its input", where=out, value=job.path, remedy=remedy)
-        outputs[place] = job.path
-    return jobs
+            raise ConfigError("the output would lie beside its input", where=out, value=file.path, remedy=remedy)
+        outputs[place] = file.path
+    return files
 
 
 def _listed(inputs: Iterable[str], stdin: BinaryIO) -> Iterator[str]:

@@ -1,12 +1,13 @@
-"""Names of the outputs of a call: planned before the first is written; none is another's, an input, or elsewhere."""
+"""Names the outputs of a call before the first is written: no two meet, none replaces an input or lies elsewhere."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from reencoder_eval.apply.files.inputs import Job
+from reencoder_eval.apply.files.inputs import InputFile
 from reencoder_eval.apply.files.latents_io import NPY, is_latents
 from reencoder_eval.apply.files.writing import Form
 from reencoder_pipeline.errors import ConfigError
@@ -14,7 +15,7 @@ from reencoder_pipeline.stores.atomic import beside
 
 
 def require_folder(out: Path, *, dry_run: bool) -> None:
-    """Make the folder for output, and find out that it can be written into; a dry run only looks. ConfigError."""
+    """Make the folder for outputs, and try to write into it; a dry run only looks. ConfigError where that fails."""
     remedy = "choose another --out folder, or check its permissions"
     if out.exists() and not out.is_dir():
         raise ConfigError("the output folder is a file", where=out, remedy="choose another --out folder")
@@ -37,33 +38,59 @@ def require_folder(out: Path, *, dry_run: bool) -> None:
         ) from None
 
 
-def suffixes_of(job: Job, *, form: Form, latents: str | None) -> set[str]:
-    """Those that an output which is no copy may have: which one, the file's content and its peaks decide."""
-    if latents or is_latents(job.path):
-        return {f".{latents}" if latents else job.path.suffix.lower()}
-    suffixes = {f".{form.format}"} if form.format else {job.path.suffix, ".flac"}
-    return suffixes | ({".wav"} if form.peaks == "float" or form.depth == "float" else set())
+@dataclass(frozen=True)
+class Outputs:
+    """Where the outputs of a call go, and in which form. `latents`: npy or safetensors instead of sound. `overwrite`
+    replaces outputs that exist; a `dry_run` writes nothing. ConfigError for latents of another kind."""
 
+    folder: Path
+    form: Form = field(default_factory=Form)
+    latents: str | None = None
+    overwrite: bool = False
+    dry_run: bool = False
 
-def possible_outputs(job: Job, out: Path, *, names: Sequence[str], form: Form, latents: str | None) -> set[Path]:
-    """All files that a job may write; `names` are those of its variants."""
-    suffixes = suffixes_of(job, form=form, latents=latents)
-    found = {job.output(out, variant=name, suffix=suffix) for name in ("", *names) for suffix in suffixes}
-    found |= {path.with_suffix(".json") for path in found if path.suffix == NPY}
-    return found if latents or is_latents(job.path) else {*found, job.copy(out)}
+    def __post_init__(self) -> None:
+        if self.latents not in (None, "npy", "safetensors"):
+            remedy = "npy or safetensors"
+            raise ConfigError("unknown value", where="--latents", value=self.latents, remedy=remedy)
+
+    def suffixes(self, file: InputFile) -> set[str]:
+        """Those that an output which is no copy may have: the file's content and its peaks decide which one."""
+        if self.latents or is_latents(file.path):
+            return {f".{self.latents}" if self.latents else file.path.suffix.lower()}
+        suffixes = {f".{self.form.format}"} if self.form.format else {file.path.suffix, ".flac"}
+        return suffixes | ({".wav"} if self.form.peaks == "float" or self.form.depth == "float" else set())
+
+    def possible(self, file: InputFile, names: Sequence[str]) -> set[Path]:
+        """All that may be written for a file; `names` are those of its variants."""
+        suffixes = self.suffixes(file)
+        found = {file.output(self.folder, variant=name, suffix=suffix) for name in ("", *names) for suffix in suffixes}
+        found |= {path.with_suffix(".json") for path in found if path.suffix == NPY}
+        return found if self.latents or is_latents(file.path) else {*found, file.copy(self.folder)}
+
+    def existing(self, file: InputFile, variant: str) -> Path | None:
+        """The output of a variant that is there already, in one of the formats that it may have."""
+        paths = (file.output(self.folder, variant=variant, suffix=suffix) for suffix in sorted(self.suffixes(file)))
+        return next((path for path in paths if os.path.lexists(path)), None)
+
+    def finished(self, file: InputFile, names: Sequence[str]) -> list[str]:
+        """The outputs for a file where all are there, as a copy or as every variant; else none."""
+        copy = file.copy(self.folder)
+        if not (self.latents or is_latents(file.path)) and os.path.lexists(copy):
+            return [str(copy)]
+        # A file that was found to be stereo already has one output, whatever number of variants was asked for.
+        for wanted in [""], names:
+            there = [self.existing(file, name) for name in wanted]
+            if there and None not in there:
+                return [str(path) for path in there]
+        return []
 
 
 def require_own_outputs(
-    jobs: Sequence[Job],
-    out: Path,
-    *,
-    names: Sequence[str],
-    form: Form,
-    latents: str | None,
-    inputs: Iterable[Path] = (),
+    files: Sequence[InputFile], outputs: Outputs, *, names: Sequence[str], inputs: Iterable[Path] = ()
 ) -> None:
-    """ConfigError, naming both, when two jobs may write one file, or one may replace an input of the call or lies
-    outside `out` (a link in there leads elsewhere). `inputs` are those that are no jobs."""
+    """ConfigError, naming both, when two files may have one output, or an output may replace an input of the call or
+    lie outside the folder of `outputs` (a link in there leads elsewhere). `inputs` are read besides `files`."""
     folders: dict[Path, Path] = {}
 
     def place_of(path: Path) -> Path:
@@ -73,40 +100,21 @@ def require_own_outputs(
         return folders[path.parent] / path.name
 
     read: dict[Path, Path] = {}
-    for path in (*(job.path for job in jobs), *inputs):
+    for path in (*(file.path for file in files), *inputs):
         for one in (path, path.with_suffix(".json")) if path.suffix.lower() == NPY else (path,):
             read |= {place_of(one): one, one.resolve(): one}
-    taken: dict[Path, Job] = {}
-    root = out.resolve()
-    for job in jobs:
-        for path in sorted(possible_outputs(job, out, names=names, form=form, latents=latents)):
+    taken: dict[Path, InputFile] = {}
+    root = outputs.folder.resolve()
+    for file in files:
+        for path in sorted(outputs.possible(file, names)):
             place = place_of(path)
             if not place.is_relative_to(root):
-                value, remedy = f"{job.path} would be written to {place}", "choose another --out folder"
+                value, remedy = f"{file.path} would be written to {place}", "choose another --out folder"
                 raise ConfigError("an output would lie outside --out", where=path, value=value, remedy=remedy)
             if place in read:
-                value, remedy = f"the output of {job.path}, and the input {read[place]}", "choose another --out folder"
+                value, remedy = f"the output of {file.path}, and the input {read[place]}", "choose another --out folder"
                 raise ConfigError("an output would replace an input", where=path, value=value, remedy=remedy)
-            if taken.setdefault(place, job) is not job:
-                value = f"{taken[place].path} and {job.path}"
+            if taken.setdefault(place, file) is not file:
+                value = f"{taken[place].path} and {file.path}"
                 remedy = "rename one of them, or give them to two commands with an --out folder each"
                 raise ConfigError("two inputs could have the same output", where=path, value=value, remedy=remedy)
-
-
-def existing_output(job: Job, out: Path, *, variant: str, form: Form, latents: str | None) -> Path | None:
-    """The output of a variant that is there already, in one of the formats that it may have."""
-    suffixes = sorted(suffixes_of(job, form=form, latents=latents))
-    paths = (job.output(out, variant=variant, suffix=suffix) for suffix in suffixes)
-    return next((path for path in paths if os.path.lexists(path)), None)
-
-
-def existing_outputs(job: Job, out: Path, *, names: Sequence[str], form: Form, latents: str | None) -> list[str]:
-    """The outputs of a job that are all there: a copy, or every variant."""
-    if not (latents or is_latents(job.path)) and os.path.lexists(job.copy(out)):
-        return [str(job.copy(out))]
-    # A file that was found to be stereo already has one output, whatever number of variants was asked for.
-    for wanted in [""], names:
-        there = [existing_output(job, out, variant=name, form=form, latents=latents) for name in wanted]
-        if there and None not in there:
-            return [str(path) for path in there]
-    return []
