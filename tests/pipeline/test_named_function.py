@@ -147,7 +147,7 @@ def test_workers_and_other_ranks_do_not_say_it_again(
 def test_a_file_whose_name_reads_like_a_function_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "os:getpid").write_bytes(b"no weights")
     monkeypatch.chdir(tmp_path)
-    assert "this file alone does not say what it is" in refused("os:getpid")
+    assert "the family of this file is not known" in refused("os:getpid")
     assert not reads_like_a_function("/a/b:c")
 
 

@@ -1,1 +1,1 @@
-"""Families of autoencoders, one file or folder each; `reencoder_pipeline.autoencoder` is the door to them."""
+"""Finds and loads the weights of autoencoders; `reencoder_pipeline.autoencoder.load_autoencoder` is the way in."""

@@ -11,41 +11,39 @@ from typing import Any
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.named_function import shown
 
-COUNTS = re.compile(r"(layers|blocks|depths?|n_codebooks|num_quantizers|repeats?)$")  # keys: how often a part is made
+COUNTS = re.compile(r"(layers|blocks|depths?|n_codebooks|num_quantizers|repeats?)$")  # keys that count repeated parts
 SLACK = 2**20  # numbers that a model may hold beside its weights, such as windows
 
 
 def require_sizes_of_files(kind: Any, config: Mapping[str, Any], files: Sequence[Path], *, where: Path) -> None:
-    """AutoencoderError unless a model of class `kind` with this `config` holds about as many numbers as the files.
+    """Raise an AutoencoderError unless a model of class `kind` with this `config` is about as large as the files.
 
-    It is made without memory; a config that asks for more parts than there are tensors is not even tried.
+    The model is built on the meta device, without memory. A config with more parts than tensors is refused before that.
     """
     import torch
 
     shapes = [shape for file in files for shape in _shapes(file)]
+    too_large = "the configuration asks for more than the files hold"
     remedy = "fetch the weights and their configuration again"
     if many := {key: count for key, count in _counts(config) if count > max(len(shapes), 64)}:
         value = f"{shown(many)}, {len(shapes)} tensors"
-        raise AutoencoderError(
-            "the configuration asks for more than the files hold", where=where, value=value, remedy=remedy
-        )
+        raise AutoencoderError(too_large, where=where, value=value, remedy=remedy)
     try:
         with torch.device("meta"):
             settings = getattr(kind, "config_class", None)
             model = kind.from_config(dict(config)) if settings is None else kind(settings.from_dict(dict(config)))
-    except Exception as error:  # a config of another version, or nonsense, raises whatever it happens to hit
+    except Exception as error:  # a config of another version, or nonsense, can raise anything
         value = f"{type(error).__name__}: {shown(error)}"
-        raise AutoencoderError("the configuration makes no model", where=where, value=value, remedy=remedy) from error
+        what = "no model can be built from the configuration"
+        raise AutoencoderError(what, where=where, value=value, remedy=remedy) from error
     claimed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if claimed > 2 * sum(map(math.prod, shapes)) + SLACK:
         value = f"{claimed:,} numbers, and {sum(map(math.prod, shapes)):,} in the files"
-        raise AutoencoderError(
-            "the configuration asks for more than the files hold", where=where, value=value, remedy=remedy
-        )
+        raise AutoencoderError(too_large, where=where, value=value, remedy=remedy)
 
 
 def _shapes(file: Path) -> list[tuple[int, ...]]:
-    """Of the tensors of a safetensors file; none of a damaged one, whose error is the library's."""
+    """The shapes of a safetensors file's tensors; none of a damaged file, for which the library raises later."""
     import safetensors
 
     try:
@@ -56,7 +54,7 @@ def _shapes(file: Path) -> list[tuple[int, ...]]:
 
 
 def _counts(config: Any) -> Iterator[tuple[str, float]]:
-    """Numbers anywhere below keys that say how often a part is made."""
+    """(key, number) for every number below a key that counts repeated parts."""
     waiting = [("", config)]
     while waiting:
         key, value = waiting.pop()

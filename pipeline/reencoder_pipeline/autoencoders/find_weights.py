@@ -1,4 +1,4 @@
-"""Where weights come from: a folder, a file or a hub id becomes a folder on disk, a family, and a digest."""
+"""Finds an autoencoder's weights: turns a folder, file or hub id into a path on disk, its family and its config."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ADAPTERS = ("adapter_config.json",)
 
 @dataclass(frozen=True)
 class Source:
-    """An autoencoder found on disk: `path` is its folder (or its one file), `config` what its config file holds."""
+    """An autoencoder found on disk. `path` is its folder or its only file, `config` the content of its config file."""
 
     name: str
     path: Path
@@ -46,16 +46,18 @@ class Source:
 def find_source(
     name: str, *, families: Sequence[str], revision: str | None, subfolder: str | None, local_files_only: bool
 ) -> Source:
-    """A folder or file that exists wins over a hub id of the same name. AutoencoderError for anything else."""
+    """Find an autoencoder on disk or download it; an existing path wins over a hub id of the same name.
+
+    AutoencoderError if neither exists, or its family is not in `families`.
+    """
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:
-            raise AutoencoderError(
-                "a revision is of a hub id, and this is on disk", where=path, value=revision, remedy="leave it out"
-            )
+            what = "only hub ids have revisions, and this is a path on disk"
+            raise AutoencoderError(what, where=path, value=revision, remedy="leave out `revision`")
         path = path / subfolder if subfolder else path
         if not path.exists():
-            raise AutoencoderError("no such subfolder", where=path, remedy=_subfolders(path.parent, families))
+            raise AutoencoderError("there is no such subfolder", where=path, remedy=_subfolders(path.parent, families))
     else:
         path = download_from_hub(
             name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=()
@@ -69,32 +71,28 @@ def find_source(
         family, config = _identify(path, families)
     except OSError as error:
         remedy = "give a file or folder that can be read"
-        raise AutoencoderError("cannot be read", where=path, value=shown(error), remedy=remedy) from None
+        raise AutoencoderError("the path cannot be read", where=path, value=shown(error), remedy=remedy) from None
     return Source(name, path, family, config, licence_of(name, family))
 
 
 def weight_pieces(index: Path) -> set[str]:
-    """The files that an index of weights in pieces names: files beside it, whatever it says."""
+    """The names of the files in an index of sharded weights. AutoencoderError unless all lie beside the index."""
     pieces = read_json(index).get("weight_map")
     pieces = set(map(str, pieces.values())) if isinstance(pieces, dict) else set()
     if wrong := sorted(name for name in pieces if not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name)):
-        raise AutoencoderError(
-            "the index names files elsewhere than beside it, or of another kind",
-            where=index,
-            value=shown(wrong[0]),
-            remedy="do not use these weights, and tell whoever gave them to you",
-        )
+        what = "the index names files that do not lie beside it, or are not safetensors"
+        remedy = "do not use these weights, and report them to their source"
+        raise AutoencoderError(what, where=index, value=shown(wrong[0]), remedy=remedy)
     if not pieces:
         raise AutoencoderError("the index names no files", where=index, remedy="fetch the weights again")
     return pieces
 
 
 def refuse_what_brings_code(folder: Path) -> None:
-    """AutoencoderError where config.json, or a file beside it, would have a library import, run or fetch something."""
+    """Raise an AutoencoderError if config.json, or a file beside it, makes a library import, run or fetch something."""
     if odd := [path for path in sorted(folder.iterdir()) if path.exists() and not path.is_file() and not path.is_dir()]:
-        raise AutoencoderError(
-            "a pipe or device lies among the weights, and reading it may never end", where=odd[0], remedy="remove it"
-        )
+        what = "a pipe or device lies among the weights, and reading it may never end"
+        raise AutoencoderError(what, where=odd[0], remedy="remove it")
     waiting: list[Any] = [read_json(folder / CONFIG)]
     found = [name for name in ADAPTERS if (folder / name).exists()]
     while waiting:
@@ -109,7 +107,7 @@ def refuse_what_brings_code(folder: Path) -> None:
             weight_pieces(index)
     if found:
         raise AutoencoderError(
-            "the model's folder names code or another model to be loaded, and nothing here is loaded on a file's word",
+            "the model's folder names code or another model, which is never loaded because a file names it",
             where=folder,
             value=", ".join(sorted(set(found))),
             remedy="remove these from a copy of the folder if you know what they do, or write a function of your own "
@@ -118,10 +116,10 @@ def refuse_what_brings_code(folder: Path) -> None:
 
 
 def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """(family, config), by the config beside the weights or, where there is none, by the name of the weights file."""
+    """(family, config), from the config beside the weights or, without one, from the name of the weights file."""
     if not path.is_file() and not path.is_dir():
         remedy = "give a file or folder of weights"
-        raise AutoencoderError("neither a file nor a folder", where=path, remedy=remedy)
+        raise AutoencoderError("the path is neither a file nor a folder", where=path, remedy=remedy)
     if path.is_file():
         for family, names in NAMED_FILES.items():
             if path.name in names:
@@ -129,7 +127,7 @@ def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]
         if path.suffix == ".safetensors":
             return "vocos", {}
         remedy = "give the folder that holds a model's config and weights, or a file of `reencoder-autoencoder train`"
-        raise AutoencoderError("this file alone does not say what it is", where=path, remedy=remedy)
+        raise AutoencoderError("the family of this file is not known without its config", where=path, remedy=remedy)
     if (path / VOCOS_FILE).is_file():
         return "vocos", {}
     for family, names in NAMED_FILES.items():
@@ -139,20 +137,22 @@ def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]
         return "stable_audio_tools", read_json(path / STABLE_AUDIO_CONFIG)
     if not (path / CONFIG).is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "an empty folder"
-        raise AutoencoderError(f"no {CONFIG} here", where=path, value=found, remedy=_subfolders(path, families))
+        what = f"there is no {CONFIG} in the folder"
+        raise AutoencoderError(what, where=path, value=found, remedy=_subfolders(path, families))
     config = read_json(path / CONFIG)
     listed, kind = config.get("architectures"), str(config.get("model_type", ""))
     named = [config.get("_class_name"), *(listed if isinstance(listed, list) else ()), TRANSFORMERS.get(kind)]
     known = next((name for name in named if isinstance(name, str) and name in families), None)
     if known is None:
         found = shown(", ".join(str(name) for name in (*named, kind) if name) or "no class name")
-        remedy = f"known: {', '.join(families)}; for others write a function and name it package.module:function"
-        raise AutoencoderError("not an autoencoder that is known here", where=path / CONFIG, value=found, remedy=remedy)
+        what, known_here = "the autoencoder's family is unknown", ", ".join(families)
+        remedy = f"choose one of {known_here}; or write a function that loads it and name it package.module:function"
+        raise AutoencoderError(what, where=path / CONFIG, value=found, remedy=remedy)
     return known, config
 
 
 def _subfolders(path: Path, families: Sequence[str]) -> str:
-    """What to do in a folder without a config: name the subfolders that hold an autoencoder."""
+    """The remedy for a folder without a config: name the subfolders that hold an autoencoder."""
     holding = []
     for config in sorted(path.glob(f"*/{CONFIG}")) if path.is_dir() else ():
         values = read_json(config)
@@ -166,11 +166,11 @@ def _subfolders(path: Path, families: Sequence[str]) -> str:
 def _weights_patterns(family: str, subfolder: str | None) -> list[str]:
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     if family == "vocos" or family in NAMED_FILES:
-        return []  # they came with the configs
+        return []  # already downloaded with the configs
     if family == "stable_audio_tools":
         return [f"{prefix}model.safetensors"]
     stem = TRANSFORMERS_WEIGHTS if family in TRANSFORMERS.values() else DIFFUSERS_WEIGHTS
     patterns = [f"{prefix}{stem}.safetensors", f"{prefix}{stem}-*.safetensors"]
-    if family == "MMAudioVAE":  # decodes to mel spectrograms; the vocoder lies beside it
+    if family == "MMAudioVAE":  # it decodes to mel spectrograms; the vocoder lies beside it
         patterns += [f"vocoder/{CONFIG}", f"vocoder/{stem}.safetensors", f"vocoder/{stem}-*.safetensors"]
     return patterns

@@ -1,4 +1,4 @@
-"""The Autoencoder protocol around the two functions of any model: padding, exact lengths, one channel or two."""
+"""Makes an Autoencoder from two functions of any model: adds padding, exact lengths, and mono or stereo."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ JOINT, DUAL_MONO = "joint", "dual_mono"
 @dataclass(frozen=True)
 class FrozenAutoencoder:
     """`to_latents` maps (B, audio_channels, T * hop) to (B, C, at least T) and `to_audio` maps (B, C, T) to
-    (B, audio_channels, about T * hop); `model` holds the weights that both use, in float32 and frozen.
+    (B, audio_channels, about T * hop); `model` holds their weights, float32 and frozen.
 
-    A model of two audio channels whose spec says "per_channel" is the dual-mono form: encode repeats the channel,
-    decode averages the two that come out.
+    A model of two audio channels with a "per_channel" spec is in its dual-mono form: `encode` repeats the channel,
+    `decode` averages the two.
     """
 
     spec: LatentSpec
@@ -38,8 +38,9 @@ class FrozenAutoencoder:
         accepted = (1, 2) if self.spec.stereo == JOINT else (1,)
         if audio.dim() != 3 or audio.shape[1] not in accepted or audio.shape[2] == 0:
             expected = f"(batch, {' or '.join(map(str, accepted))}, at least one sample)"
-            remedy = "channels that are encoded one by one are items of the batch"
-            raise AutoencoderError(f"encodes audio of shape {expected}", value=tuple(audio.shape), remedy=remedy)
+            what = f"{self.spec.autoencoder} encodes audio of shape {expected}, and got another"
+            remedy = "reshape it; for an autoencoder of one channel, put the channels into the batch"
+            raise AutoencoderError(what, value=tuple(audio.shape), remedy=remedy)
         frames = self.spec.num_frames(audio.shape[-1])
         padded = F.pad(audio, (0, self.spec.num_samples(frames) - audio.shape[-1]))
         latents = self.to_latents(padded.expand(-1, self.audio_channels, -1))[..., :frames]
@@ -48,8 +49,9 @@ class FrozenAutoencoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         if latents.dim() != 3 or latents.shape[1] != self.spec.channels:
-            expected = f"(batch, {self.spec.channels}, frames)"
-            raise AutoencoderError(f"decodes latents of shape {expected}", value=tuple(latents.shape))
+            what = f"{self.spec.autoencoder} decodes latents of shape (batch, {self.spec.channels}, frames), not others"
+            remedy = "transpose the latents, or give those of this autoencoder"
+            raise AutoencoderError(what, value=tuple(latents.shape), remedy=remedy)
         length = self.spec.num_samples(latents.shape[-1])
         audio = self.to_audio(latents)
         audio = F.pad(audio, (0, max(0, length - audio.shape[-1])))[..., :length]  # an odd stride ends early
@@ -57,18 +59,18 @@ class FrozenAutoencoder:
 
 
 def stereo_forms(audio_channels: int) -> tuple[str, ...]:
-    """The forms a model of so many channels can be used in; the first is the default."""
+    """The forms in which a model of so many channels can be used; the first is the default."""
     return (JOINT, DUAL_MONO) if audio_channels == 2 else ()
 
 
 def frozen_spec(
     family: str, form: str | None, *, weights: str, sample_rate: int, hop: int, channels: int
 ) -> LatentSpec:
-    """The LatentSpec of a family in one form: named after both, so that a moved folder is still the same."""
+    """The LatentSpec of a family in one form. Its name is made of both, so that moving the folder changes nothing."""
     name = family if form is None else f"{family}#form={form}"
     return LatentSpec(name, weights, sample_rate, hop, channels, "joint" if form == JOINT else "per_channel")
 
 
 def a_second(spec: LatentSpec) -> int:
-    """Frames of context for models that see everything: a second keeps the edge of a piece out of what is kept."""
+    """Frames in one second: the context of models that are not local, which keeps a piece's edge out of the result."""
     return -(-spec.sample_rate // spec.hop)

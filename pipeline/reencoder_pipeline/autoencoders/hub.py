@@ -1,4 +1,4 @@
-"""Downloads autoencoders from the Hugging Face hub, only what is needed."""
+"""Downloads autoencoders from the Hugging Face hub: only the files that are needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def looks_like_hub_id(name: str) -> bool:
 def download_from_hub(
     name: str, *, revision: str | None, subfolder: str | None, local_files_only: bool, weights: Sequence[str]
 ) -> Path:
-    """The snapshot's folder, with the configs and those files of `weights` that exist."""
+    """Download the configs and the files matching `weights`; return the snapshot's folder.
+
+    AutoencoderError if the repository or its subfolder does not exist, is gated, or cannot be reached."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     configs = [prefix + pattern for pattern in (CONFIG, STABLE_AUDIO_CONFIG, "*.index.json")]
-    # Files known by their name have no config beside them: their presence has to be seen.
+    # Weights that are known by their file name have no config, so download them at once.
     known = [prefix + file for file in (VOCOS_FILE, *(name for names in NAMED_FILES.values() for name in names))]
     try:
         snapshot = huggingface_hub.snapshot_download(
@@ -37,24 +39,16 @@ def download_from_hub(
         raise AutoencoderError("these weights are gated", where=name, remedy=remedy) from None
     except (RepositoryNotFoundError, HFValidationError):
         remedy = "correct the path or the id; a private repository needs `hf auth login`"
-        raise AutoencoderError(
-            "neither a folder on disk nor a repository on the hub", value=name, remedy=remedy
-        ) from None
+        what = "the name is neither a folder on disk nor a repository on the hub"
+        raise AutoencoderError(what, value=name, remedy=remedy) from None
     except (OSError, ValueError) as error:
-        remedy = (
-            "download it once where there is a network (`hf download`), without local_files_only and HF_HUB_OFFLINE; "
-            "or give a local folder"
-        )
+        what = "there is no such folder, and the hub id is neither in the local cache nor can it be downloaded"
+        remedy = "download it once with a network (`hf download`), without local_files_only and HF_HUB_OFFLINE; "
+        remedy += "or give a local folder"
         value = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise AutoencoderError(
-            "no such folder, and as a hub id it can be had neither from the local cache nor from the hub",
-            where=name,
-            value=value,
-            remedy=remedy,
-        ) from None
+        raise AutoencoderError(what, where=name, value=value, remedy=remedy) from None
     folder = Path(snapshot) / subfolder if subfolder else Path(snapshot)
     if not folder.is_dir():
-        raise AutoencoderError(
-            "the repository has no such subfolder", where=name, value=subfolder, remedy="correct `subfolder`"
-        )
+        what, remedy = "the repository has no such subfolder", "correct `subfolder`"
+        raise AutoencoderError(what, where=name, value=subfolder, remedy=remedy)
     return folder

@@ -1,4 +1,4 @@
-"""Names of the files that hold weights and configs of each family, and reading a JSON config."""
+"""Names the files that hold each family's weights and configs, and reads a JSON config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reencoder_pipeline.errors import AutoencoderError
 
 VOCOS_FILE = "autoencoder.safetensors"
 CONFIG, STABLE_AUDIO_CONFIG = "config.json", "model_config.json"
-# Families whose weights are one file that is known by its name.
+# Families whose weights are one file, recognised by its name.
 NAMED_FILES = {
     "music2latent": ("music2latent.pt", "music2latent.safetensors"),
     "codicodec": ("codicodec.pt", "codicodec.safetensors"),
@@ -23,6 +23,6 @@ DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model", "model"
 def read_json(file: Path) -> dict[str, Any]:
     values = safe_text.read_json(file, kind=AutoencoderError, what="model's configuration", limit=JSON_BYTES)
     if not isinstance(values, dict):
-        remedy = "fetch it again"
-        raise AutoencoderError("is not a model's configuration", where=file, value=type(values).__name__, remedy=remedy)
+        what, remedy = "the file is not a model's configuration", "fetch it again"
+        raise AutoencoderError(what, where=file, value=type(values).__name__, remedy=remedy)
     return values

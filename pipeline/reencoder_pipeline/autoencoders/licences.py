@@ -1,4 +1,4 @@
-"""Terms of known weights, as far as somebody has read them: what `reencoder-cache build` shows."""
+"""Names the licence terms of known weights; `reencoder-cache build` and `plan` show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ UNVERIFIED = "unverified: check the card of the weights"
 STABILITY = "Stability AI Community License: read its terms, commercial use is limited"
 NON_COMMERCIAL = "CC-BY-NC 4.0: not for commercial use"
 
-# By hub id (lower case), the start of an id, or the family where all public weights share their terms.
+# By the start of a hub id (lower case), or by family if all its public weights share their terms.
 BY_ID = {
     "stabilityai/": STABILITY,
     "ace-step/ace-step": "MIT",
@@ -24,6 +24,6 @@ BY_FAMILY = {
 
 
 def licence_of(name: str, family: str) -> str:
-    """The terms, or what to do where they are not known. `name` is a hub id or a path."""
+    """The licence terms as text, or `UNVERIFIED`. `name` is a hub id or a path."""
     known = (terms for start, terms in BY_ID.items() if name.lower().startswith(start))
     return next(known, BY_FAMILY.get(family, UNVERIFIED))

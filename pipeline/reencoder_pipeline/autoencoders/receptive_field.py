@@ -1,4 +1,4 @@
-"""How far a stack of convolutions sees: exact, from its kernels, strides, dilations and paddings."""
+"""Computes how far a stack of convolutions sees, exactly, from its kernels, strides, dilations and paddings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 def convolutional_context(encoder: nn.Module, decoder: nn.Module, *, hop: int) -> int:
     """Frames at each edge of a piece that differ from those of the whole track, in encoding or in decoding.
 
-    Both must register their convolutions in the order in which they are applied; of a residual unit the shortcut
-    sees less than the convolutions and may be overlooked.
+    Both must register their convolutions in the order of application. Shortcuts of residual units can be ignored: they
+    see less than the convolutions.
     """
     first, last = _inputs(encoder, 0, 0)  # the samples that frame 0 depends on; its own are 0 to hop - 1
     seen_by_encoder = max(-(first // hop), -(-(last - hop + 1) // hop))

@@ -1,4 +1,4 @@
-"""Tensors of a .safetensors file or of a pickled checkpoint, of which nothing but tensors is ever loaded."""
+"""Reads tensors from a .safetensors file or a pickled checkpoint without running any of its code."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ if TYPE_CHECKING:
 
 
 def read_tensors(file: Path, *, inside: str) -> dict[str, Tensor]:
-    """All tensors by name; those under the key `inside` where a checkpoint nests them. AutoencoderError when the file
-    is damaged, or holds anything that would need its pickled code to be run."""
+    """All tensors by name; those under the key `inside` if a checkpoint nests them there. AutoencoderError if the file
+    is damaged, or holds anything that only pickled code could restore."""
     import torch
 
     if file.suffix == ".safetensors":
-        again = "fetch it again"
-        _, tensors = read_safetensors(file, error=AutoencoderError, what="weights", remedy=again, types=())
-        return tensors
+        return read_safetensors(file, error=AutoencoderError, what="weights", remedy="fetch it again", types=())[1]
     values = read_pickled(file, error=AutoencoderError, what="weights")
     nested = values.get(inside, values) if isinstance(values, dict) else None
     if not isinstance(nested, dict):
         remedy = f"give a file that holds tensors by name, or has them under {inside!r}"
-        raise AutoencoderError("holds no tensors by name", where=file, value=type(values).__name__, remedy=remedy)
+        what = "the file holds no tensors by name"
+        raise AutoencoderError(what, where=file, value=type(values).__name__, remedy=remedy)
     return {str(name): value for name, value in nested.items() if isinstance(value, torch.Tensor)}
 
 
 def load_tensors(model: Any, tensors: dict[str, Tensor], *, file: Path, device: str) -> Any:
-    """The model with these weights: all of them, and no others; float32, evaluation mode, frozen.
+    """Load exactly these weights into `model`; float32, evaluation mode, frozen. AutoencoderError if they do not fit.
 
-    A model on the meta device, of sizes that a foreign configuration gives, gets memory once the tensors fit.
+    A model whose sizes come from a foreign configuration starts on the meta device and gets memory once they fit.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if problems := misfits(tensors, shapes):

@@ -1,1 +1,1 @@
-"""Latents in and out: convert, export, import."""
+"""Converts caches between storage formats, and exports and imports latents as stable-audio-tools keeps them."""

@@ -1,4 +1,4 @@
-"""Converts a cache to another storage: Zarr, compressed or not, or WebDataset; values, tracks and statistics stay."""
+"""Converts a cache to another storage (Zarr, compressed or not, or WebDataset); values, tracks, statistics stay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from reencoder_pipeline.stores.store import open_store
 
 @dataclass(frozen=True)
 class Converted:
-    """What was done: shards written now, and shards that an earlier run had finished."""
+    """Counts of a conversion: shards written now, and shards kept from an earlier run."""
 
     tracks: int
     frames: int
@@ -45,11 +45,15 @@ def convert_cache(
     compression: Compression | None = None,
     progress: Callable[[int, int], None],
 ) -> Converted:
-    """Write the cache `source` into `out` in `storage`. Running the same command again goes on where it stopped.
+    """Write the cache `source` into `out` as `storage` ("zarr" or "webdataset"). Repeat an interrupted call to resume.
 
-    Keys of shards stay: a key says what a shard is made of, and its files say how that is stored. So a cache that goes
-    there and back is the same cache, file for file. Every frame is checked against the index on its way. Nothing is
-    written into `source`. CacheError: `source` is damaged, or `out` holds something else.
+    Shards keep their keys: a key identifies a shard's content, not its storage. So a cache converted there and back is
+    the same, file for file. Every frame is checked against the index. `progress(done, total)` counts frames. CacheError
+    if `source` is damaged, or `out` holds something else.
+
+    Example::
+
+        convert_cache("cache", Path("tars"), storage="webdataset", progress=print)
     """
     cache = open_cache(source)
     require_known_streams(cache)
@@ -83,7 +87,7 @@ def convert_cache(
 
 
 def _is_copy(record: Record, shard: Shard, form: ShardFormat) -> bool:
-    """Whether a record is of these tracks and frames: keys are the same in all formats."""
+    """Whether a record describes these tracks and frames; equal keys do not show it."""
     mine, theirs = record.shard, shard
     same = (mine.tracks, mine.blocks) == (theirs.tracks, theirs.blocks)
     return same and is_whole(record, form)

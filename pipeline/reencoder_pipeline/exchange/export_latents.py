@@ -1,4 +1,4 @@
-"""Export: the tracks of a cache as items for stable-audio-tools, one subfolder a stream, and a manifest of them."""
+"""Exports the tracks of a cache as items for stable-audio-tools: one subfolder for each stream, and a manifest."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from reencoder_pipeline.stores.checked_reader import ObjectReader
 from reencoder_pipeline.stores.digests import canonical_digest
 
 DETAILS, MANIFEST = "details.json", "manifest.jsonl"
-WRITERS = 8  # most of the time a small file is being synced, and syncs of several are one
+WRITERS = 8  # threads; most of the time goes to syncing small files, and concurrent syncs are merged
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was done: items written now, and items that an earlier run had finished."""
+    """Counts of an export: items written now, and items kept from an earlier run."""
 
     items_written: int
     items_kept: int
@@ -42,7 +42,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Item:
-    """One `.npy` to write: `length` frames, of which the end may be padding; `name` is its place without a suffix."""
+    """One `.npy` to write: `length` frames, possibly padded at the end; `name` is its path without a suffix."""
 
     name: str
     track: CachedTrack
@@ -60,22 +60,28 @@ def export_cache(
     length: int | None = None,
     progress: Callable[[int, int], None],
 ) -> Exported:
-    """Write `streams` (all) of the tracks of `splits` (all): <stream>/<item>.npy and .json, and manifest.jsonl last.
+    """Write <stream>/<item>.npy and .json for `streams` and `splits` (empty: all), and manifest.jsonl last.
 
-    An item is a track, or with `length` every so many frames of one, the last padded: stable-audio-tools stacks items
-    into batches, so they have to be equally long unless its `latent_crop_length` makes them so. Values are those of the
-    cache, in its precision. The same command again goes on where it stopped. CacheError: `source` is damaged, or `out`
-    holds anything but this export.
+    An item is a whole track, or with `length` each piece of that many frames, the last one padded. stable-audio-tools
+    stacks items into batches, so they must be equally long unless its `latent_crop_length` cuts them. Values are the
+    cache's own, in its precision. Repeat an interrupted call to resume. `progress(done, total)` counts frames.
+    CacheError if `source` is damaged, or `out` holds anything else.
+
+    Example::
+
+        export_cache("cache", Path("items"), streams=["mono"], length=1024, progress=print)
     """
     cache = open_cache(source)
     require_known_streams(cache)
     for kind, asked, known in (("stream", streams, cache.streams), ("split", splits, SPLITS)):
         if unknown := [name for name in asked if name not in known]:
-            raise CacheError(f"no such {kind}", where=source, value=unknown[0], remedy=f"one of: {', '.join(known)}")
+            what, remedy = f"the cache has no such {kind}", f"choose from: {', '.join(known)}"
+            raise CacheError(what, where=source, value=unknown[0], remedy=remedy)
     chosen, wanted = [name for name in cache.streams if not streams or name in streams], splits or SPLITS
     tracks = {track.id: number for number, track in enumerate(cache.tracks) if track.split in wanted}
     if not tracks:
-        raise CacheError("no tracks in this split", where=source, value=", ".join(wanted))
+        what, remedy = "the cache has no tracks in this split", "choose another --split, or leave it out for all"
+        raise CacheError(what, where=source, value=", ".join(wanted), remedy=remedy)
     details = {
         "format": "reencoder-export-1",
         "cache": cache.digest,
@@ -120,7 +126,7 @@ def _frames(cache: LatentCache, shard: Shard, streams: Sequence[str]) -> dict[Ca
 
 
 def _write(item: Item, *, frames: Mapping[CachedTrack, dict[str, Frames]], out: Path, spec: LatentSpec) -> None:
-    """The fields last: they say that the latents are there."""
+    """Write the latents, then the fields, which mark them as complete."""
     first = item.origin.first_frame
     piece = frames[item.track][item.origin.stream][first : first + item.num_frames]
     if not np.isfinite(piece).all():
@@ -133,7 +139,7 @@ def _write(item: Item, *, frames: Mapping[CachedTrack, dict[str, Frames]], out: 
 def _items(
     track: CachedTrack, number: int, cache: LatentCache, streams: Sequence[str], length: int | None
 ) -> Iterator[Item]:
-    """Names are safe for any file system, and a track's is the same whatever streams and splits are exported."""
+    """The items of a track. Their names suit any file system, and do not depend on the exported streams and splits."""
     step = length or track.num_frames
     key, spec = sample_key(number, track.id), cache.spec
     for first in range(0, track.num_frames, step):
@@ -155,6 +161,7 @@ def _items(
             try:
                 origin = Origin.model_validate(values)
             except ValidationError as error:
-                raise CacheError("the index is damaged", where=cache.origin, value=str(error)) from None
+                what, remedy = "the index is damaged", "restore index.json, or build the cache again"
+                raise CacheError(what, where=cache.origin, value=str(error), remedy=remedy) from None
             name = f"{stream}/{key}" + (f"_{first:08d}" if length else "")
             yield Item(name, track, origin, num_frames, length=step)

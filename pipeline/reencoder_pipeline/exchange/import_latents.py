@@ -1,4 +1,4 @@
-"""Import: latents that somebody already has, as stable-audio-tools keeps them, become a cache."""
+"""Imports existing latents, as stable-audio-tools keeps them, into a new cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from reencoder_pipeline.tasks import TASKS
 
 @dataclass(frozen=True)
 class Imported:
-    """What is in the cache, and what was done: shards written now, and shards that an earlier run had finished."""
+    """The size of the cache; shards written now, and shards kept from an earlier run."""
 
     tracks: int
     frames: int
@@ -43,7 +43,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An item, the track it becomes, and stream -> the content of its file; or why that cannot be read."""
+    """An item, the track it becomes, and stream -> the content of its file, or the error from reading it."""
 
     item: Item
     track: Track
@@ -59,16 +59,21 @@ def import_latents(
     progress: Callable[[int, int], None],
     say: Callable[[str], None] = lambda message: None,
 ) -> tuple[Imported, list[dict[str, str]]]:
-    """Make a cache in `out` of the items below `folders` (stream -> folder), which `spec`'s autoencoder encoded.
+    """Make a cache in `out` from the items below `folders` (stream -> folder), encoded by the autoencoder of `spec`.
 
-    Every item becomes a track without its padding; files of several folders belong together by their relative path.
-    What stays unknown of latents that are not ours: the digest of their audio ("unknown"), bandwidth and stereo width
-    (None; tasks are those that the streams can serve, unless the configuration lists some), and the exact number of
-    samples (as many as the frames have). Bad items are left out; they are returned, and listed in failures.jsonl. The
-    same command again goes on where it stopped.
+    Every item becomes a track without its padding; files of several folders with the same relative path form one item.
+    For latents that no export of ours wrote, these stay unknown: the digest of their audio ("unknown"), bandwidth and
+    stereo width (None; tasks are all that the streams can serve, unless the configuration lists some), and the exact
+    number of samples (taken from the frames). Bad items are left out, returned, and listed in failures.jsonl. Repeat an
+    interrupted call to resume. `progress(done, total)` counts frames. CacheError if no item can be imported.
+
+    Example::
+
+        import_latents({"mono": Path("items")}, Path("cache"), spec, config, progress=print)
     """
     if config.hours is not None:
-        raise ConfigError("an import takes everything", where="hours", value=config.hours, remedy="leave it out")
+        what = "an import always takes all items"
+        raise ConfigError(what, where="hours", value=config.hours, remedy="leave out `hours`")
     config = config.model_copy(update={"streams": list(folders)})
     settings = {
         "made_by": "import",
@@ -98,7 +103,8 @@ def import_latents(
         used = [record for record in records if record.shard.tracks]
         if not used:
             first = failures[0]["error"] if failures else "no .npy files there"
-            raise CacheError("not one item could be imported", where=out, value=f"{len(failures)} failures: {first}")
+            what, remedy = "no item could be imported", "correct the first failure; failures.jsonl lists them all"
+            raise CacheError(what, where=out, value=f"{len(failures)} failures: {first}", remedy=remedy)
         foreign = [track for record in used for track in record.shard.tracks if track.sha256 == UNKNOWN]
         notes = (*_notes(foreign), *rounding_notes(config))
         for note in notes:
@@ -117,7 +123,7 @@ def import_latents(
 
 
 def _splits(items: Sequence[Item], config: CacheConfig) -> dict[str, str]:
-    """Recording -> split: its own where it came from a cache, else by the hash of its name, as in a build."""
+    """Recording -> split: the one it had in a cache, else by the hash of its name, as in a build."""
     own: dict[str, str | None] = {}
     for item in items:
         own.setdefault(item.recording, item.fields.origin.split if item.fields.origin else None)
@@ -127,7 +133,7 @@ def _splits(items: Sequence[Item], config: CacheConfig) -> dict[str, str]:
 
 
 def pack(items: Sequence[Item], config: CacheConfig) -> list[list[Item]]:
-    """A shard closes at the item that reaches `shard_frames`."""
+    """Group items into shards; a shard ends with the item that reaches `shard_frames`."""
     packed, frames = [[]], 0
     for item in items:
         if frames >= config.shard_frames:
@@ -150,7 +156,7 @@ def _load(item: Item, spec: LatentSpec, *, split: str) -> Loaded:
 
 
 def _key(loaded: Sequence[Loaded], settings: Mapping[str, Any]) -> str:
-    """A shard is identified by what it is made of. What cannot be read now makes another shard once it can."""
+    """Identify a shard by its content. An unreadable item that becomes readable changes the key."""
     items = [
         {
             "id": one.track.id,
@@ -167,7 +173,7 @@ def _key(loaded: Sequence[Loaded], settings: Mapping[str, Any]) -> str:
 
 
 def _is_of(record: Record, loaded: Sequence[Loaded], spec: LatentSpec, config: CacheConfig) -> bool:
-    """Whether a record is of these items, in their order, but for those that failed."""
+    """Whether a record describes these items, in order, without those that failed."""
     failed = {failure.get("id") for failure in record.failures}
     items = [one for one in loaded if one.item.name not in failed]
     expected = [(one.track.id, one.track.split, one.track.sha256, one.item.fields.num_frames) for one in items]
@@ -187,7 +193,7 @@ def _commit(key: str, loaded: Sequence[Loaded], out: Path, *, spec: LatentSpec, 
 
 
 def _encoded(one: Loaded, spec: LatentSpec, config: CacheConfig) -> EncodedTrack:
-    """An item as if it had just been encoded. CacheError or OSError if its files cannot be used."""
+    """The item as an encoded track. CacheError or OSError if its files cannot be used."""
     fields, origin, content = one.item.fields, one.item.fields.origin, one.content
     if isinstance(content, Exception):
         raise content
@@ -223,13 +229,13 @@ def _notes(foreign: Sequence[CachedTrack]) -> tuple[str, ...]:
     if not foreign:
         return ()
     return (
-        f"{len(foreign)} tracks are imported latents: of their audio, digest, bandwidth and stereo width are unknown; "
-        "stable-audio-tools stores a random sample of the posterior where a build stores its mean",
+        f"{len(foreign)} tracks are imported latents: digest, bandwidth and stereo width of their audio are unknown; "
+        "stable-audio-tools stores a random sample of the posterior, and a build stores its mean",
     )
 
 
 def _index(notes: Sequence[str], spec: LatentSpec, config: CacheConfig, records: Sequence[Record]) -> dict[str, Any]:
-    """How `low_band` was made is what the configuration says; where it says nothing, unknown."""
+    """The index without shards. How `low_band` was made is unknown unless the configuration states it."""
     told = {"rate": "low_band_rate", "resampler": "resampler"}
     return {
         **({"notes": list(notes)} if notes else {}),

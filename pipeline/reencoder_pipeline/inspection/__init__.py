@@ -1,1 +1,1 @@
-"""Looks into a finished cache: verify, values, seams, summary, pictures."""
+"""Inspects a finished cache: summary, measurements and pictures; checks of its files, values and seams."""

@@ -1,4 +1,4 @@
-"""Pictures of a cache: the corpus in it, its channels, and the shape of its latents. PNG, one file each."""
+"""Draws a cache as three PNG files: its corpus, its channels, and the distribution of its latents."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.stores.atomic import write_whole
 from reencoder_pipeline.stores.own_folder import require_own_file
 
-MADE_BY = "reencoder-cache inspect"  # in the pictures, by which they are known again
+MADE_BY = "reencoder-cache inspect"  # written into the pictures, so that only they are overwritten
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
 SPLITS = ("train", "valid", "test")
 MEAN_L1 = math.sqrt(2 / math.pi)
-SIDE_MID_SHOWN_DB = -60.0  # below it a track is as good as mono
+SIDE_MID_SHOWN_DB = -60.0  # lower levels are as good as mono, and are drawn here
 
 
 def draw(cache: LatentCache, measured: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write corpus.png, channels.png and latents.png; ConfigError where one of that name exists that is not ours.
+    """Write corpus.png, channels.png and latents.png. ConfigError if another program's file has one of these names.
 
-    `measured` is that of `inspection.measure`.
+    `measured` is the result of `measure`.
     """
     import matplotlib
 
@@ -113,7 +113,7 @@ def _lengths(axes: Any, seconds: Sequence[float]) -> None:
 
 
 def _weighted(axes: Any, cache: LatentCache, values: Sequence[float | None], bins: Any, *, legend: str) -> None:
-    """Hours, stacked by split; tracks of which a value is not known are left out."""
+    """Draw hours of audio, stacked by split; tracks whose value is unknown are left out."""
     tracks = list(zip(cache.tracks, values, seconds_of(cache), strict=True))
     known = {
         split: [
@@ -222,7 +222,7 @@ def _shape(axes: Any, streams: Mapping[str, Any]) -> None:
     for (stream, one), colour in zip(streams.items(), COLOURS, strict=False):
         density = np.array(one["histogram"]) / one["values"] / width
         smallest = min(smallest, float(density[density > 0].min(initial=1.0)))
-        # A gap where there was nothing: the axis is logarithmic.
+        # Leave a gap at zero, because the axis is logarithmic.
         axes.step(
             middles, np.where(density > 0, density, np.nan), where="mid", color=colour, linewidth=1.2, label=stream
         )
@@ -255,7 +255,7 @@ def _time(axes: Any, streams: Mapping[str, Any], *, frame_rate: float) -> None:
 
 
 def _off_diagonal(axes: Any, streams: Mapping[str, Any]) -> None:
-    """How strong correlations between channels are, from the strongest pair down."""
+    """Draw the correlations between channels, from the strongest pair down."""
     for (stream, one), colour in zip(streams.items(), COLOURS, strict=False):
         matrix = np.abs(np.array(one["correlation"]))
         pairs = np.sort(matrix[np.triu_indices(len(matrix), k=1)])[::-1]

@@ -1,4 +1,4 @@
-"""What verification finds: damage, which makes a cache unfit for use, warnings, and measurements."""
+"""Defines what verification reports (`Finding`): damage, warnings and measurements."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Check = Literal["files", "values", "statistics", "level", "splits", "autoencoder
 
 @dataclass(frozen=True)
 class Finding:
-    """`damage`: the cache is not what was promised, and is not to be used. `warning`: it is, but somebody should look.
-    `note`: a measurement. `shard` is None for what concerns the whole cache; `file` lies below the cache."""
+    """`damage`: the cache is not what its index promises; do not use it. `warning`: it is usable, but have a look.
+    `note`: a measurement. `shard` is None if the finding concerns the whole cache; `file` is a path in the cache."""
 
     severity: Severity
     check: Check

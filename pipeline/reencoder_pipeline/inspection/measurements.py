@@ -1,4 +1,4 @@
-"""Measures the latents of a cache: distributions, correlations over time, distances of streams."""
+"""Measures the latents of a cache: distributions, correlations over time, distances between streams."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.tasks import TASKS
 
 WINDOW_FRAMES = 128
-SMALLEST_STD = 1e-4  # the least that an index holds: such a channel is constant
+SMALLEST_STD = 1e-4  # the smallest value in an index; such a channel is constant
 HISTOGRAM_EDGES = np.linspace(-8.0, 8.0, 161)  # in standard deviations
 
 Values = NDArray[np.float64]
 
 
 def measure(cache: LatentCache, *, windows: int, seed: int) -> dict[str, Any]:
-    """Shape, structure in time and correlation of every stream's normalised latents, and for each task how far its
-    inputs are from its targets, on windows that are drawn evenly over the frames of all tracks.
+    """Measure every stream's normalised latents (see `describe`), and how far each task's inputs are from its targets.
 
-    `distance`: mean |target - input| per channel in deviations of the target: what a module has to add. Predicting each
-    channel's mean costs about 0.8.
+    The `windows` are drawn evenly over the frames of all tracks. `distance`: mean |target - input| per channel in
+    standard deviations of the target, which a module has to add; predicting each channel's mean scores about 0.8.
+
+    Example::
+
+        measure(open_cache("cache"), windows=256, seed=0)["distance"]["bwe"]  # one number per channel
     """
     length = min(WINDOW_FRAMES, max(track.num_frames for track in cache.tracks))
     tracks = [track for track in cache.tracks if track.num_frames >= length]
@@ -57,7 +60,9 @@ def measure(cache: LatentCache, *, windows: int, seed: int) -> dict[str, Any]:
 
 
 def describe(latents: Values) -> dict[str, Any]:
-    """(windows, frames, C), normalised by the cache's statistics. Correlations are those of the sample itself."""
+    """Describe latents (windows, frames, C) that the cache's statistics normalised: histogram, kurtosis, correlations.
+
+    Correlations use the sample's own means and deviations."""
     flat = latents.reshape(-1, latents.shape[-1])
     centred = flat - flat.mean(axis=0)
     deviation = flat.std(axis=0)
@@ -78,7 +83,7 @@ def describe(latents: Values) -> dict[str, Any]:
 
 
 def _autocorrelation(scaled: Values) -> dict[str, list[float]]:
-    """(windows, frames, live channels) of unit deviation -> per lag from 0: median over channels, and 10 % and 90 %."""
+    """(windows, frames, live channels) of unit deviation -> per lag from 0: median, 10 % and 90 % of the channels."""
     lags = range(max(1, scaled.shape[1] // 2))
     if scaled.shape[-1] == 0:
         return {"median": [], "p10": [], "p90": []}
@@ -92,7 +97,7 @@ def _autocorrelation(scaled: Values) -> dict[str, list[float]]:
 
 
 def _distance(cache: LatentCache, samples: Mapping[str, Values], source: str, target: str) -> Values:
-    """(C,): the latents as they are, in deviations of the target."""
+    """(C,): mean distance of the original latents, in standard deviations of the target."""
     ours, theirs = cache.statistics[source], cache.statistics[target]
     given = (samples[source] * ours.std + ours.mean - theirs.mean) / theirs.std
     return np.abs(samples[target] - given).mean(axis=(0, 1))

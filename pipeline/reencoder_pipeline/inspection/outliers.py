@@ -1,4 +1,4 @@
-"""Tracks that lie far above all others: in level, or in how large their latents are."""
+"""Finds tracks far above all others, in level or in the size of their latents."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from reencoder_pipeline.cache.index import CachedTrack
 from reencoder_pipeline.inspection.finding import Finding
 
-FEWEST = 5  # tracks; among fewer there is nothing usual
-# Music is of many levels, and quiet music is music: only what is far above the median counts, both by this much and by
-# so many times the usual distance from it. A file that was written without scaling is 90 dB above.
+FEWEST = 5  # fewer tracks have no usual level
+# Levels of music differ widely, and quiet music is still music. So only a track far above the median counts: by this
+# many dB, and by this many times the usual distance. A file that was written without scaling is 90 dB above.
 LEAST_DB = 20.0
 LEAST_TIMES = 8.0
 USUAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
 
 def loud_tracks(tracks: Sequence[CachedTrack]) -> Iterator[Finding]:
-    """By the levels that an index holds."""
+    """Warn of tracks that are far louder than the others, by the levels in the index."""
     levels = {track.id: track.level_db for track in tracks if track.level_db is not None}
     for name, above in far_above(levels).items():
         problem = f"{name}: its level is {levels[name]:.1f} dBFS, {above:.0f} dB above the median of all tracks"
@@ -27,7 +27,9 @@ def loud_tracks(tracks: Sequence[CachedTrack]) -> Iterator[Finding]:
 
 
 def far_deviations(deviations: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
-    """By stream -> track -> the mean deviation of its latents; one finding a track, for its worst stream."""
+    """Warn of tracks with far larger latents than the others, once a track, for its worst stream.
+
+    `deviations`: stream -> track -> mean standard deviation of its latents."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for stream, one in deviations.items():
         levels = {name: 20 * float(np.log10(value)) for name, value in one.items() if value > 0}
@@ -40,7 +42,7 @@ def far_deviations(deviations: Mapping[str, Mapping[str, float]]) -> Iterator[Fi
 
 
 def far_above(levels: Mapping[str, float]) -> dict[str, float]:
-    """name -> dB above the median, of those that are far above."""
+    """name -> dB above the median, for the names that are far above it."""
     if len(levels) < FEWEST:
         return {}
     values = np.array(list(levels.values()))

@@ -1,4 +1,4 @@
-"""Whether a cache's tracks have seams: windows of the source encoded in one piece, beside what the cache holds."""
+"""Looks for seams between segments: encodes windows of the source in one piece and compares them with the cache."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
 
-TOLERANCE = 0.05  # of the largest difference, in standard deviations: float16 rounds by 0.001 near 3, 0.002 near 6
-SEAM = 2.0  # a seam is where the mean difference is so many times that away from boundaries
-NEAREST = 4  # frames on each side of a boundary that are "at" it, or the autoencoder's context where that is more
+TOLERANCE = 0.05  # largest difference, in standard deviations; float16 rounds by 0.001 near 3, by 0.002 near 6
+SEAM = 2.0  # at a seam, the mean difference is more than this many times the one away from boundaries
+NEAREST = 4  # frames on each side that count as at a boundary; the autoencoder's context if that is more
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
 Errors = NDArray[np.float64]
@@ -39,12 +39,11 @@ def check_edges(
     seed: int,
     progress: Progress = lambda done, total: None,
 ) -> list[Finding]:
-    """Compare `samples` seeded windows, each longer than a segment, so that any within a track holds a boundary.
+    """Compare `samples` seeded windows with the cache. Each is longer than a segment, so it contains a boundary.
 
-    A window is encoded at once, with the audio of its whole track made into streams before, and with twice the context
-    that the autoencoder asks for: it may ask for too little. A note per stream says how far the cache is from that, at
-    boundaries and away from them. More than rounding is damage for a local autoencoder; the others are only warned of
-    at a seam.
+    Each window is encoded in one piece, from streams made of the whole track, with twice the context the autoencoder
+    declares (in case it declares too little). A note per stream states the difference at boundaries and away from them.
+    For a local autoencoder, more than rounding is damage; for others, only a seam counts, as a warning.
     """
     findings, paths = tracks_with_sources(cache, source)
     settings, remarks = settings_of(cache)
@@ -76,7 +75,7 @@ def check_edges(
                 resampler=cache.low_band["resampler"],
             )
             cached, scales = cache.read(track, stream).astype(np.float64), cache.scales([track], stream)
-            # Half a step of int8, or of rounded mantissas, is no error of encoding.
+            # Half a step of int8, or of rounded mantissas, is not an error of encoding.
             rounding = np.zeros_like(cached) if scales is None else np.broadcast_to(scales[0] / 2, cached.shape)
             if cache.keep_bits is not None:
                 rounding = np.abs(cached) / 2 ** (cache.keep_bits + 1)
@@ -96,7 +95,7 @@ def check_edges(
 
 
 def judge(stream: str, at: Errors, away: Errors, *, local: bool) -> list[Finding]:
-    """(frames, channels) of errors in standard deviations, at segment boundaries and away from them."""
+    """Judge errors (frames, channels), in standard deviations, at segment boundaries and away from them."""
     numbers = {
         "frames_at": len(at),
         "mean_at": float(at.mean()) if at.size else 0.0,
@@ -117,15 +116,13 @@ def judge(stream: str, at: Errors, away: Errors, *, local: bool) -> list[Finding
         )
         found.append(Finding("damage" if local else "warning", "edges", problem, measured=numbers))
     if local and numbers["largest_away"] > TOLERANCE:
-        problem = (
-            f"{stream}: not what this autoencoder makes of this source: {numbers['largest_away']:.2g} away from it"
-        )
+        problem = f"{stream}: this autoencoder makes other latents of this source: {numbers['largest_away']:.2g} away"
         found.append(Finding("damage", "edges", problem, measured=numbers))
     return found
 
 
 def near_boundaries(num_frames: int, *, segment_frames: int, context: int) -> NDArray[np.bool_]:
-    """(num_frames,): which frames lie where one segment of a track ends and the next goes on."""
+    """(num_frames,): True for frames near a boundary between two segments of a track."""
     near, reach = np.zeros(num_frames, dtype=bool), _reach(context)
     for segment in plan_segments(num_frames, segment_frames=segment_frames, context=context):
         if segment.keep_start:

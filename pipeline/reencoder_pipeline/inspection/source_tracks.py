@@ -1,4 +1,4 @@
-"""Finds the audio that the tracks of a cache were made from."""
+"""Finds and reads the audio files from which the tracks of a cache were made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reencoder_pipeline.stores.store import open_store
 def draw_windows(
     tracks: Sequence[CachedTrack], *, length: int, samples: int, random: np.random.Generator
 ) -> list[tuple[CachedTrack, list[tuple[int, int]]]]:
-    """`samples` spans of `length` frames, or whole shorter tracks, drawn evenly over all frames; by track."""
+    """Draw `samples` spans of `length` frames (shorter tracks whole), evenly over all frames; grouped by track."""
     frames = np.array([track.num_frames for track in tracks], dtype=np.float64)
     spans: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for number in random.choice(len(tracks), size=samples, p=frames / frames.sum()).tolist():
@@ -36,12 +36,13 @@ def draw_windows(
 
 
 def tracks_with_sources(cache: LatentCache, source: Path) -> tuple[list[Finding], dict[str, Path]]:
-    """The files of the cache's tracks, as far as they are the ones it was made from."""
+    """The cache's tracks found in `source`, id -> file, and a warning if some are missing. CorpusError if all are."""
     of_corpus = {track.id: track.path for track in read_corpus(source)}
     paths = {track.id: of_corpus[track.id] for track in cache.tracks if track.id in of_corpus}
     if not paths:
+        what, remedy = "the cache was not made from this source", "give the folder or manifest it was built from"
         value = f"{len(of_corpus)} tracks, none of them in the cache"
-        raise CorpusError("is not what the cache was made from", where=source, value=value)
+        raise CorpusError(what, where=source, value=value, remedy=remedy)
     missing = len(cache.tracks) - len(paths)
     findings = []
     if missing:
@@ -50,26 +51,28 @@ def tracks_with_sources(cache: LatentCache, source: Path) -> tuple[list[Finding]
 
 
 def track_audio(path: Path, track: CachedTrack, cache: LatentCache, settings: CacheConfig) -> NDArray[np.float32]:
-    """What was encoded of a file, (channels, samples) at the cache's rate; AudioError unless it is that very file."""
+    """The encoded part of a file, (channels, samples) at the cache's rate. AudioError if the file has changed."""
+    remedy = "restore the file, or build the cache again"
     if file_digest(path) != track.sha256:
-        raise AudioError("is another file than the cache was made from", where=path)
+        raise AudioError("the file has changed since the cache was made from it", where=path, remedy=remedy)
     audio, rate = read_audio(path)
     audio = audio[:, middle(audio.shape[1], rate, settings.track_seconds)]
     if rate != cache.spec.sample_rate:
         audio = resample(audio, rate, cache.spec.sample_rate)
     if audio.shape[1] != track.num_samples:
+        what = "the file decodes to another length than when it was encoded"
         value = f"{audio.shape[1]} samples instead of {track.num_samples}"
-        raise AudioError("decodes to another length than when it was encoded", where=path, value=value)
+        raise AudioError(what, where=path, value=value, remedy=remedy)
     return audio
 
 
 def settings_of(cache: LatentCache) -> tuple[CacheConfig, list[Finding]]:
-    """How segments were cut, and tracks; settings.json says so."""
+    """Read from settings.json how segments and tracks were cut; defaults and a warning without it."""
     try:
         settings = json.loads(open_store(cache.origin).read("settings.json") or b"")
         known = {"segment_seconds": settings["segment_seconds"], "track_seconds": settings.get("track_seconds")}
         return CacheConfig.model_validate(known), []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # handed on without it, or damaged
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing from a copy, or damaged
         settings = CacheConfig.model_validate({})
-    problem = f"settings.json does not say how long segments were: taken as {settings.segment_seconds:g} s"
+    problem = f"settings.json does not state the segments' length; {settings.segment_seconds:g} s are assumed"
     return settings, [Finding("warning", "edges", problem, file="settings.json")]

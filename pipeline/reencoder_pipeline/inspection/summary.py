@@ -1,4 +1,4 @@
-"""What is in a cache: from its index alone, and measured on a seeded sample of its windows."""
+"""Summarises a cache from its index, and measures a seeded sample of its windows on request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from reencoder_pipeline.inspection.measurements import measure
 
 
 def inspect_cache(cache: LatentCache, *, windows: int | None, seed: int) -> dict[str, Any]:
-    """`summarise`, and where `windows` is given `measure` under "measured"."""
+    """`summarise`, plus `measure` under the key "measured" if `windows` is given.
+
+    Example::
+
+        inspect_cache(open_cache("cache"), windows=None, seed=0)["hours"]  # {"train/bwe": 1.25, ...}
+    """
     summary = summarise(cache)
     return summary if windows is None else {**summary, "measured": measure(cache, windows=windows, seed=seed)}
 
 
 def summarise(cache: LatentCache) -> dict[str, Any]:
-    """What the index says: what the latents are, hours by split and task, and how tracks are distributed."""
+    """Summarise the index: kind of latents, hours by split and task, and distributions over tracks."""
     hours: Counter[str] = Counter()
     for track in cache.tracks:
         for task in track.tasks or ("no task",):
@@ -53,7 +58,7 @@ def _compression(cache: LatentCache) -> str:
 
 
 def report(summary: Mapping[str, Any], tracks: Sequence[CachedTrack] = (), *, frame_rate: float = 1.0) -> Iterator[str]:
-    """The lines of `summarise`, of `measure` where it was asked for, and of every track given."""
+    """Lines of text for `summarise`, for `measure` if it is in there, and for every track given."""
     for name, value in summary.items():
         if name == "statistics":
             means, stds = ([x for one in value.values() for x in one[key]] for key in ("mean", "std"))
@@ -66,7 +71,7 @@ def report(summary: Mapping[str, Any], tracks: Sequence[CachedTrack] = (), *, fr
         else:
             yield f"{name.replace('_', ' ')}: {value}"
     for track in tracks:
-        survey = "bandwidth and width unknown"  # of imported latents
+        survey = "bandwidth and width unknown"  # for imported latents
         if track.bandwidth_hz is not None and track.side_mid_db is not None:
             survey = f"{track.bandwidth_hz:6.0f} Hz  side/mid {track.side_mid_db:6.1f} dB"
         if track.level_db is not None:
@@ -87,7 +92,7 @@ def _measured_lines(measured: Mapping[str, Any]) -> Iterator[str]:
         )
     for task, channels in measured["distance"].items():
         mean = float(np.mean(channels))
-        yield f"  {task}: what goes in is {mean:.2f} deviations away from what comes out, at most {max(channels):.2f}"
+        yield f"  {task}: inputs lie {mean:.2f} deviations from their targets, at most {max(channels):.2f}"
 
 
 def _middle(autocorrelation: Mapping[str, Sequence[float]], lag: int) -> float:
@@ -95,7 +100,7 @@ def _middle(autocorrelation: Mapping[str, Sequence[float]], lag: int) -> float:
 
 
 def spread(values: Iterable[float | None]) -> dict[str, float]:
-    """Quantiles that say how a quantity is distributed, where it is known; {} where it never is."""
+    """Quantiles of the known values; {} if there are none."""
     array = np.array([value for value in values if value is not None], dtype=np.float64)
     if array.size == 0:
         return {}

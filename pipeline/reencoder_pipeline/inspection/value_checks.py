@@ -1,4 +1,4 @@
-"""Whether the frames of a cache are latents at all: finite, not constant, and those that the statistics describe."""
+"""Checks that the frames of a cache are plausible latents: finite, not constant, and as the statistics say."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from reencoder_pipeline.inspection.finding import Finding
 from reencoder_pipeline.inspection.outliers import far_deviations
 from reencoder_pipeline.shards.record import Record, grouped_sums, statistics, sums_by_tasks
 
-DRIFT = 1e-4  # in standard deviations; sums in another order differ by 1e-12
-STILL_SHARE = 0.9
+DRIFT = 1e-4  # in standard deviations; summing in another order changes 1e-12
+STILL_SHARE = 0.9  # share of frames that may repeat the one before
 
 Frames = NDArray[Any]
 
 
 class ValueCheck:
-    """Fed with every shard in turn; then says what concerns all of them together."""
+    """Checks every shard in turn, then all of them together."""
 
     def __init__(self, cache: LatentCache) -> None:
         self._cache = cache
@@ -32,12 +32,12 @@ class ValueCheck:
         self._deviations: dict[str, dict[str, float]] = {}  # stream -> track -> mean of its channels' deviations
 
     def add(self, shard: Shard, streams: Mapping[str, Frames]) -> Iterator[Finding]:
-        """`streams`: (frames, channels) each, the tracks of the shard one behind the other."""
+        """Check a shard. `streams`: (frames, channels) each, the shard's tracks in sequence."""
         by_track: dict[str, list[Frames]] = {}
         for stream, frames in streams.items():
             pieces = [(track, frames[track.first_frame :][: track.num_frames]) for track in shard.tracks]
             for track, piece in pieces:
-                yield from _of_track(shard, track, stream, piece)
+                yield from _track_findings(shard, track, stream, piece)
                 if np.isfinite(piece).all():
                     deviation = float(piece.std(axis=0, dtype=np.float64).mean())
                     self._deviations.setdefault(stream, {})[track.id] = deviation
@@ -49,8 +49,8 @@ class ValueCheck:
         self._records.append(Record(shard, sums, (), retry=False))
 
     def whole(self) -> Iterator[Finding]:
-        """After the last shard, all of them sound: channels that never change, statistics that are not the index's,
-        tracks whose latents are far larger than those of the others."""
+        """Check the cache after its last shard, if none is damaged: channels that never change, statistics that differ
+        from the index, tracks with far larger latents than the others."""
         for stream, constant in self._constant.items():
             if constant.any():
                 numbers = np.flatnonzero(constant).tolist()
@@ -66,7 +66,7 @@ class ValueCheck:
         for tasks, streams in self._cache.sums:
             group = found.get(tasks)
             if group is None or group[stream]["count"] != streams[stream].count:
-                problem = f"{stream}: the index's sums for {', '.join(tasks) or 'no task'} are not those of its tracks"
+                problem = f"{stream}: the index's sums for {', '.join(tasks) or 'no task'} differ from its tracks' sums"
                 yield Finding("damage", "statistics", problem)
             else:
                 promised = Statistics.of(moments([streams[stream]]))
@@ -82,21 +82,21 @@ def _drift(stream: str, promised: Statistics, found: Mapping[str, Sequence[float
         yield Finding(
             "damage",
             "statistics",
-            f"{stream}: the index's mean and deviation are not those of its frames; worst in channel {worst}: "
-            f"{promised.mean[worst]:.6g} and {promised.std[worst]:.6g} there, "
+            f"{stream}: the index's mean and deviation differ from those of the frames; worst in channel {worst}: "
+            f"{promised.mean[worst]:.6g} and {promised.std[worst]:.6g} in the index, "
             f"{mean[worst]:.6g} and {std[worst]:.6g} in the frames",
             measured={"largest_shift": float(shift[worst]), "largest_ratio": float(ratio[worst])},
         )
 
 
-def _of_track(shard: Shard, track: CachedTrack, stream: str, frames: Frames) -> Iterator[Finding]:
+def _track_findings(shard: Shard, track: CachedTrack, stream: str, frames: Frames) -> Iterator[Finding]:
     bad = np.flatnonzero(~np.isfinite(frames).all(axis=1))
     if bad.size:
         problem = f"{track.id}, {stream}: {bad.size} frames are not finite, the first is frame {bad[0]}"
         yield Finding("damage", "values", problem, shard=shard.key)
     same = bits(frames)
     flat = np.flatnonzero((same == same[:, :1]).all(axis=1)) if frames.shape[1] > 1 else bad[:0]
-    if flat.size:  # what a lost chunk reads as, or silence in an autoencoder without biases
+    if flat.size:  # a lost chunk reads like this, and so does silence in an autoencoder without biases
         problem = f"{track.id}, {stream}: {flat.size} frames have one value in all channels, the first is {flat[0]}"
         yield Finding("warning", "values", problem, shard=shard.key)
     silent = track.bandwidth_hz == 0
@@ -108,5 +108,5 @@ def _of_track(shard: Shard, track: CachedTrack, stream: str, frames: Frames) -> 
 
 
 def bits(frames: Frames) -> Frames:
-    """Values to be told apart only: comparing float16 is slow."""
+    """The values as integers of their bits, for comparisons: comparing float16 is slow."""
     return np.ascontiguousarray(frames).view(f"u{frames.dtype.itemsize}")

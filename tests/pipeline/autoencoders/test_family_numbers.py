@@ -36,7 +36,7 @@ def test_dual_mono_is_the_joint_form_of_equal_channels() -> None:
     decoded = joint.decode(latents)
     assert (decoded[:, 0] - decoded[:, 1]).abs().max() > 1e-3  # so averaging them is not nothing
     assert torch.allclose(dual.decode(latents)[:, 0], (decoded[:, 0] + decoded[:, 1]) / 2)
-    with pytest.raises(AutoencoderError, match="items of the batch"):
+    with pytest.raises(AutoencoderError, match="put the channels into the batch"):
         dual.encode(audio.repeat(1, 2, 1))
 
 

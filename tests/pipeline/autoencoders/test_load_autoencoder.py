@@ -85,8 +85,8 @@ def test_ones_own_function_must_give_all_of_an_autoencoder() -> None:
 @pytest.mark.parametrize(
     ("family", "form", "expected"),
     [
-        ("oobleck_joint", "dualmono", r"did you mean dual_mono\? Offered: joint, dual_mono"),
-        ("dac_latent", "joint", "Offered: latent, projected"),
+        ("oobleck_joint", "dualmono", r"did you mean dual_mono\? choose one of: joint, dual_mono"),
+        ("dac_latent", "joint", "choose one of: latent, projected"),
         ("oobleck_mono", "joint", "leave out `form`"),
         ("vocos", "joint", "leave out `form`"),
     ],
@@ -129,13 +129,13 @@ def test_weights_in_pieces(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_config(tmp_path: Path) -> None:
-    assert "no config.json here" in refused(str(tmp_path))
+    assert "there is no config.json in the folder" in refused(str(tmp_path))
     shutil.copytree(instance("oobleck_joint"), tmp_path / "vae")
     (tmp_path / "model_index.json").write_text("{}")
     assert "did you mean #subfolder=vae?" in refused(str(tmp_path))
     assert "no such subfolder" in refused(f"{tmp_path}#subfolder=vea")
     assert isinstance(load_autoencoder(f"{tmp_path}#subfolder=vae").context, int)
-    assert "a revision is of a hub id" in refused(f"{tmp_path}#subfolder=vae,revision=main")
+    assert "only hub ids have revisions" in refused(f"{tmp_path}#subfolder=vae,revision=main")
 
 
 def test_a_config_that_names_nothing_known(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_damaged_vocos_file(tmp_path: Path) -> None:
 def test_mmaudio_without_its_vocoder(tmp_path: Path) -> None:
     folder = instance("mmaudio").partition("#")[0]
     shutil.copytree(Path(folder) / "audio_vae", tmp_path / "audio_vae")
-    assert "without its vocoder" in refused(str(tmp_path / "audio_vae"))
+    assert "MMAudio's vocoder is missing" in refused(str(tmp_path / "audio_vae"))
 
 
 # Libraries
@@ -228,7 +228,7 @@ def test_a_hub_id_while_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("nobody/nothing", "nobody/nothing#local_files_only=true"):
         message = refused(name)
-        assert "no such folder, and as a hub id" in message
+        assert "there is no such folder, and the hub id" in message
         assert "give a local folder" in message
 
 

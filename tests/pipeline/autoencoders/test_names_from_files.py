@@ -187,7 +187,9 @@ def test_sizes_in_a_config_are_compared_before_they_are_believed(
     shutil.copytree(instance(family).partition("#")[0], tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(AutoencoderError, match=r"the configuration (asks for more|makes no model)"):
+    with pytest.raises(
+        AutoencoderError, match=r"the configuration asks for more|no model can be built from the configuration"
+    ):
         load_autoencoder(str(tmp_path / "model"))
 
 
@@ -211,7 +213,7 @@ def test_an_index_names_files_beside_it(piece: object, tmp_path: Path) -> None:
     name = piece.format(outside=outside) if isinstance(piece, str) else piece
     index = {"weight_map": dict.fromkeys(load_file(outside), name), "metadata": {}}
     (folder / f"{whole.name}.index.json").write_text(json.dumps(index))
-    with pytest.raises(AutoencoderError, match="elsewhere"):
+    with pytest.raises(AutoencoderError, match="do not lie beside it"):
         load_autoencoder(str(folder))
 
 

@@ -158,7 +158,9 @@ def test_a_folder_with_something_else_in_it_is_refused(sound: dict[str, Path], t
     with pytest.raises(CacheError, match="not empty"):
         convert(sound["zarr"], tmp_path / "photos", "webdataset")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
-    with pytest.raises(CacheError, match=r"something else was begun[^~]*format: 'webdataset' then, 'zarr' now"):
+    with pytest.raises(
+        CacheError, match=r"holds the output of another command[^~]*format: 'webdataset' then, 'zarr' now"
+    ):
         convert(sound["zarr"], sound["webdataset"], "zarr")
     copy = Path(shutil.copytree(sound["zarr"], tmp_path / "copy"))
     for name in ("settings.json", "failures.jsonl"):

@@ -55,7 +55,7 @@ def test_an_export_of_another_stream_or_autoencoder_is_refused(cache: LatentCach
     other = LatentSpec("tiny", "f" * 64, sample_rate=44100, hop=1024, channels=8)
     with pytest.raises(CacheError, match="another autoencoder"):
         bring_in({"mono": tmp_path / "out" / "mono"}, tmp_path / "a", spec=other)
-    with pytest.raises(CacheError, match="is the stream mono, not left"):
+    with pytest.raises(CacheError, match="holds the stream mono, not left"):
         bring_in({"left": tmp_path / "out" / "mono"}, tmp_path / "b")
 
 

@@ -115,7 +115,7 @@ def test_an_export_goes_on_and_nothing_else_is_touched(cache: LatentCache, tmp_p
     assert (done.items_written, done.items_kept) == (1 + 2 * 4, 6 * 4 - 1)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert leftovers(tmp_path / "out") == []
-    with pytest.raises(CacheError, match="something else was begun here"):
+    with pytest.raises(CacheError, match="this folder holds the output of another command"):
         export(cache.path, tmp_path / "out", length=64)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")

@@ -109,18 +109,18 @@ ORIGIN = {
     "num_samples": 10 * 1024, "track_samples": 10 * 1024,
 }  # fmt: skip
 BAD = {
-    "no fields": (lambda path: path.with_suffix(".json").unlink(), "no fields beside it"),
+    "no fields": (lambda path: path.with_suffix(".json").unlink(), "no .json file beside it"),
     "torn fields": (lambda path: path.with_suffix(".json").write_text('{"padding_'), "not a JSON object"),
     "a list": (lambda path: path.with_suffix(".json").write_text("[1, 2]"), "not a JSON object"),
     "nested": (lambda path: path.with_suffix(".json").write_text("[" * 100_000), "not a JSON object"),
     "not text": (lambda path: path.with_suffix(".json").write_bytes(b"\xff\xfe"), "not a JSON object"),
     "no mask": (fields(padding_mask=None), "no padding_mask"),
     "mask is a number": (fields(padding_mask=10), "no padding_mask"),
-    "all padding": (fields(padding_mask=[0] * 10), "ones, at least one"),
-    "a hole": (fields(padding_mask=[1] * 4 + [0] + [1] * 5), "and then zeros"),
-    "twos": (fields(padding_mask=[1] * 8 + [2] * 2), "ones, at least one"),
+    "all padding": (fields(padding_mask=[0] * 10), "does not consist of at least one 1"),
+    "a hole": (fields(padding_mask=[1] * 4 + [0] + [1] * 5), "followed by zeros"),
+    "twos": (fields(padding_mask=[1] * 8 + [2] * 2), "does not consist of at least one 1"),
     "short mask": (fields(padding_mask=[1] * 9), r"\(8, 10\)"),
-    "mask in samples": (fields(padding_mask=[1] * 10_240), "by the autoencoder and the padding_mask"),
+    "mask in samples": (fields(padding_mask=[1] * 10_240), "from the autoencoder and the padding_mask"),
     "channels": (save(music(10)[:7]), r"\(7, 10\)"),
     "frames first": (save(music(10).T), r"\(10, 8\)"),
     "a batch": (save(music(10)[None]), r"\(1, 8, 10\)"),
@@ -131,7 +131,7 @@ BAD = {
     "complex": (save(np.ones((8, 10), np.complex64)), "floating-point"),
     "pickle": (save(PICKLE), "floating-point"),
     "records": (save(np.zeros((8, 10), dtype=[("a", "<f4")])), "floating-point"),
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cut short"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated"),
     "empty": (content(b""), "not a .npy"),
     "a zip": (content(b"PK\x03\x04" + bytes(100)), "not a .npy"),
     "huge": (described((8, 10**18)), "channels, frames"),
@@ -194,7 +194,7 @@ def test_any_floating_point_in_any_order_is_the_same_latents(tmp_path: Path, dty
 def test_float32_keeps_what_float16_cannot_hold(tmp_path: Path) -> None:
     latents = with_nan(music(10), 1e6)
     write_item(tmp_path / "sat", 0, latents, length=10)
-    with pytest.raises(CacheError, match=r"not one item[^~]*do not fit float16"):
+    with pytest.raises(CacheError, match=r"no item could be imported[^~]*do not fit float16"):
         bring_in({"mono": tmp_path / "sat"}, tmp_path / "a")
     bring_in({"mono": tmp_path / "sat"}, tmp_path / "b", precision="float32")
     found = open_cache(tmp_path / "b")
@@ -253,8 +253,8 @@ def test_tasks_are_those_of_the_streams_or_of_the_configuration(tmp_path: Path) 
         ("a", [], JOINT, {"stereo": Path("a")}),
         ("a", ["left"], SPEC, {"left": Path("a")}),
         (None, ["mono=a", "left=b=c"], SPEC, {"mono": Path("a"), "left": Path("b=c")}),
-        ("a", ["stereo"], SPEC, "not the name of a stream"),
-        ("a", ["drums"], SPEC, "not the name of a stream"),
+        ("a", ["stereo"], SPEC, "the stream is unknown"),
+        ("a", ["drums"], SPEC, "the stream is unknown"),
         (None, ["mono=a", "mono=b"], SPEC, "named twice"),
         ("a", ["mono=b"], SPEC, "which folder"),
         ("a", ["mono", "left"], SPEC, "which folder"),

@@ -259,7 +259,7 @@ def test_files_that_are_others_now_are_not_compared(
     assert "8 of 9 tracks are not in" in found[0].problem
     assert "mono.wav: not compared" in found[1].problem
     (folder / "mono.wav").rename(folder / "other.wav")
-    with pytest.raises(CorpusError, match="is not what the cache was made from"):
+    with pytest.raises(CorpusError, match="the cache was not made from this source"):
         check_edges(encoded, tiny, folder, samples=2, seed=0)
 
 

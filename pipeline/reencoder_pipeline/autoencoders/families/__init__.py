@@ -1,1 +1,1 @@
-"""One file for each family of autoencoders."""
+"""Loads the families of other projects' autoencoders: one file for each."""

@@ -1,8 +1,8 @@
-"""CoDiCodec (Sony CSL): stereo in one latent; each 0.7 s become a set of 8 vectors of 64, decoded from noise.
+"""Loads CoDiCodec (Sony CSL): stereo in one latent; each 0.7 s become a set of 8 vectors of 64, decoded from noise.
 
-The 8 vectors of a chunk have no order in time, so a frame here is a whole chunk: 32,768 samples, 512 channels, 1.5
-frames a second. Encoding looks at one chunk alone. As with Music2Latent, noise comes from a fixed seed, decoding gives
-no gradients, and the package's download and unpickling are not used.
+The 8 vectors have no order in time, so a frame here is a whole set: 32,768 samples, 512 channels, 1.5 frames a second.
+Each frame is encoded alone. As with Music2Latent, noise comes from a fixed seed, decoding gives no gradients, and the
+package's download and unpickling are not used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def load_codicodec(source: Source, *, form: str | None, device: str) -> FrozenAu
     codec.latents_per_timestep, codec.bottleneck_channels = library.num_latents, library.bottleneck_channels
     codec.gen = load_tensors(library.UNet(), read_tensors(file, inside=TENSORS), file=file, device=device)
     hop = library.hop * library.spec_length
-    edge = (library.fac - 1) * library.hop // 2  # its spectrogram is that much longer than its frames, at each end
+    edge = (library.fac - 1) * library.hop // 2  # samples by which its spectrogram exceeds its frames at each end
     channels = library.num_latents * library.bottleneck_channels
     width = min(64, channels)
 

@@ -1,8 +1,8 @@
-"""Descript Audio Codec (transformers), without its quantisation: mono, convolutional, 86 frames a second at 44.1 kHz.
+"""Loads the Descript Audio Codec (transformers) without its quantisation: mono, convolutional, 86 Hz at 44.1 kHz.
 
-`form=latent` (default): what the quantiser would be given, 1024 channels. `form=projected`: the 9 x 8 channels that the
-quantiser projects to before it looks up codes. Each of these nine depends on the *codes* of those before it, so the
-later ones behave like noise, and two encodings that differ by rounding may differ by a code where two are equally near.
+`form=latent` (default): the quantiser's input, 1024 channels. `form=projected`: the 9 x 8 channels to which the
+quantiser projects before it looks up codes. Each of the nine depends on the *codes* of those before it. So the later
+ones behave like noise, and a difference in rounding can change a code when two codes are equally near.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""EnCodec (transformers), without its quantisation: 24 and 32 kHz mono (128 channels), 48 kHz stereo (129).
+"""Loads EnCodec (transformers) without its quantisation: 24 and 32 kHz mono (128 channels), 48 kHz stereo (129).
 
-Recurrent, so a frame depends on everything before it in the piece. The 48 kHz model also normalises: it cuts audio
-into windows of a second, divides each by its loudness, and normalises activations over the window. Here windows stand
-side by side (the library overlaps them by 480 samples, which is one and a half frames and so fits no grid of frames;
-without the overlap nothing fades one window into the next), and the loudness travels: the last channel is its natural
-logarithm, the same for all frames of a window.
+It is recurrent: a frame depends on everything before it in the piece. The 48 kHz model also cuts audio into windows of
+a second, divides each by its loudness, and normalises activations over the window. Here the last channel holds the
+natural logarithm of the loudness, the same for all frames of a window. Windows do not overlap, so nothing fades one
+into the next: the library's overlap of 480 samples is one and a half frames and fits no grid of frames.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-SILENCE = 1e-8  # the library's own: added to a loudness before anything is divided by it
+SILENCE = 1e-8  # as in the library: added to a loudness before dividing by it
 
 
 def load_encodec(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:

@@ -1,4 +1,4 @@
-"""Mono KL autoencoders of diffusers: KVAE-Audio (48 kHz, 50 Hz) and MiniMax-H3 audio (32 kHz, 40 Hz).
+"""Loads two mono KL autoencoders of diffusers: KVAE-Audio (48 kHz, 50 Hz) and MiniMax-H3 audio (32 kHz, 40 Hz).
 
 Neither is local: KVAE's encoder attends to the whole piece, MiniMax's to everything before a frame.
 """
@@ -20,12 +20,13 @@ def load_kvae_audio(source: Source, *, form: str | None, device: str) -> FrozenA
     model = _load("AutoencoderKLKVAEAudio", source, form=form, device=device)
     config = model.config
     if config.num_channels != 1:
-        raise AutoencoderError("only the mono KVAE-Audio is known", where=source.path, value=config.num_channels)
+        value, remedy = f"{config.num_channels} channels", "use the published mono model"
+        raise AutoencoderError("this KVAE-Audio is not mono", where=source.path, value=value, remedy=remedy)
     return _freeze(model, source, sample_rate=config.sample_rate, channels=config.codebook_dim)
 
 
 def load_minimax_h3_audio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    """Its config holds a mean and a standard deviation per channel; the latents are normalised by them."""
+    """Its latents are normalised by the mean and standard deviation that its config holds for each channel."""
     model = _load("AutoencoderKLMiniMaxH3Audio", source, form=form, device=device)
     config = model.config
     return _freeze(

@@ -1,7 +1,7 @@
-"""MMAudio (diffusers): a mel spectrogram's autoencoder and the vocoder beside it; mono, 44.1 kHz, 43 frames a second.
+"""Loads MMAudio (diffusers): an autoencoder of mel spectrograms and its vocoder; mono, 44.1 kHz, 43 frames a second.
 
-It attends to the whole piece in both directions, and hears audio beyond full scale as clipped. Its latents are as the
-encoder gives them: `scaling_factor` belongs to one diffusion model.
+It attends to the whole piece in both directions, and clips audio beyond full scale. Its latents are not scaled:
+`scaling_factor` belongs to one diffusion model.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ def load_mmaudio(source: Source, *, form: str | None, device: str) -> FrozenAuto
     vocoder_path = next((path for path in beside if (path / CONFIG).is_file()), None)
     if vocoder_path is None:
         remedy = "put the MMAudioVocoder into a folder `vocoder` beside or in the autoencoder's"
-        raise AutoencoderError("MMAudio cannot be heard without its vocoder", where=beside[1], remedy=remedy)
+        raise AutoencoderError("MMAudio's vocoder is missing", where=beside[1], remedy=remedy)
     vae = from_pretrained(library_class("diffusers", "MMAudioVAE", since="0.42.1"), source.path, device=device)
     kind = library_class("diffusers", "MMAudioVocoder", since="0.42.1")
     vocoder = from_pretrained(kind, vocoder_path, device=device)
     config, hop = vae.config, vae.latent_hop_length
     if vocoder.config.num_mels != config.mel_bins:
         value = f"{vocoder.config.num_mels} mel bands, not {config.mel_bins}"
-        raise AutoencoderError("this vocoder belongs to another autoencoder", where=vocoder_path, value=value)
+        what, remedy = "this vocoder belongs to another autoencoder", "fetch the vocoder published with the autoencoder"
+        raise AutoencoderError(what, where=vocoder_path, value=value, remedy=remedy)
     digests = [weights_digest(path, DIFFUSERS_WEIGHTS) for path in (source.path, vocoder_path)]
     spec = frozen_spec(
         source.family,
@@ -44,7 +45,7 @@ def load_mmaudio(source: Source, *, form: str | None, device: str) -> FrozenAuto
     )
 
     def to_latents(audio: Tensor) -> Tensor:
-        reflected = (config.n_fft - config.hop_length) // 2  # the spectrogram mirrors so much at each end
+        reflected = (config.n_fft - config.hop_length) // 2  # samples that the spectrogram mirrors at each end
         audio = F.pad(audio, (0, hop * max(0, -(-(reflected + 1 - audio.shape[-1]) // hop))))
         return vae.encode(audio[:, 0]).latent_dist.mode()
 

@@ -1,8 +1,8 @@
-"""Music2Latent (Sony CSL): mono, 64 channels, 10.8 frames a second; a consistency model, so decoding starts from noise.
+"""Loads Music2Latent (Sony CSL): mono, 64 channels, 10.8 frames a second; a consistency model that decodes from noise.
 
-Group normalisation over the whole piece makes it not local. The noise is drawn from a fixed seed, item by item, so that
-a latent is always decoded to the same sound; its decoder gives no gradients. The package would download weights
-whenever it is used, and run their pickled code; here it gets tensors from a file on disk and nothing else.
+It is not local, because it normalises over the whole piece. The noise is drawn from a fixed seed, item by item, so that
+a latent always decodes to the same sound; the decoder gives no gradients. The package itself would download weights on
+every use and run their pickled code; here it only gets tensors from a file on disk.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def load_music2latent(source: Source, *, form: str | None, device: str) -> Froze
     codec = codec_class.__new__(codec_class)  # its __init__ downloads
     codec.device = torch.device(device)
     model = library.UNet()
-    known = model.state_dict().keys()  # the package itself overlooks tensors that it has no place for
+    known = model.state_dict().keys()  # like the package, ignore tensors that the model does not have
     tensors = {name: value for name, value in read_tensors(file, inside=TENSORS).items() if name in known}
     codec.gen = load_tensors(model, tensors, file=file, device=device)
     hop = library.hop * 2 ** library.freq_downsample_list.count(0)
-    edge = 3 * library.hop // 2  # its spectrogram is that much longer than its frames, at each end
+    edge = 3 * library.hop // 2  # samples by which its spectrogram exceeds its frames at each end
     spec = frozen_spec(
         source.family,
         None,
@@ -48,7 +48,7 @@ def load_music2latent(source: Source, *, form: str | None, device: str) -> Froze
     )
 
     def to_latents(audio: Tensor) -> Tensor:
-        return codec.encode(F.pad(audio[:, 0], (edge, edge)))  # items of the batch are what it calls channels
+        return codec.encode(F.pad(audio[:, 0], (edge, edge)))  # it calls the items of the batch channels
 
     def to_audio(latents: Tensor) -> Tensor:
         return torch.stack([seeded(codec.decode, item[None]) for item in latents])[..., edge:]
@@ -66,14 +66,14 @@ def load_music2latent(source: Source, *, form: str | None, device: str) -> Froze
 
 
 def named_file(source: Source) -> Path:
-    """The file of a family that is known by its file's name."""
+    """The weights file of a family that is recognised by its file's name."""
     if source.path.is_file():
         return source.path
     return next(source.path / name for name in NAMED_FILES[source.family] if (source.path / name).is_file())
 
 
 def seeded(decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
-    """decode(latents) with the same noise each time; the caller's random numbers are left as they were."""
+    """decode(latents) with the same noise each time; the caller's random state does not change."""
     with torch.random.fork_rng():
         torch.manual_seed(NOISE_SEED)
         return decode(latents)

@@ -1,4 +1,4 @@
-"""Oobleck (diffusers): Stable Audio Open, ACE-Step 1.5 and their relatives; stereo in one latent, convolutional."""
+"""Loads Oobleck (diffusers): Stable Audio Open, ACE-Step 1.5 and relatives; stereo in one latent, convolutional."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_oobleck(source: Source, *, form: str | None, device: str) -> FrozenAuto
 def freeze_oobleck(
     model: Any, source: Source, *, form: str | None, digest: str, scale: float = 1.0
 ) -> FrozenAutoencoder:
-    """`model` is an AutoencoderOobleck; its latents are divided by `scale`. The mean is taken, never a sample."""
+    """Freeze an AutoencoderOobleck. Its latents are posterior means divided by `scale`."""
     config = model.config
     form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
     hop = math.prod(config.downsampling_ratios)

@@ -1,4 +1,4 @@
-"""SAME (diffusers), the autoencoder of Stable Audio 3: stereo in one latent, banded attention, 10.8 frames a second."""
+"""Loads SAME (diffusers) of Stable Audio 3: stereo in one latent, banded attention, 10.8 frames a second."""
 
 from __future__ import annotations
 

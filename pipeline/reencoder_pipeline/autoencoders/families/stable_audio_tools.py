@@ -1,4 +1,4 @@
-"""Checkpoints of stable-audio-tools, read into diffusers' Oobleck: the same tensors under other names."""
+"""Loads checkpoints of stable-audio-tools into diffusers' Oobleck: the same tensors under other names."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 WEIGHTS = ("model.safetensors", "model.ckpt")
-PREFIXES = ("pretransform.model.", "autoencoder.", "")  # in a whole model; in an autoencoder's training; alone
-DEFAULTS = {  # of stable-audio-tools itself, where model_config.json is silent
+PREFIXES = ("pretransform.model.", "autoencoder.", "")  # in a whole model; in a training checkpoint; alone
+DEFAULTS = {  # stable-audio-tools' own values for keys that model_config.json leaves out
     **{"channels": 128, "c_mults": [1, 2, 4, 8], "strides": [2, 4, 8, 8], "latent_dim": 32},
     **{"use_snake": False, "antialias_activation": False, "use_nearest_upsample": False, "final_tanh": True},
 }
@@ -35,13 +35,13 @@ BLOCKS = {
 
 
 def load_stable_audio_tools(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    """A folder with model_config.json and model.safetensors (or model.ckpt, read without running its pickled code)."""
+    """Load a folder with model_config.json and model.safetensors, or model.ckpt without running its pickled code."""
     settings, scale = _autoencoder_settings(source)
     encoder, decoder = _halves(settings, source)
     file = next((source.path / name for name in WEIGHTS if (source.path / name).is_file()), source.path / WEIGHTS[0])
     digest = digest_of([file, source.path / STABLE_AUDIO_CONFIG])
     oobleck = library_class("diffusers", "AutoencoderOobleck", since="0.30")
-    with torch.device("meta"):  # the sizes are those of a foreign file
+    with torch.device("meta"):  # the sizes come from a foreign file
         model = oobleck(
             encoder_hidden_size=encoder["channels"],
             downsampling_ratios=list(encoder["strides"]),
@@ -57,7 +57,7 @@ def load_stable_audio_tools(source: Source, *, form: str | None, device: str) ->
 
 
 def rename_tensors(tensors: dict[str, Tensor], *, num_blocks: int) -> dict[str, Tensor]:
-    """Names of stable-audio-tools -> those of diffusers' Oobleck; snakes become (1, C, 1). Others are left out."""
+    """Rename stable-audio-tools' tensors to those of Oobleck; snakes become (1, C, 1), other tensors are dropped."""
     prefix = next(p for p in PREFIXES if p == "" or any(name.startswith(f"{p}encoder.layers.") for name in tensors))
     renamed = {}
     for name, value in tensors.items():
@@ -86,7 +86,7 @@ def _within_block(half: str, rest: str) -> str:
 
 
 def _autoencoder_settings(source: Source) -> tuple[dict[str, Any], float]:
-    """The part of model_config.json that describes the autoencoder, and the scale of its latents in a whole model."""
+    """The part of model_config.json that describes the autoencoder, and the scale of its latents (1.0 if alone)."""
     model = source.config.get("model", {})
     inside = model.get("pretransform") or {}
     if "encoder" in model:
@@ -94,7 +94,7 @@ def _autoencoder_settings(source: Source) -> tuple[dict[str, Any], float]:
     if "encoder" in inside.get("config", {}):
         return inside["config"], float(inside.get("scale", 1.0))
     raise AutoencoderError(
-        "describes no autoencoder",
+        "the configuration describes no autoencoder",
         where=source.path / STABLE_AUDIO_CONFIG,
         value=f"model_type {source.config.get('model_type')!r}",
         remedy="give an autoencoder, or a model whose `pretransform` is one",
@@ -102,7 +102,7 @@ def _autoencoder_settings(source: Source) -> tuple[dict[str, Any], float]:
 
 
 def _halves(settings: dict[str, Any], source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of encoder and decoder, when diffusers' Oobleck can be both; AutoencoderError lists what hinders it."""
+    """Settings of encoder and decoder. AutoencoderError lists everything that diffusers' Oobleck cannot represent."""
     halves, hindrances = [], []
     for half in ("encoder", "decoder"):
         kind, given = settings.get(half, {}).get("type"), settings.get(half, {}).get("config", {})
@@ -124,7 +124,7 @@ def _halves(settings: dict[str, Any], source: Source) -> tuple[dict[str, Any], d
     hindrances += ["a pretransform inside the autoencoder"] if settings.get("pretransform") else []
     if hindrances:
         raise AutoencoderError(
-            "cannot be read as an Oobleck autoencoder",
+            "the checkpoint cannot be read as an Oobleck autoencoder",
             where=source.path / STABLE_AUDIO_CONFIG,
             value=", ".join(hindrances),
             remedy="use a checkpoint in diffusers' format, or a function of your own (package.module:function)",

@@ -1,4 +1,4 @@
-"""The vocos family behind the Autoencoder protocol, and the house weights that ship with the package."""
+"""Loads autoencoders of the vocos family, and the house weights that ship with the package."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def load_house(*, device: str) -> VocosAutoencoder:
 
 
 def load_source(source: Source, *, form: str | None, device: str) -> VocosAutoencoder:
-    """A file that `reencoder-autoencoder train` wrote, or the folder that holds it."""
+    """Load a file that `reencoder-autoencoder train` wrote, or the folder that holds it."""
     choose_form(form, (), where=source.path)
     path = source.path
     return VocosAutoencoder.load(path / VOCOS_FILE if path.is_dir() else path, device=device, licence=source.licence)
 
 
 class VocosAutoencoder:
-    """Mono; stereo is two items of a batch, as in the paper."""
+    """An `Autoencoder` of one channel; stereo is two items of the batch, as in the paper."""
 
     local = True
 
@@ -47,7 +47,8 @@ class VocosAutoencoder:
         cls, path: Path, *, device: str = "cpu", name: str | None = None, licence: str = UNVERIFIED
     ) -> VocosAutoencoder:
         if not path.is_file():
-            raise AutoencoderError("no autoencoder weights", where=path)
+            what, remedy = "there is no such file of weights", "check the path, or train with `reencoder-autoencoder`"
+            raise AutoencoderError(what, where=path, remedy=remedy)
         model = load_vocos(path).to(device)
         shape = model.config
         # Named by content, so that a moved or renamed file is still the same autoencoder.
@@ -70,6 +71,6 @@ class VocosAutoencoder:
 
 
 def context_frames(config: VocosConfig) -> int:
-    """Half the receptive field of encoder or decoder in latent frames: 3 frames a block at each rate, and the STFT."""
+    """Half the receptive field of encoder or decoder in latent frames: 3 frames a block at each rate, plus the STFT."""
     spectral = -(-config.n_fft // config.stft_hop) + config.embed_kernel // 2
     return 3 * config.coarse[2] + -(-(3 * config.fine[2] + spectral) // config.stride) + 1

@@ -1,4 +1,4 @@
-"""Vocos autoencoder: STFT -> blocks at 172 Hz -> stride 4 -> blocks at 43 Hz -> mean and log-variance, and back."""
+"""Defines the Vocos network: STFT -> blocks at 172 Hz -> stride 4 -> blocks at 43 Hz -> posterior, and back."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from reencoder_pipeline.autoencoders.vocos.straight_paths import (
 
 
 class Vocos(nn.Module):
-    """encoder: (B, 1, L) -> mean and log-variance, (B, C, L/hop) each, L a multiple of hop.
-    decoder: (B, C, T) -> (B, 1, T*hop)."""
+    """`encoder`: (B, 1, L) -> mean and log-variance, (B, C, L/hop) each, with L a multiple of hop.
+    `decoder`: (B, C, T) -> (B, 1, T*hop).
+
+    Example::
+
+        mean, log_variance = Vocos(VocosConfig()).encoder(torch.zeros(1, 1, 2048))  # (1, 64, 2) each
+    """
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
@@ -31,8 +36,8 @@ class Vocos(nn.Module):
     def forward(self, audio: Tensor, noise: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training pass: (B, 1, L), noise (B, C, T), shares (n,) with 2n <= B -> audio (B+n, 1, L), mean, log-variance.
 
-        The first B are reconstructions of a posterior sample. The last n decode mixtures of latents: share a of item i
-        and 1-a of item n+i, whose decoding should be the mixture of their audio (the decode-mixing loss).
+        The first B outputs reconstruct posterior samples. The last n decode mixtures of latents: share a of item i and
+        1-a of item n+i. Their audio should be the same mixture of the items' audio (the decode-mixing loss).
         """
         mean, log_variance = self.encoder(audio)
         latents = mean + torch.exp(0.5 * log_variance) * noise
@@ -158,8 +163,8 @@ def log_magnitude(spectrum: Tensor) -> Tensor:
 
 
 def _start_with_straight_paths(model: Vocos) -> None:
-    """The network's part of the straight paths' channels, and of the levels, starts at zero; and so does the noise,
-    nearly: a sample with sigma 1 would bury what is there from the start."""
+    """Start the network's part of the straight paths' channels and of the levels at zero, and the posterior's noise
+    near zero: noise with sigma 1 would bury the straight paths."""
     channels, config = model.config.latent_channels, model.config
     posterior, head = model.encoder.posterior, model.decoder.head
     nn.init.constant_(posterior.get_parameter("bias")[channels:], -4.0)
@@ -184,8 +189,8 @@ def _stft(audio: Tensor, window: Tensor, config: VocosConfig) -> Tensor:
 
 
 def _istft(spectrum: Tensor, window: Tensor, config: VocosConfig) -> Tensor:
-    """(B, F, T) -> (B, T*stft_hop): windowed overlap-add divided by the window's envelope; torch.istft cannot do
-    this alignment, its frames are centred on multiples of the hop."""
+    """(B, F, T) -> (B, T*stft_hop): windowed overlap-add divided by the window's envelope. torch.istft cannot align
+    frames this way: it centres them on multiples of the hop."""
     edge = (config.n_fft - config.stft_hop) // 2
     frames = torch.fft.irfft(spectrum, config.n_fft, dim=1) * window[:, None]
     length = (spectrum.shape[-1] - 1) * config.stft_hop + config.n_fft

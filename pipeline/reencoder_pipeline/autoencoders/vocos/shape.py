@@ -1,4 +1,4 @@
-"""VocosConfig: the sizes of an autoencoder of the vocos family, in a training's configuration and in weights files."""
+"""Defines the sizes of a Vocos network (`VocosConfig`), for training configurations and weights files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Stage = tuple[
 
 
 class VocosConfig(Config):
-    """Sizes of the family. The encoder reads `fine` then `coarse` blocks, the decoder mirrors it.
+    """Sizes of a network. The encoder runs `fine` then `coarse` blocks; the decoder mirrors it.
 
-    fine/coarse are (channels, hidden channels, blocks), at sample_rate/stft_hop and sample_rate/(stft_hop*stride) Hz.
+    `fine` and `coarse` are (channels, hidden channels, blocks) at sample_rate/stft_hop and sample_rate/hop Hz.
     """
 
     sample_rate: int = Field(default=44_100, ge=8_000, le=768_000)
@@ -33,13 +33,13 @@ class VocosConfig(Config):
         default=0,
         ge=0,
         le=65_536,
-        description="channels that hold the lowest coefficients of a lapped transform, and what the network adds",
+        description="channels that hold the lowest coefficients of a lapped transform, plus the network's additions",
     )
     envelope: int = Field(
         default=0,
         ge=0,
         le=65_536,
-        description="the next channels, which start as a cosine series of the log spectrum above",
+        description="the next channels; they start as a cosine series of the log spectrum above the lapped bins",
     )
 
     @field_validator("fine", "coarse")
@@ -55,5 +55,5 @@ class VocosConfig(Config):
 
     @property
     def lapped_bins(self) -> int:
-        """STFT bins that the lapped coefficients reach, and two more for the window's width."""
+        """STFT bins that the lapped coefficients cover, plus two for the window's width."""
         return -(-self.lapped * self.n_fft // (2 * self.hop)) + 2 if self.lapped else 0

@@ -1,4 +1,4 @@
-"""Paths beside the network: the low waveform by a lapped transform, the spectrum's envelope by a cosine series."""
+"""Copies past the network what it learns slowly: the low waveform (lapped transform) and the spectrum's envelope."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MEAN_LEVEL = -4.6  # nepers: the mean log magnitude of music above 1 kHz, FFT of
 
 
 class LappedAnalysis(nn.Module):
-    """A straight path for the waveform, fixed: (B, 1, T*hop) -> (B, C, T), the lowest `lapped` coefficients of an MDCT
-    of one hop (Malvar's lapped transform: orthogonal, exact when neighbours are added); zero in the other channels.
+    """Fixed path for the waveform: (B, 1, T*hop) -> (B, C, T), the lowest `lapped` coefficients of an MDCT of one hop
+    (Malvar's lapped transform: orthogonal, exact when neighbours are added); zero in the other channels.
 
-    The loudest part of music lies below 1 kHz, and a network needs very long to learn that its waveform is there to be
-    copied; 32 coefficients alone reach 9 dB SI-SDR. Fixed, because a trained one made the highs worse for 800 steps
-    (trainer/LOG.md): it seems to leak into them with every step of Adam.
+    The loudest part of music lies below 1 kHz, and a network takes very long to learn to copy that waveform; 32
+    coefficients alone reach 9 dB SI-SDR. It is fixed because a trained one made the highs worse for 800 steps
+    (trainer/LOG.md); it seems to leak into them with every step of Adam.
     """
 
     weight: Tensor
@@ -30,14 +30,14 @@ class LappedAnalysis(nn.Module):
         self.others = config.latent_channels - config.lapped
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Frame t sees its own hop and half a hop on both sides."""
+        """Frame t depends on its own hop and half a hop on both sides."""
         with torch.autocast(audio.device.type, enabled=False):
             padded = F.pad(audio.float(), (self.hop // 2, self.hop // 2))
             return F.pad(F.conv1d(padded, self.weight, stride=self.hop), (0, 0, 0, self.others))
 
 
 class LappedSynthesis(nn.Module):
-    """The way back, (B, C, T) -> (B, 1, T*hop): the inverse of LappedAnalysis."""
+    """The inverse of LappedAnalysis: (B, C, T) -> (B, 1, T*hop)."""
 
     weight: Tensor
 
@@ -55,7 +55,7 @@ class LappedSynthesis(nn.Module):
 
 
 def lapped_scale(count: int) -> Tensor:
-    """(count, 1): brings the coefficients of music near unit variance; their level falls with frequency."""
+    """Scales (count, 1) that bring the coefficients of music near unit variance; their level falls with frequency."""
     return 0.5 + torch.arange(count)[:, None] / 12
 
 
@@ -68,10 +68,10 @@ def lapped_basis(hop: int, count: int) -> Tensor:
 
 
 class EnvelopeAnalysis(nn.Module):
-    """A straight path for the spectrum's shape: log magnitudes (B, F, T*stride) -> (B, C, T), trained like the rest.
+    """Trained path for the spectrum's shape: log magnitudes (B, F, T*stride) -> (B, C, T).
 
-    It starts as a cosine series, along frequency, of the log spectrum above the lapped coefficients, averaged over the
-    frame: a cepstrum. Left to itself a young network puts the high band into four to seven numbers a frame.
+    It starts as a cepstrum: a cosine series, along frequency, of the log spectrum above the lapped coefficients,
+    averaged over the frame. Without it an early network puts the high band into four to seven numbers a frame.
     """
 
     def __init__(self, config: VocosConfig) -> None:
@@ -82,7 +82,7 @@ class EnvelopeAnalysis(nn.Module):
         bias = torch.zeros(config.latent_channels)
         bias[rows] = -scale[:, 0] * _mean_series(config.envelope)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-        # Weights of unit size: a step of Adam, in the same direction on 2,000 inputs, must stay small.
+        # Keeps weights at unit size: a step of Adam, in the same direction on 2,000 inputs, must stay small.
         self.gain = 1 / (basis.shape[1] * config.stride)
 
     def forward(self, levels: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class EnvelopeAnalysis(nn.Module):
 
 
 class EnvelopeSynthesis(nn.Module):
-    """The way back, (B, C, T) -> log magnitudes to add, (B, F, T*stride): starts as the inverse of EnvelopeAnalysis."""
+    """(B, C, T) -> log magnitudes to add, (B, F, T*stride); starts as the inverse of EnvelopeAnalysis."""
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class EnvelopeSynthesis(nn.Module):
         basis = basis * torch.tensor([1.0] + [2.0] * (config.envelope - 1))[:, None]  # of the inverse cosine transform
         weight = torch.zeros(config.latent_channels, config.n_fft // 2 + 1, config.stride)
         weight[rows, config.lapped_bins :] = (basis / scale)[..., None]
-        # Below, where the lapped path has the sound already, the network starts out nearly silent.
+        # In the lapped bins, whose sound the lapped path carries already, the network starts nearly silent.
         bias = torch.full((config.n_fft // 2 + 1,), -4.0)
         bias[config.lapped_bins :] = MEAN_LEVEL + _mean_series(config.envelope) @ basis
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -124,5 +124,5 @@ def _envelope_start(config: VocosConfig) -> tuple[slice, Tensor, Tensor]:
 
 
 def _mean_series(count: int) -> Tensor:
-    """(count,): the mean of the series over music, beside MEAN_LEVEL a slope; what the latents are zero for."""
+    """(count,): the mean of the series over music, a slope on top of MEAN_LEVEL; latents of this series are zero."""
     return torch.cat([torch.tensor([0.0, 1.8]), torch.zeros(count)])[:count]

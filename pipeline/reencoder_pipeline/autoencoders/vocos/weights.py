@@ -1,4 +1,4 @@
-"""Weights of the family on disk: one safetensors file, its shape in the header."""
+"""Saves and loads the weights of a Vocos network: one safetensors file with its sizes in the header."""
 
 from __future__ import annotations
 
@@ -23,24 +23,30 @@ HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in
 
 
 def save_vocos(model: Vocos, path: Path, *, training: dict[str, Any]) -> None:
-    """float16 weights (half the file, and the rounding is far below the training noise), written beside and renamed."""
+    """Write float16 weights, atomically. float16 halves the file, and its rounding is far below the training noise."""
     tensors = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     header = {"format": FORMAT, "config": model.config.model_dump(), "training": training}
     write_checkpoint(path, save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def load_vocos(path: Path) -> Vocos:
-    """The model in float32, evaluation mode, frozen. AutoencoderError for a foreign or damaged file."""
+    """Load a network in float32, evaluation mode, frozen. AutoencoderError for a foreign or damaged file.
+
+    Example::
+
+        load_vocos(HOUSE_WEIGHTS).config.latent_channels  # 64
+    """
     remedy = f"give a file written by `reencoder-autoencoder train` ({FORMAT})"
     metadata, tensors = read_safetensors(path, error=AutoencoderError, what="weights of an autoencoder", remedy=remedy)
     try:
         header = json.loads(metadata.get(HEADER, "{}"))
         version = header.get("format")
     except (ValueError, AttributeError, RecursionError) as error:
-        raise AutoencoderError("weights cannot be read", where=path, value=shown(error), remedy=remedy) from None
+        what = "the header of the weights cannot be read"
+        raise AutoencoderError(what, where=path, value=shown(error), remedy=remedy) from None
     if version != FORMAT:
-        value = shown(version)
-        raise AutoencoderError("not weights of the vocos family", where=path, value=value, remedy=remedy)
+        what = "the file does not hold weights of the vocos family"
+        raise AutoencoderError(what, where=path, value=shown(version), remedy=remedy)
     try:
         config = VocosConfig.model_validate_json(json.dumps(header.get("config")), strict=True)
         if problems := misfits_of(config, tensors):
@@ -48,19 +54,19 @@ def load_vocos(path: Path) -> Vocos:
         model = Vocos(config)
         model.load_state_dict(tensors)
     except (TypeError, ValueError, RuntimeError) as error:
-        value = shown(error)
-        raise AutoencoderError("weights do not fit their own header", where=path, value=value, remedy=remedy) from None
+        what = "the weights do not fit their own header"
+        raise AutoencoderError(what, where=path, value=shown(error), remedy=remedy) from None
     return model.float().eval().requires_grad_(False)
 
 
 def misfits_of(config: VocosConfig, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Sizes in a header that its tensors contradict. Nothing of these sizes is allocated before they are checked."""
+    """Everything in a header that contradicts its tensors, found before memory of those sizes is allocated."""
     if config.stft_hop > config.n_fft:
-        return ["sizes that no model has"]
+        return ["an STFT hop longer than its window"]
     if config.lapped + config.envelope > config.latent_channels:
-        return ["straight paths that are no channels of the latents"]
+        return ["more straight paths than channels of the latents"]
     if config.lapped and config.lapped * config.hop > max(2**20, sum(tensor.numel() for tensor in tensors.values())):
-        return ["a lapped transform that is larger than the model"]
+        return ["a lapped transform larger than the model"]
     if max(config.fine[2], config.coarse[2]) > len(tensors):
         return [f"{config.fine[2]} and {config.coarse[2]} blocks in {len(tensors)} tensors"]
     bins, latents = config.n_fft // 2 + 1, config.latent_channels
