@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from command_line import reencoder_cache
 from reencoder_pipeline.cache.open_cache import open_cache
 from tiny_build import music as make_music
 
@@ -42,7 +41,9 @@ def test_bad_files_are_quarantined_and_the_rest_is_built(tmp_path: Path, tiny_au
     if os.access(folder / "unreadable.wav", os.R_OK):  # root reads anything
         (folder / "unreadable.wav").unlink()
         del bad["unreadable.wav"]
-    run = _cache("build", folder, "--out", tmp_path / "cache", "--json", "--set", f"autoencoder={tiny_autoencoder}")
+    run = reencoder_cache(
+        "build", folder, "--out", tmp_path / "cache", "--json", "--set", f"autoencoder={tiny_autoencoder}"
+    )
     assert run.returncode == 3, run.stderr
     summary = json.loads(run.stdout)
     assert (summary["tracks"], summary["failures"]) == (len(GOOD), len(bad))
@@ -69,7 +70,7 @@ def test_what_cannot_be_done_is_one_message_and_exit_2(tmp_path: Path, arguments
         place.mkdir()
     (places["text_only"] / "text.wav").write_text("not audio\n")
     words = [word.format(**places) for word in arguments]
-    run = _cache(*words, "--out", tmp_path / "out")
+    run = reencoder_cache(*words, "--out", tmp_path / "out")
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
     assert "Traceback" not in run.stderr
@@ -98,8 +99,3 @@ def _write(folder: Path) -> None:
     (folder / "text.wav").write_text("not audio\n")
     (folder / "dangling.wav").symlink_to(folder / "gone.wav")
     (folder / ".hidden.wav").write_text("not looked at\n")
-
-
-def _cache(*arguments: object) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name("reencoder-cache")
-    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)

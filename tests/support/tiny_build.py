@@ -10,8 +10,6 @@ import errno
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing import parent_process
@@ -123,17 +121,6 @@ def scratch_name(its_owner: str | None = None) -> str:
 def copied(folder: Path, to: Path) -> Path:
     """Hard links: a build replaces files and never writes into them; whoever damages one unlinks it first."""
     return Path(shutil.copytree(folder, to, copy_function=os.link))
-
-
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run reencoder-cache."""
-    line = [sys.executable, "-m", "reencoder_pipeline.cli", *map(str, arguments)]
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-        **environment,
-    }
-    return subprocess.run(line, capture_output=True, text=True, check=False, env=variables)
 
 
 class SlowAutoencoder:

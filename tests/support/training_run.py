@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 import reencoder_trainer.training.train as train_module
+from command_line import search_path
 from reencoder_pipeline.training.metrics_log import TIMING_FIELDS
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.training.learner import Learner
@@ -140,11 +139,4 @@ def write_config(path: Path, cache: Path, out: Path, **changes: Any) -> Path:
 
 def environment() -> dict[str, str]:
     """For processes of their own: they find this module, and leave the cores to each other."""
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`reencoder-train ARGUMENTS`, to its end."""
-    line = [sys.executable, "-m", "reencoder_trainer.cli", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT, env=environment())
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path()}

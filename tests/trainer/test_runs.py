@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from command_line import reencoder_train
 from reencoder_pipeline.errors import ConfigError
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.run_list import list_runs, recipe
@@ -61,7 +60,7 @@ def test_no_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_command_lists_them_for_people_and_for_programs(folder: Path) -> None:
-    table = command("runs", str(folder))
+    table = reencoder_train("runs", str(folder))
     assert table.returncode == 3, "one of the folders could not be read"
     assert "not readable: " in table.stderr
     line = next(line for line in table.stdout.splitlines() if line.startswith("done"))
@@ -69,7 +68,7 @@ def test_the_command_lists_them_for_people_and_for_programs(folder: Path) -> Non
     assert line.rstrip().endswith("s ago")
     assert "5 of 20" not in table.stdout
     assert "7 of 20" in table.stdout
-    rows = [json.loads(line) for line in command("runs", str(folder), "--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in reencoder_train("runs", str(folder), "--json").stdout.splitlines()]
     assert {row["name"] for row in rows} == {"done", "sub/begun", "empty"}
 
 
@@ -79,11 +78,6 @@ def test_train_may_be_left_out() -> None:
         ["train", "configs/train/bwe_s.yaml"],
         ["--set", "seed=0", "configs/train/bwe_s.yaml"],
     ):
-        done = command(*line, "--print-config")
+        done = reencoder_train(*line, "--print-config")
         assert yaml.safe_load(done.stdout)["size"] == "S"
-    assert "no such configuration file" in command("rums").stderr
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "reencoder_trainer.cli", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "no such configuration file" in reencoder_train("rums").stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from command_line import reencoder_cache, run_apart
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build.build import plan_build
 from reencoder_pipeline.cache.latent_cache import LatentCache
@@ -26,7 +27,7 @@ from reencoder_pipeline.shards.make_shard import build_shard
 from reencoder_pipeline.stores.atomic import scratch_owner
 from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.writer_id import owner
-from tiny_build import MUSIC, NUM_SHARDS, Built, build, command, copied, scratch_name, tiny_config, tree
+from tiny_build import MUSIC, NUM_SHARDS, Built, build, copied, scratch_name, tiny_config, tree
 from tiny_build import music as render
 
 STORAGES = ["zarr", "webdataset"]
@@ -261,35 +262,35 @@ def test_the_command_line_from_plan_to_verify(
     config = tmp_path / "cache.yaml"
     config.write_text(json.dumps(tiny_config(tiny_autoencoder).model_dump()))  # JSON is YAML
 
-    planned = command("plan", music, "--config", config, "--no-calibrate", "--json")
+    planned = reencoder_cache("plan", music, "--config", config, "--no-calibrate", "--json")
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout)
     assert (plan["tracks"], plan["shards"], plan["unusable"]) == (len(MUSIC), NUM_SHARDS, [])
 
-    done = command("build", music, "--out", out, "--config", config, "--json")
+    done = reencoder_cache("build", music, "--out", out, "--config", config, "--json")
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)  # stdout holds nothing else; progress is on stderr
     assert (counts["shards_built"], counts["shards_kept"], counts["tracks"]) == (0, NUM_SHARDS, len(MUSIC))
     assert "encoding" in done.stderr
 
-    shown = command("inspect", out, "--json", "--tracks")
+    shown = reencoder_cache("inspect", out, "--json", "--tracks")
     assert shown.returncode == 0, shown.stderr
     summary = json.loads(shown.stdout)
     assert summary["digest"] == open_cache(out).digest
     assert [track["id"] for track in summary["track_list"]] == [track.id for track in open_cache(out).tracks]
 
-    sound = command("verify", out, "--json")
+    sound = reencoder_cache("verify", out, "--json")
     assert (sound.returncode, json.loads(sound.stdout)) == (0, [])
     victim = next(path for path in sorted(out.rglob("0")) if path.is_file())
     content = bytearray(victim.read_bytes())
     content[1000] ^= 1
     victim.unlink()
     victim.write_bytes(content)
-    damaged = command("verify", out, "--json", "--discard")
+    damaged = reencoder_cache("verify", out, "--json", "--discard")
     assert damaged.returncode == 3
     (damage,) = json.loads(damaged.stdout)
     assert damage["file"] == victim.relative_to(out).as_posix()
-    assert command("inspect", out).returncode == 2  # discarded: no index, no cache
+    assert reencoder_cache("inspect", out).returncode == 2  # discarded: no index, no cache
 
 
 AT_ONCE = [["--help"], ["build", "--help"], ["build", "x", "--out", "y", "--set", "z=1"]]
@@ -298,7 +299,7 @@ AT_ONCE = [["--help"], ["build", "--help"], ["build", "x", "--out", "y", "--set"
 @pytest.mark.parametrize("arguments", AT_ONCE, ids=str)
 def test_help_and_mistakes_answer_at_once(arguments: list[str]) -> None:
     """By what they import: a processor's seconds are its own."""
-    done = command(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    done = run_apart("reencoder-cache", *arguments, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == (2 if "--set" in arguments else 0)
     assert "import time:" in done.stderr
     imported = {line.split()[-1] for line in done.stderr.splitlines() if line.startswith("import time:")}

@@ -12,12 +12,13 @@ import soundfile
 from typer.testing import CliRunner
 
 import reencoder_pipeline.build.build as build_module
+from command_line import reencoder_cache
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cli import app
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.shards.make_shard import build_shard
-from tiny_build import command, music, tiny_config
+from tiny_build import music, tiny_config
 from tiny_families import FAMILIES, saved
 
 SETTINGS = {"low_band_rate": 4_000, "segment_seconds": 2.5, "tasks": ["bwe", "m2s"]}
@@ -100,7 +101,7 @@ def test_forms_and_segments_are_what_shards_are_made_of(song: Path, tmp_path: Pa
 def test_workers_load_it_by_its_name_too(song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own, with a subfolder and an option in the name."""
     name = saved("mmaudio", tmp_path / "it's #1")
-    built = command(
+    built = reencoder_cache(
         *("build", song, "--out", tmp_path / "cache", "--autoencoder", name, "--json"),
         *(part for key, value in {**SETTINGS, "workers": 1}.items() for part in ("--set", f"{key}={value}")),
     )

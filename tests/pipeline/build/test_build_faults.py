@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from command_line import reencoder_cache
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -29,7 +30,6 @@ from tiny_build import (
     SHAPE,
     Built,
     build,
-    command,
     copied,
     placed_files,
     scratch_name,
@@ -204,7 +204,7 @@ def test_bad_files_are_named_and_not_tried_again(music: Path, tiny_autoencoder: 
     good = {os.fsdecode(b"some/caf\xe9.wav"), "some/mono.wav", "some/fourth.FLAC", "some/short.wav"}
     assert {track.id for track in open_cache(out).tracks} == good
 
-    listing = command("inspect", out, "--tracks")  # also a name that no encoding can print
+    listing = reencoder_cache("inspect", out, "--tracks")  # also a name that no encoding can print
     assert listing.returncode == 0, listing.stderr
     assert listing.stdout.count("some/") == len(good)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from changing_songs import ONE, SONGS, change, songs_in_a_folder  # noqa: F401, a fixture
+from command_line import reencoder_cache
 from cutting_proxy import proxy
 from encode_here import noting_what_is_encoded, run_jobs_here  # noqa: F401, a fixture
 from reencoder_pipeline.build import build as build_module
@@ -23,7 +24,7 @@ from reencoder_pipeline.shards.sweep import is_builder
 from reencoder_pipeline.stores import object_store
 from reencoder_pipeline.stores import writer_id as owners
 from reencoder_pipeline.stores.store import open_store
-from tiny_build import NUM_SHARDS, Built, build, command, tree
+from tiny_build import NUM_SHARDS, Built, build, tree
 
 NOBODY = f"{owners._machine()}-{2**22 + 1}-1"  # a process of this machine that has ended
 
@@ -188,7 +189,9 @@ def test_the_command_line_takes_a_url_and_says_at_once_that_nobody_is_there(
 ) -> None:  # fmt: skip
     """Before the corpus is read: nobody waits hours to be told of a typing mistake."""
     nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
-    done = command("build", songs / "gone", "--out", f"{s3_bucket}/cache", "--autoencoder", tiny_autoencoder, **nobody)
+    done = reencoder_cache(
+        "build", songs / "gone", "--out", f"{s3_bucket}/cache", "--autoencoder", tiny_autoencoder, **nobody
+    )
     assert done.returncode == 2
     assert done.stderr.count("does not answer") == 1
     assert f"{s3_bucket}/cache/" in done.stderr

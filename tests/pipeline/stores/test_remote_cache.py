@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import s3fs
 
+from command_line import reencoder_cache
 from flaky_network import FlakyNetwork, flaky
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.local_copy import LocalCopy, default_root
@@ -23,7 +24,7 @@ from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.windows.mapped_windows import WindowLoader
 from sharded_cache import write_shards
-from tiny_build import command, scratch_name
+from tiny_build import scratch_name
 
 __all__ = ["flaky"]
 
@@ -349,7 +350,7 @@ def test_a_url_survives_a_configuration(tmp_path: Path) -> None:
 
 
 def test_inspect_takes_a_url(zarr_folder: Path, s3_bucket: str) -> None:
-    done = command("inspect", uploaded(zarr_folder, s3_bucket), "--json")
+    done = reencoder_cache("inspect", uploaded(zarr_folder, s3_bucket), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["digest"] == open_cache(zarr_folder).digest
 

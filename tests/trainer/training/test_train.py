@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from command_line import reencoder_train, run_apart
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError
 from reencoder_pipeline.training.autocast import resolved
@@ -23,7 +24,7 @@ from reencoder_trainer.trained_module import load_module
 from reencoder_trainer.training.learner import Learner, stacked
 from reencoder_trainer.training.train import TrainedRun
 from tiny_cache import SPEC, write_cache
-from training_run import RECIPES, TINY, LinearAutoencoder, at_step, command, crash, rows, run, write_config
+from training_run import RECIPES, TINY, LinearAutoencoder, at_step, crash, rows, run, write_config
 
 LEFT = {"config.yaml", "metrics.jsonl", "module.safetensors", "state.pt"}
 TERMS = {
@@ -204,7 +205,7 @@ def test_a_synced_journal_is_all_on_the_disk(tmp_path: Path) -> None:
 
 def test_configuration_errors_are_listed_together_with_exit_2(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("cache: c\nout: o\nstep: 3\nbatch_size: 0\nsize: L\n")
-    done = command(str(tmp_path / "bad.yaml"), "--set", "lr=fast")
+    done = reencoder_train(tmp_path / "bad.yaml", "--set", "lr=fast")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -229,7 +230,7 @@ def test_settings_that_cannot_go_together_are_errors_with_exit_2(
     settings: list[str], texts: list[str], cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.yaml").write_text(f"cache: {cache}\nout: {tmp_path / 'run'}\n")
-    done = command(str(tmp_path / "config.yaml"), *(part for text in settings for part in ("--set", text)))
+    done = reencoder_train(tmp_path / "config.yaml", *(part for text in settings for part in ("--set", text)))
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     for text in texts:
@@ -282,7 +283,7 @@ def test_the_mel_loss_decodes_so_many_windows_as_asked(
 
 def test_print_config_shows_every_setting_and_can_be_read_back(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("cache: c\nout: o\nlosses: {adversarial: 0.5}\n")
-    done = command(str(tmp_path / "config.yaml"), "--set", "steps=7", "--print-config")
+    done = reencoder_train(tmp_path / "config.yaml", "--set", "steps=7", "--print-config")
     assert done.returncode == 0
     (tmp_path / "printed.yaml").write_text(done.stdout)
     printed = load_config(tmp_path / "printed.yaml", TrainConfig)
@@ -292,5 +293,5 @@ def test_print_config_shows_every_setting_and_can_be_read_back(tmp_path: Path) -
 
 def test_the_command_trains_and_prints_the_module(cache: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", cache, tmp_path / "run", **RECIPES["variational"])
-    done = command(str(config))
+    done = run_apart("reencoder-train", config)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'run' / 'module.safetensors'}\n"), done.stderr
