@@ -70,8 +70,7 @@ def flaky(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Ours are the only retries, and they wait milliseconds: what is tested is not the libraries' patience."""
     import s3fs
 
-    from reencoder_pipeline.stores import checked_reader as object_reads
-    from reencoder_pipeline.stores import object_store
+    from reencoder_pipeline.stores import retry
 
     address = urlsplit(s3_endpoint)
     assert address.hostname is not None
@@ -80,8 +79,7 @@ def flaky(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    monkeypatch.setattr(object_reads, "FIRST_PAUSE", 0.002)
-    monkeypatch.setattr(object_store, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.002)
     s3fs.S3FileSystem.clear_instance_cache()
     yield network
     network.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.cache.address_range import AddressRange, Buffers, gather
+from reencoder_pipeline.cache.address_range import AddressRange, gather
 from reencoder_pipeline.cache.block_checks import BlockChecks
 from reencoder_pipeline.cache.formats.checksums import block_checksums
 from reencoder_pipeline.cache.formats.int8 import is_scale, scale_name, stored_names
@@ -60,7 +60,6 @@ class MappedShards:
         self._addresses: dict[tuple[str, str, str], int] = {}  # shard, track, stream -> where the track begins
         self._scales: dict[tuple[str, str], dict[str, NDArray[np.float32]]] = {}  # shard, array -> track -> (channels,)
         self._checks = BlockChecks(self._range.values, channels=form.channels) if checked else None
-        self._buffers = Buffers()
         self._cold = 0
 
     def prepare(self, tracks: Iterable[CachedTrack], streams: Sequence[str]) -> None:
@@ -109,9 +108,7 @@ class MappedShards:
             self._cold -= 1
             self.will_need(addresses, num_frames=num_frames)
         before = _faults()
-        windows = gather(
-            self._range.values, addresses, num_frames=num_frames, channels=self._channels, buffers=self._buffers
-        )
+        windows = gather(self._range.values, addresses, num_frames=num_frames, channels=self._channels)
         if _faults() > before:
             self._cold = COLD_GATHERS
         return windows

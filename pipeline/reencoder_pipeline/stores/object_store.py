@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.stores.atomic import FULL_DISK, replacing
+from reencoder_pipeline.stores.atomic import replacing
+from reencoder_pipeline.stores.retry import persistent
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-ATTEMPTS = 4  # of every request, each with the retries of the fsspec file system within it (s3fs: 10 to 50 seconds)
-FIRST_PAUSE = 1.0  # seconds, then twice as long each time
 REQUEST_SECONDS, LONG_SECONDS = 60.0, 600.0  # an attempt at a small request; at a listing, or one of unknown size
 SLOWEST = 100_000  # bytes a second, for which an attempt at sending or fetching is given more time
 
@@ -124,28 +122,7 @@ class ObjectStore:
             raise CacheError("cannot write here", where=self.url, value=error, remedy=remedy) from None
 
     def _try(self, name: str, request: Callable[[], Result]) -> Result:
-        """Again after a pause, unless the answer is about the request itself. The libraries behind fsspec raise errors
-        of their own kinds, with no class in common, so everything is tried again that is not known to be final."""
-        where = f"{self.url}/{name}".rstrip("/")
-        for attempt in range(ATTEMPTS):
-            try:
-                return request()
-            except PermissionError as error:
-                remedy = "check the credentials, and what they may do there"
-                raise CacheError("access is refused", where=where, value=error, remedy=remedy) from None
-            except (FileNotFoundError, FileExistsError, TypeError, AttributeError, LookupError, MemoryError):
-                raise
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in FULL_DISK:  # of this machine, while downloading
-                    raise
-                if attempt + 1 == ATTEMPTS:
-                    remedy = (
-                        "check the network and the address, then run the same command again: it goes on where it was"
-                    )
-                    value = f"{str(error) or repr(error)} ({ATTEMPTS} attempts)"
-                    raise CacheError("does not answer", where=where, value=value, remedy=remedy) from None
-                time.sleep(FIRST_PAUSE * 2**attempt)
-        raise AssertionError("ATTEMPTS is positive")
+        return persistent(request, where=f"{self.url}/{name}".rstrip("/"))
 
 
 def _within(files: AbstractFileSystem, method: str, seconds: float) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.claims import take
 from reencoder_pipeline.shards.reused_tracks import TEMPORARY
 from reencoder_pipeline.shards.sweep import is_builder
-from reencoder_pipeline.stores import object_store
+from reencoder_pipeline.stores import object_store, retry
 from reencoder_pipeline.stores import writer_id as owners
 from reencoder_pipeline.stores.store import open_store
 from tiny_build import NUM_SHARDS, Built, build, tree
@@ -37,9 +37,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.3)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(object_store, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(object_store, "REQUEST_SECONDS", 1.0)
-    monkeypatch.setattr(object_store, "ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "ATTEMPTS", 3)
 
 
 def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,9 @@ def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on
     monkeypatch.setattr(build_module, "run_jobs", goes_away)
     with proxy(server, lambda n: "cut" if gone else "") as (url, _):
         reach(url, monkeypatch)
-        with pytest.raises(CacheError, match=r"(?s)cache/.*does not answer.*3 attempts.*run the same command again"):
+        with pytest.raises(
+            CacheError, match=r"(?s)cache/.*failed again and again.*3 attempts.*run the same command again"
+        ):
             build(songs, out, tiny_autoencoder, **ONE, lease=0.5)
     reach(server, monkeypatch)
     assert open_store(out).size("index.json") is None
@@ -167,8 +169,8 @@ def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on
 @pytest.mark.parametrize(
     ("how", "requests", "said"),
     [
-        ("silent", 3, "does not answer.*3 attempts.*run the same command again"),
-        ("503", 3, "does not answer.*3 attempts.*run the same command again"),
+        ("silent", 3, "failed again and again.*3 attempts.*run the same command again"),
+        ("503", 3, "failed again and again.*3 attempts.*run the same command again"),
         ("403", 1, "access is refused.*credentials"),
         ("404", 1, "cannot write here.*create the bucket first"),
     ],
@@ -193,7 +195,7 @@ def test_the_command_line_takes_a_url_and_says_at_once_that_nobody_is_there(
         "build", songs / "gone", "--out", f"{s3_bucket}/cache", "--autoencoder", tiny_autoencoder, **nobody
     )
     assert done.returncode == 2
-    assert done.stderr.count("does not answer") == 1
+    assert done.stderr.count("failed again and again") == 1
     assert f"{s3_bucket}/cache/" in done.stderr
     assert "Could not connect" in done.stderr
     assert "Traceback" not in done.stderr

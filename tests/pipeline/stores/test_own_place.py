@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from reencoder_pipeline.cache.local_copy import LocalCopy
 from reencoder_pipeline.cache.open_cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.exchange.convert import convert_cache
@@ -157,22 +155,6 @@ def _index_of_damaged(cache: Path):
     from reencoder_pipeline.cache.open_cache import open_index
 
     return open_index(cache)
-
-
-@pytest.mark.parametrize(
-    "name", ["notes.txt", f"{'c' * 64}/notes.txt", f"{'c' * 64}/shards/k/notes.txt", "x/shards/k.tar"]
-)
-def test_room_is_made_by_removing_copies_alone(tmp_path: Path, name: str) -> None:
-    first, root = write_shards(tmp_path / "first", ((50,),)), tmp_path / "root"
-    lay(root, name, f"{name.split('/', maxsplit=1)[0]}/.in-use" if "/" in name else "x/.in-use")
-    files = {name: (size, digest) for shard in open_cache(first).shards for name, (size, digest) in shard.files.items()}
-    total = sum(size for size, _ in files.values())
-    old = root / ("d" * 64)
-    shutil.copytree(first / "shards", old / "shards")
-    (old / ".in-use").touch()
-    LocalCopy(str(first), "e" * 64, root=root, limit=total + 10, progress=None).fetch(files)
-    assert (root / name).read_text() == f"theirs: {name}"
-    assert not any(path.is_file() for path in (old / "shards").rglob("*"))
 
 
 def test_a_sound_record_proves_whose_folder_it_is(built: Built, tmp_path: Path) -> None:

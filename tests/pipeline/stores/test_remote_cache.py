@@ -15,11 +15,12 @@ import s3fs
 from command_line import reencoder_cache
 from flaky_network import FlakyNetwork, flaky
 from reencoder_pipeline.cache.latent_cache import LatentCache
-from reencoder_pipeline.cache.local_copy import LocalCopy, default_root
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.stores import checked_reader as object_reads
+from reencoder_pipeline.stores import retry
+from reencoder_pipeline.stores.local_copy import LocalCopy, default_root
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.windows.mapped_windows import WindowLoader
@@ -173,11 +174,11 @@ def test_a_network_that_is_gone_is_one_error_after_a_few_attempts(
     flaky.refusals = flaky.cuts = 10**6
     flaky.always_cut = True
     with pytest.raises(
-        CacheError, match=r"(?s)s3://.*shards/shard.*cannot be read, tried 5 times.*remedy: check the net"
+        CacheError, match=r"(?s)s3://.*shards/shard.*failed again and again.*5 attempts.*remedy: check the net"
     ):
         everything(cache)
     assert files_in(local) == set()
-    with pytest.raises(CacheError, match=r"index\.json: does not answer"):
+    with pytest.raises(CacheError, match=r"index\.json: the request failed"):
         open_cache(f"{s3_bucket}/cache")
     flaky.refusals = flaky.cuts = 0
     assert everything(cache) == everything(open_cache(zarr_folder))
@@ -193,7 +194,7 @@ def test_a_flipped_bit_far_away_is_found_on_arrival(folder: Path, s3_bucket: str
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 4
     s3fs.S3FileSystem().pipe_file(f"{url}/{name}", bytes(content))
-    with pytest.raises(CacheError, match=rf"(?s){name}: is not what the index says, fetched twice.*instead of"):
+    with pytest.raises(CacheError, match=rf"(?s){name}: .*not what the index says; it was read twice.*instead of"):
         cache.read(cache.tracks[3], "mono")
     assert files_in(local) == set()
     assert cache.read(cache.tracks[0], "mono").size  # the other shards can be used
@@ -221,7 +222,7 @@ def test_content_that_is_wrong_once_is_fetched_again(
 def test_short_and_missing_objects_are_named(
     damage: str, zarr_folder: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_reads, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     url = uploaded(zarr_folder, s3_bucket)
     cache = open_cache(url)
     name = cache.data_name(cache.shards[0], "mono")
@@ -229,7 +230,7 @@ def test_short_and_missing_objects_are_named(
         s3fs.S3FileSystem().pipe_file(f"{url}/{name}", b"half")
     else:
         s3fs.S3FileSystem().rm_file(f"{url}/{name}")
-    expected = r"tried 5 times\n.*4 bytes instead of \d+" if damage == "short" else "is missing"
+    expected = r"again and again\n.*4 bytes instead of \d+.*5 attempts" if damage == "short" else "is missing"
     with pytest.raises(CacheError, match=rf"{name}: .*{expected}"):
         cache.read(cache.tracks[0], "mono")
 
@@ -252,37 +253,18 @@ def test_what_does_not_fit_says_how_to_stream(zarr_folder: Path, s3_bucket: str,
     assert files_in(local) == set()
 
 
-def test_room_is_made_of_what_nobody_uses_oldest_first(tmp_path: Path, s3_bucket: str, local: Path) -> None:
-    """Three caches of the same size and room for two: of two that are there, the one used longer ago goes."""
+def test_what_does_not_fit_names_the_copies_that_could_go_and_deletes_nothing(tmp_path: Path, s3_bucket: str) -> None:
     urls = [
         uploaded(write_shards(tmp_path / str(seed), ((1000,),), seed=seed), s3_bucket, str(seed)) for seed in range(3)
     ]
-    copies = []
-    for age, url in enumerate(urls[:2]):
-        cache = open_cache(url)
-        loader(cache)
-        copies.append(cache.path)
-        for file in cache.path.rglob("*"):
-            os.utime(file, (1000 - age, 1000 - age))  # the second is the older one
-        del cache
-    size = sum((copies[0] / name).stat().st_size for name in files_in(copies[0]))
-    third = open_cache(urls[2], local_gigabytes=2 * size / 1e9)
-    loader(third)
-    assert files_in(copies[0])
-    assert not files_in(copies[1])
-    assert files_in(third.path)
-
-
-def test_what_is_in_use_stays(tmp_path: Path, s3_bucket: str) -> None:
-    urls = [
-        uploaded(write_shards(tmp_path / str(seed), ((1000,),), seed=seed), s3_bucket, str(seed)) for seed in range(2)
-    ]
-    first = open_cache(urls[0])
-    frames = everything(first)
+    first, second = (open_cache(url) for url in urls[:2])
+    before = everything(first), everything(second)
     size = sum((first.path / name).stat().st_size for name in files_in(first.path))
-    with pytest.raises(CacheError, match="do not fit"):
-        loader(open_cache(urls[1], local_gigabytes=1.5 * size / 1e9))
-    assert everything(open_cache(urls[0])) == frames
+    os.utime(second.path, (1000, 1000))  # used longest ago
+    with pytest.raises(CacheError, match=rf"(?s)do not fit.*delete.*{second.path}.*1970.*{first.path}"):
+        loader(open_cache(urls[2], local_gigabytes=2.5 * size / 1e9))
+    assert (everything(open_cache(urls[0])), everything(open_cache(urls[1]))) == before
+    loader(open_cache(urls[2], local_gigabytes=3 * size / 1e9))
 
 
 def test_of_several_processes_one_fetches(zarr_folder: Path, s3_bucket: str, flaky: FlakyNetwork) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reencoder_pipeline.cache.address_range import Buffers, gather
+from reencoder_pipeline.cache.address_range import gather
 from reencoder_pipeline.cache.formats.int8 import INT8, scale_name
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.shard_frames import read_shard
@@ -60,7 +60,7 @@ class StreamingLoader:
         self.split, self.num_tracks = split, len(usable)
         self.num_windows = sum(track.num_frames - num_frames + 1 for track in usable)
         self._cache, self._task, self._num_frames, self._seed = cache, task, num_frames, seed
-        self._reader, self._buffers = ObjectReader(cache.origin), Buffers()
+        self._reader = ObjectReader(cache.origin)
         keys, chosen = {track.shard for track in usable}, set(usable)
         self._shards = [shard for shard in cache.shards if shard.key in keys]
         self._chosen = [[n for n, track in enumerate(shard.tracks) if track in chosen] for shard in self._shards]
@@ -106,7 +106,6 @@ class StreamingLoader:
             (streams + places).reshape(-1),
             num_frames=self._num_frames,
             channels=channels,
-            buffers=self._buffers,
         )
         if self._scales:
             scales = torch.cat([self._scales[self._held[number][0]] for number in pool], dim=1)[:, tracks[mine]]
