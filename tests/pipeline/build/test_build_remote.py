@@ -169,8 +169,8 @@ def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on
 @pytest.mark.parametrize(
     ("how", "requests", "said"),
     [
-        ("silent", 3, "failed again and again.*3 attempts.*run the same command again"),
-        ("503", 3, "failed again and again.*3 attempts.*run the same command again"),
+        ("silent", 3, "the request failed again and again.*3 attempts.*run the same command again"),
+        ("503", 3, "the request failed again and again.*3 attempts.*run the same command again"),
         ("403", 1, "access is refused.*credentials"),
         ("404", 1, "cannot write here.*create the bucket first"),
     ],
