@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
-from reencoder_eval.autoencoder_report.readings import findings, number
+from reencoder_eval.autoencoder_report.readings import number, readings
 from reencoder_eval.autoencoder_report.report_tables import METRIC_NAMES, clips_text, millions, score_table, size_table
 from reencoder_eval.autoencoder_report.training_music import Music, read_music
 from reencoder_eval.autoencoder_report.weights_record import weights_file
@@ -102,7 +102,7 @@ def render_card(report: Report, *, name: str, music: Music | None, licence: str,
             size=size_table(report),
             scores=score_table(report),
             speed=report["size"],
-            findings=findings(report["diagnostics"]),
+            readings=readings(report["diagnostics"]),
             diagnosed=report["diagnostics"],
             clips=clips_text(report),
             settings=report["settings"],

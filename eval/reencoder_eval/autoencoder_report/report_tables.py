@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reencoder_eval.autoencoder_report.readings import NOT_MEASURED, findings, number
+from reencoder_eval.autoencoder_report.readings import NOT_MEASURED, number, readings
 from reencoder_eval.tables.text_table import NOTHING, TextTable
 
 METRIC_NAMES = {
@@ -67,7 +67,7 @@ def diagnostics_table(report: Report) -> TextTable:
     diagnostics = report["diagnostics"]
     seconds = diagnostics["samples"] / report["autoencoder"]["sample_rate"]
     title = f"Latents of {len(diagnostics['clips'])} of the clips, {seconds:.1f} s each; median (range) over channels"
-    rows = tuple((one.name, one.value, one.meaning) for one in findings(diagnostics))
+    rows = tuple((one.name, one.value, one.meaning) for one in readings(diagnostics))
     return TextTable(title, ("latents", "value", "what it is"), rows)
 
 

@@ -24,7 +24,7 @@ from reencoder_eval.autoencoder_report.diagnostics import (
 from reencoder_eval.autoencoder_report.evaluate_autoencoder import finite
 from reencoder_eval.autoencoder_report.latent_figure import latent_figure
 from reencoder_eval.autoencoder_report.perturbations import KINDS, STRENGTHS, perturbations
-from reencoder_eval.autoencoder_report.readings import NOT_AVAILABLE, NOT_MEASURED, findings
+from reencoder_eval.autoencoder_report.readings import NOT_AVAILABLE, NOT_MEASURED, readings
 from reencoder_eval.clips.excerpts import Excerpt, load_excerpts
 from reencoder_eval.clips.read import Clip
 from reencoder_eval.metrics.latent_statistics import affine_fit, channel_statistics, channels_that_carry, effective_rank
@@ -153,7 +153,7 @@ def test_a_constant_autoencoder_is_measured_without_a_number_that_is_not_one(exc
     assert found.mixing.error is None
     assert [l1 for _, l1 in found.shift_l1] == [0.0] * len(SHIFTS)
     assert np.isfinite([distance for _, distance in found.noise_stft_d]).all()
-    lines = {line.name: line.value for line in findings(finite(asdict(found)))}
+    lines = {line.name: line.value for line in readings(finite(asdict(found)))}
     assert lines["Autocorrelation at lag 1"] == NOT_MEASURED
     assert lines["Mixing error"].startswith(NOT_MEASURED)
     latent_figure(finite(asdict(found)), title="constant")  # draws
@@ -183,7 +183,7 @@ def test_joint_stereo_is_averaged(excerpts: list[Excerpt]) -> None:
 def test_without_a_stereo_clip_mixing_is_not_measured(excerpts: list[Excerpt]) -> None:
     found = diagnose(Reshaping(), [replace(one, stereo=None) for one in excerpts], seed=0, device="cpu")
     assert found.mixing is None
-    lines = {line.name: line.value for line in findings(finite(asdict(found)))}
+    lines = {line.name: line.value for line in readings(finite(asdict(found)))}
     assert lines["Mixing error"].startswith(NOT_MEASURED)
     assert lines["Posterior sigma"] == NOT_AVAILABLE
 
@@ -268,9 +268,9 @@ def test_excerpts_are_the_beginnings_of_clips(tmp_path: Path) -> None:
 
 def test_directions_in_use_are_counted(linear: Diagnostics) -> None:
     diagnostics = finite(asdict(linear))
-    assert {line.name: line.value for line in findings(diagnostics)}["Directions in use"] == f"{HOP} of {HOP}"
+    assert {line.name: line.value for line in readings(diagnostics)}["Directions in use"] == f"{HOP} of {HOP}"
     repeated = np.kron(np.eye(4), np.ones((HOP // 4, HOP // 4)))  # four signals, each in four channels
     diagnostics["channels"]["correlation"] = repeated.tolist()
-    line = next(line for line in findings(diagnostics) if line.name == "Directions in use")
+    line = next(line for line in readings(diagnostics) if line.name == "Directions in use")
     assert line.value == f"4 of {HOP}"
     assert "repeat each other" in line.reading

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from example_report import METRICS, cell, make_report
 from reencoder_eval.autoencoder_report.card import TEMPLATES, limits, measuring_commands, render_card, write_card
-from reencoder_eval.autoencoder_report.readings import findings
+from reencoder_eval.autoencoder_report.readings import readings
 from reencoder_eval.autoencoder_report.training_music import Music, read_music
 from reencoder_eval.cli.autoencoder import app
 from reencoder_eval.config import AutoencoderEvalConfig
@@ -74,7 +74,7 @@ def test_a_card_says_what_was_measured() -> None:
 def test_every_diagnostic_of_the_terminal_is_in_the_card() -> None:
     report = make_report()
     card = render(report)
-    for line in findings(report["diagnostics"]):
+    for line in readings(report["diagnostics"]):
         assert markdown_text(line.name.strip()) in card
         assert markdown_text(line.value) in card
 
@@ -146,10 +146,10 @@ def test_no_reading_depends_on_what_is_not_there() -> None:
 def test_channels_below_their_posterior_are_told() -> None:
     report = make_report()
     report["diagnostics"]["posterior"] |= {"sigma": [0.11, 0.4], "unused": 0}
-    lines = {line.name: line for line in findings(report["diagnostics"])}
+    lines = {line.name: line for line in readings(report["diagnostics"])}
     assert lines["Unused channels"].value == "0 of 2, and 0 with a std below sigma"
     report["diagnostics"]["channels"]["std"] = [0.01, 2.0]
-    line = next(line for line in findings(report["diagnostics"]) if line.name == "Unused channels")
+    line = next(line for line in readings(report["diagnostics"]) if line.name == "Unused channels")
     assert line.value == "0 of 2, and 1 with a std below sigma"
     assert "leave them out" in line.reading
 
