@@ -26,6 +26,7 @@ from reencoder_pipeline.shards.reused_tracks import places, sweep_temporary_fold
 from reencoder_pipeline.shards.sweep import BUILDER, is_builder, naming_a_full_disk, require_own_place, sweep
 from reencoder_pipeline.stores.atomic import FULL_DISK
 from reencoder_pipeline.stores.digests import canonical_digest
+from reencoder_pipeline.stores.settings_file import begin_with
 from reencoder_pipeline.stores.store import Store, is_url, open_store
 from reencoder_pipeline.stores.writer_id import owner
 
@@ -81,7 +82,7 @@ def build_cache(
         plan = plan_build(source, config)
         for line in remarks(plan):
             say(line)
-        _require_settings(store, plan.spec, config)
+        begin_with(store, {**settings(config), "autoencoder": plan.spec.autoencoder, "weights": plan.spec.weights})
         watch = Watch(store)
         me.tell(canonical_digest([job.key for job in plan.jobs]))
         sizes = sweep(store, watch=watch)
@@ -238,34 +239,6 @@ def _make(
 def _pause(lease: float) -> float:
     """Seconds between looks at what others do."""
     return min(4.0, lease / 30)
-
-
-def _require_settings(store: Store, spec: LatentSpec, config: CacheConfig) -> None:
-    """A cache never mixes autoencoders or settings: what was begun in `out` must be what is asked for now."""
-    now = json.loads(json.dumps({**settings(config), "autoencoder": spec.autoencoder, "weights": spec.weights}))
-    content = store.read("settings.json")
-    if content is None:
-        mine = json.dumps(now, indent=1).encode()
-        if store.create("settings.json", mine):
-            return
-        content = store.read("settings.json") or mine  # of a builder that began at the same moment
-    try:
-        before = dict(json.loads(content))
-    except (ValueError, TypeError, RecursionError) as error:
-        remedy = "delete it: shards that were made with other settings are never used"
-        raise CacheError("is damaged", where=f"{store.url}/settings.json", value=str(error), remedy=remedy) from None
-    changed = [
-        f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
-        for name in dict.fromkeys([*now, *before])
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        raise CacheError(
-            "was built with other settings",
-            where=store.url,
-            value="; ".join(changed),
-            remedy="build into another --out folder",
-        )
 
 
 def _index(plan: Plan, config: CacheConfig, shards: Sequence[Shard], records: Sequence[Record]) -> dict[str, Any]:

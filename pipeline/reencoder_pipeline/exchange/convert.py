@@ -15,7 +15,7 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
-from reencoder_pipeline.exchange.output_folder import begin, require_known_streams, require_same
+from reencoder_pipeline.exchange.output_folder import begin, require_known_streams, require_output_folder
 from reencoder_pipeline.shards.commit_frames import commit_frames
 from reencoder_pipeline.shards.record import Record, is_whole, read_record
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
@@ -60,9 +60,9 @@ def convert_cache(
     form = replace(cache.format, storage=storage, compression=compression)
     described = {} if compression is None else {"compression": compression.to_dict()}
     settings = {"made_by": "convert", "cache": cache.digest, "format": storage, **described}
-    require_same(out / "settings.json", settings)
+    require_output_folder(out, settings)
     with naming_a_full_disk(out), folder_lock(out, what="a conversion"):
-        begin(out / "settings.json", settings)
+        begin(out, settings)
         keys = {shard.key for shard in cache.shards}
         sweep(out, known=keys)
         total = sum(shard.num_frames for shard in cache.shards)

@@ -96,7 +96,7 @@ def export_cache(
     rows, written, done = [], 0, 0
     total = sum(track.num_frames for track in cache.tracks if track.id in tracks)
     with naming_a_full_disk(out):
-        begin(out / DETAILS, details)
+        begin(out, details, name=DETAILS)
         for name in chosen:
             (out / name).mkdir(exist_ok=True)
         for shard in cache.shards:

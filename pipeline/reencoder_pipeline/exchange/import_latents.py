@@ -18,7 +18,7 @@ from reencoder_pipeline.corpora.splits import assign_splits
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.exchange.items import Item, failure_of, find_items
-from reencoder_pipeline.exchange.output_folder import begin, require_same
+from reencoder_pipeline.exchange.output_folder import begin, require_output_folder
 from reencoder_pipeline.exchange.stable_audio_format import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.commit_frames import commit_frames
@@ -81,11 +81,11 @@ def import_latents(
         **{name: getattr(config, name) for name in ("streams", "format", "precision", "tasks")},
         **stored_as(config),
     }
-    require_same(out / "settings.json", settings)
+    require_output_folder(out, settings)
     items, failures = find_items(folders, spec, say=say)
     splits = _splits(items, config)
     with naming_a_full_disk(out), folder_lock(out, what="an import"):
-        begin(out / "settings.json", settings)
+        begin(out, settings)
         sweep(out)
         total = sum(item.fields.num_frames for item in items)
         records, built, done = [], 0, 0

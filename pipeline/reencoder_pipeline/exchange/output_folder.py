@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +9,10 @@ from typing import Any, get_args
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.layout import SHARDS
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.safe_text import read_json
-from reencoder_pipeline.stores.atomic import scratch_owner, write_text
-from reencoder_pipeline.stores.own_folder import LOCK
-from reencoder_pipeline.stores.store import is_url
+from reencoder_pipeline.stores.atomic import scratch_owner
+from reencoder_pipeline.stores.own_folder import require_own_folder
+from reencoder_pipeline.stores.settings_file import SETTINGS, begin_with, require_begun_with
+from reencoder_pipeline.stores.store import is_url, open_store
 from reencoder_pipeline.tasks import StreamName
 
 
@@ -32,43 +31,20 @@ def local_folder(out: str) -> Path:
     return Path(out)
 
 
-def require_same(file: Path, description: Mapping[str, Any]) -> None:
-    """Raise a CacheError if the folder of `file` holds the output of another command. Nothing is written.
+def require_output_folder(folder: Path, settings: Mapping[str, Any], *, name: str = SETTINGS) -> None:
+    """CacheError or ConfigError unless `folder` is empty, or the same command with the same `settings` has begun there.
 
-    `file` holds the description of that command. A folder without it must be empty.
+    Nothing is written.
     """
-    folder, description = file.parent, json.loads(json.dumps(description))
-    remedy = "choose another --out folder"
-    if folder.exists() and not folder.is_dir():
-        raise CacheError("the output path is not a folder", where=folder, remedy=remedy)
-    if file.is_file():
-        before = read_json(file, kind=CacheError, what="description of this folder")
-        if not isinstance(before, dict):
-            what, found = "the description of this folder is damaged", type(before).__name__
-            raise CacheError(what, where=file, value=found, remedy="delete this file")
-        changed = [
-            f"{name}: {before.get(name)!r} then, {description.get(name)!r} now"
-            for name in [*description, *(name for name in before if name not in description)]
-            if before.get(name) != description.get(name)
-        ]
-        if changed:
-            what = "this folder holds the output of another command"
-            raise CacheError(what, where=folder, value="; ".join(changed), remedy=remedy)
-    elif folder.is_dir():
-        own = (LOCK, SHARDS)
-        entries = [*folder.iterdir(), *(folder / SHARDS).glob("*")]
-        if others := sorted(e.name for e in entries if e.name not in own and scratch_owner(e.name) is None):
-            what = "the output folder is not empty"
-            raise CacheError(what, where=folder, value=", ".join(others[:3]), remedy=remedy)
+    if not require_begun_with(open_store(folder), settings, name=name):
+        require_own_folder(folder, marks={name: ()}, leftovers=lambda entry: entry == SHARDS and _is_scratch(folder))
 
 
-def begin(file: Path, description: Mapping[str, Any]) -> None:
-    """`require_same`, then write the description for the next call."""
-    require_same(file, description)
-    if not file.exists():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(description, indent=1))
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            what, remedy = "the output folder cannot be written to", "choose another --out folder"
-            raise CacheError(what, where=file.parent, value=error.strerror, remedy=remedy) from None
+def _is_scratch(folder: Path) -> bool:
+    return all(scratch_owner(path.name) is not None for path in (folder / SHARDS).glob("*"))
+
+
+def begin(folder: Path, settings: Mapping[str, Any], *, name: str = SETTINGS) -> None:
+    """`require_output_folder`, and the settings are written to the file `name`, for the next time."""
+    require_output_folder(folder, settings, name=name)
+    begin_with(open_store(folder), settings, name=name)

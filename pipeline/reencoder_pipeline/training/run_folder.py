@@ -15,6 +15,7 @@ from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner, write_text
 from reencoder_pipeline.stores.own_folder import folder_lock, require_own_folder
+from reencoder_pipeline.stores.settings_file import changes
 
 
 @dataclass(frozen=True)
@@ -144,15 +145,10 @@ def _require_same_settings(
 def _require_same(
     before: Mapping[str, Any], now: Mapping[str, Any], *, may_change: Set[str], where: Path, remedy: str
 ) -> None:
-    differing = [
-        f"{name}: {before[name]!r} in the run, {now[name]!r} now"
-        for name in sorted(now.keys() - may_change)
-        if before[name] != now[name]
-    ]
-    if differing:
+    if differing := changes(before, now, may_change=may_change):
         raise ConfigError(
             "these settings cannot change when a run is resumed",
             where=where,
-            value="; ".join(differing),
+            value=differing,
             remedy=f"{remedy}, or start another run with another out",
         )

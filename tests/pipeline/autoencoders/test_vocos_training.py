@@ -71,7 +71,7 @@ def test_a_run_folder_is_not_taken_over(music: Path) -> None:
     train(music, "run", steps=1)
     with pytest.raises(ConfigError, match="--resume"):
         train(music, "run", steps=2)
-    with pytest.raises(ConfigError, match=r"lr: 0\.002 in the run, 0\.1 now"):
+    with pytest.raises(ConfigError, match=r"lr: 0\.002 then, 0\.1 now"):
         train(music, "run", steps=2, resume=True, lr=0.1)
 
 

@@ -57,7 +57,7 @@ def test_other_settings_need_another_folder(
     built: Built, music: Path, tiny_autoencoder: Path, tmp_path: Path, settings: dict[str, Any], named: str
 ) -> None:
     out = copied(built("zarr"), tmp_path / "cache")
-    with pytest.raises(CacheError, match="was built with other settings") as caught:
+    with pytest.raises(CacheError, match="was begun with other settings") as caught:
         build(music, out, tiny_autoencoder, **settings)
     assert all(name in str(caught.value) for name in (named, *settings))
     assert "another --out folder" in str(caught.value)
@@ -130,7 +130,7 @@ def test_damaged_settings_are_an_error(built: Built, music: Path, tiny_autoencod
     for content in ("{", "[1]", ""):
         (out / "settings.json").unlink()
         (out / "settings.json").write_text(content)
-        with pytest.raises(CacheError, match=r"settings\.json: is damaged"):
+        with pytest.raises(CacheError, match=r"settings\.json: the settings file is damaged"):
             build(music, out, tiny_autoencoder)
 
 

@@ -16,7 +16,7 @@ from reencoder_pipeline.cache.formats.zarr_shards import data_file
 from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_from_dict
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
-from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.exchange.convert import Converted, convert_cache
 from reencoder_pipeline.inspection.verify import discard, verify_cache
 from reencoder_pipeline.shards import commit_frames
@@ -155,22 +155,20 @@ def test_damage_does_not_become_sound_by_being_copied(sound: dict[str, Path], tm
 def test_a_folder_with_something_else_in_it_is_refused(sound: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(CacheError, match="not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor"):
         convert(sound["zarr"], tmp_path / "photos", "webdataset")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
-    with pytest.raises(
-        CacheError, match=r"holds the output of another command[^~]*format: 'webdataset' then, 'zarr' now"
-    ):
+    with pytest.raises(CacheError, match=r"begun with other settings[^~]*format: 'webdataset' then, 'zarr' now"):
         convert(sound["zarr"], sound["webdataset"], "zarr")
     copy = Path(shutil.copytree(sound["zarr"], tmp_path / "copy"))
     for name in ("settings.json", "failures.jsonl"):
         (copy / name).unlink()
     before = tree(copy)
-    with pytest.raises(CacheError, match="not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor"):
         convert(copy, copy, "webdataset")
     assert tree(copy) == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="not a folder"):
+    with pytest.raises(ConfigError, match="is a file"):
         convert(sound["zarr"], tmp_path / "file", "webdataset")
 
 

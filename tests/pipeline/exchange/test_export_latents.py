@@ -16,7 +16,7 @@ from exchanged import bring_in, export, stop
 from reencoder_pipeline.cache.formats.zarr_shards import data_file
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
-from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.exchange import export_latents
 from reencoder_pipeline.exchange.stable_audio_format import Origin, fields_of
 from reencoder_pipeline.shards import commit_frames
@@ -115,11 +115,11 @@ def test_an_export_goes_on_and_nothing_else_is_touched(cache: LatentCache, tmp_p
     assert (done.items_written, done.items_kept) == (1 + 2 * 4, 6 * 4 - 1)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert leftovers(tmp_path / "out") == []
-    with pytest.raises(CacheError, match="this folder holds the output of another command"):
+    with pytest.raises(CacheError, match="begun with other settings"):
         export(cache.path, tmp_path / "out", length=64)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(CacheError, match="not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor"):
         export(cache.path, tmp_path / "mine")
     assert tree(tmp_path / "mine") == {"notes.txt": b""}
 

@@ -277,7 +277,7 @@ def test_an_import_refuses_a_folder_of_others(name: str, tmp_path: Path) -> None
     file.parent.mkdir(parents=True)
     file.write_text("theirs")
     (tmp_path / "items").mkdir()
-    with pytest.raises(CacheError, match="is not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor"):
         bring_in({"mono": tmp_path / "items"}, tmp_path / "out")
     assert [path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["theirs"]
 

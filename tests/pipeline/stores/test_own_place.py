@@ -95,7 +95,7 @@ def test_a_shard_is_not_made_again_over_files_of_others(tmp_path: Path, built: B
 def test_a_conversion_refuses_a_folder_of_others(tmp_path: Path, name: str) -> None:
     source = write_shards(tmp_path / "cache", ((50,),))
     before = lay(tmp_path / "out", name)
-    with pytest.raises(CacheError, match="is not empty"):
+    with pytest.raises(ConfigError, match="neither empty nor"):
         convert_cache(source, tmp_path / "out", storage="webdataset", progress=lambda done, total: None)
     assert tree(tmp_path / "out") == before
 

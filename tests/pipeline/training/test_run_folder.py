@@ -112,7 +112,7 @@ def test_a_run_without_its_config_goes_on_under_its_own_settings_alone(train: Tr
     (tmp_path / "config.yaml").unlink()
     before = tree(tmp_path)
     for change in ({"seed": 7}, {"batch_size": 2}):
-        with pytest.raises(ConfigError, match=f"{next(iter(change))}: .* in the run, .* now") as caught:
+        with pytest.raises(ConfigError, match=f"{next(iter(change))}: .* then, .* now") as caught:
             train(tmp_path, resume=True, steps=2, **change)
         assert "config.yaml" in str(caught.value)
     assert tree(tmp_path) == before

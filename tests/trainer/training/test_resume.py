@@ -189,7 +189,7 @@ def test_a_run_is_not_overwritten(cache: Path, unbroken: Unbroken) -> None:
 def test_a_resumed_run_keeps_its_settings(cache: Path, unbroken: Unbroken) -> None:
     with pytest.raises(ConfigError) as caught:
         run(cache, unbroken("l1"), resume=True, lr=0.02, seed=3, log_every=7)
-    assert "lr: 0.01 in the run, 0.02 now; seed: 0 in the run, 3 now" in str(caught.value)
+    assert "lr: 0.01 then, 0.02 now; seed: 0 then, 3 now" in str(caught.value)
     assert "log_every" not in str(caught.value)
 
 
@@ -304,6 +304,6 @@ def test_a_setting_younger_than_the_run_has_its_default_there(cache: Path, tmp_p
     settings = yaml.safe_load(file.read_text())
     assert settings.pop("normalisation") == "own"
     file.write_text(yaml.safe_dump(settings))
-    with pytest.raises(ConfigError, match="normalisation: 'own' in the run, 'shared' now"):
+    with pytest.raises(ConfigError, match="normalisation: 'own' then, 'shared' now"):
         run(cache, tmp_path / "run", steps=4, resume=True, normalisation="shared")
     run(cache, tmp_path / "run", steps=4, resume=True)
