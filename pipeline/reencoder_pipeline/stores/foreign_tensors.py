@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.errors import ReencoderError
 from reencoder_pipeline.named_function import shown
-from reencoder_pipeline.stores.pickle_stack import PickleStack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +151,7 @@ def _names_in(path: Path, *, error: type[ReencoderError]) -> set[str]:
             if not unique or not stored or len(roots) != 1:
                 raise zipfile.BadZipFile("records are compressed, repeated, or of several checkpoints")
             pickled = archive.read(f"{roots.pop()}/data.pkl")
-        named, stack = set[str](), PickleStack(most=MOST_VALUES * len(pickled))
+        named, stack = set[str](), _PickleStack(most=MOST_VALUES * len(pickled))
         for code, argument, _ in pickletools.genops(pickled):
             stack.follow(code, argument)
             if code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
@@ -246,3 +245,48 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 def _unreadable(path: Path, failure: BaseException, error: type[ReencoderError]) -> ReencoderError:
     value = f"{type(failure).__name__}: {shown(failure)}"
     return error("cannot be read as a checkpoint", where=path, value=value, remedy=SAVED)
+
+
+GET = {"GET", "BINGET", "LONG_BINGET"}
+PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
+MARK = 0
+
+
+class _PickleStack:
+    """The stack of a pickle's machine, with the number of values that each object stands for. Nothing is loaded.
+
+    A pickle refers to what it has made before by a number. A tuple that holds the one before it twice, sixty times
+    over, takes 300 bytes, and to hash it as the key of a mapping takes 2**60 steps: loading such a file never ends.
+    Values are counted as far as they are there when an object is referred to: all of a tuple; a list can grow later,
+    but is not hashed.
+    """
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._stack: list[int] = []
+        self._memo: dict[int, int] = {}
+
+    def follow(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Follow one operation. ValueError when an object stands for more than `most` values; IndexError or KeyError where
+        there is nothing to take."""
+        if code.name in GET:
+            self._stack.append(self._memo[int(argument)])
+        elif code.name in PUT:
+            self._memo[int(argument)] = self._stack[-1]
+        elif code.name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._stack[-1]
+        elif code.name == "DUP":
+            self._stack.append(self._stack[-1])
+        else:
+            values = 1 + self._taken(code.stack_before)
+            if values > self._most:
+                raise ValueError(f"a pickle that stands for more than {self._most:,} values")
+            self._stack += [MARK if kind is pickletools.markobject else values for kind in code.stack_after]
+
+    def _taken(self, kinds: list[pickletools.StackObject]) -> int:
+        taken, count = 0, len(kinds)
+        if pickletools.markobject in kinds:
+            count = kinds.index(pickletools.markobject)
+            while (values := self._stack.pop()) != MARK:
+                taken += values
+        return taken + sum(self._stack.pop() for _ in range(count))
