@@ -87,9 +87,6 @@ class CacheConfig(Config):
     workers: int | None = Field(
         None, ge=1, le=MOST_THREADS, description="processes; default: one a core; contents do not depend on it"
     )
-    lease: float = Field(
-        120.0, gt=0, le=1e6, description="seconds without a sign of life after which another builder takes over a shard"
-    )
     valid_share: float = Field(0.05, ge=0, lt=1, description="share of tracks for validation where no split is given")
     test_share: float = Field(0.10, ge=0, lt=1, description="share of tracks for testing where no split is given")
 
@@ -138,6 +135,7 @@ def require_excerpts(value: float, info: ValidationInfo) -> float:
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
 MOST_PROBLEMS = 50  # that a message lists
+REMOVED = {"lease": "leave it out: one build at a time writes into a folder, and --part 3/16 shares the work"}
 
 
 def load_config(path: Path | None, kind: type[ConfigType], overrides: Sequence[str] = ()) -> ConfigType:
@@ -189,7 +187,7 @@ def _explain(problem: Any, kind: type[BaseModel]) -> str:
         return f"{location}: {problem['msg'].removeprefix('Value error, ')} (found {found})"
     names = list(_field_names(kind, problem["loc"][:-1]))
     near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+    hint = REMOVED.get(location) or (f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}")
     return f"{location}: unknown setting; {hint}"
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from scene import STORAGES, Tally
-from test_builders import crowds
-from test_clock_jumps import jumps
 from test_flips import flips_read, flips_verified
 from test_full_disks import full_at_operations, full_small_disks
 from test_kills import killed
 from test_lost import lost
+from test_parts_at_once import crowds
 from test_sources import disturbed
 from test_torn import torn
 
@@ -37,7 +36,6 @@ def kinds(storage: str, *, share: float, seed: int) -> Iterator[Callable[[], Tal
     yield lambda: full_at_operations(storage, trials=of(40), seed=seed)
     yield lambda: disturbed(storage, trials=of(40), seed=seed, fault="vanish")
     yield lambda: disturbed(storage, trials=of(40), seed=seed, fault="change")
-    yield lambda: jumps(storage, trials=of(40), seed=seed)
     yield lambda: lost(storage, trials=of(60), seed=seed)
     yield lambda: torn(storage, trials=None if share == 1.0 else of(200), seed=seed)
 

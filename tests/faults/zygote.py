@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks builders in milliseconds: to be killed, stopped, or to meet a fault.
+"""A process that has imported everything and forks builds in milliseconds: to be killed, or to meet a fault.
 
 `Zygote().run([...])` is used by tests; `python zygote.py` is the process itself, which never starts a thread.
 """
@@ -10,7 +10,6 @@ import importlib
 import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from typing import Any, NoReturn
 
 FILE_EVENTS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 TAKE_SPACE = {"open", "os.mkdir", "os.link"}
-YEARS = 10 * 365 * 86_400.0
 CHANGED = "7.wav"
 
 
@@ -33,8 +31,8 @@ class Builder:
 
     At its operation number `at` on files below `out` (opening one to write, renaming, linking, removing, making a
     folder) comes the `fault`: "kill" (by SIGKILL), "tear" (by SIGKILL in the middle of writing), "full" (no space from
-    then on), "vanish" (the source is moved away), "change" (the source's file CHANGED gets other content). `machine`:
-    it takes itself to be on another one. `clock`: a seed; its clock then jumps by years whenever it is read.
+    then on), "vanish" (the source is moved away), "change" (the source's file CHANGED gets other content). `part`: of
+    the build, such as "1/3".
     """
 
     source: str
@@ -43,11 +41,7 @@ class Builder:
     fault: str = ""
     at: int = 0
     kill_after: float | None = None
-    stop_after: float | None = None
-    stop_for: float = 0.0
-    machine: str = ""
-    lease: float = 120.0
-    clock: float | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,29 +84,22 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
     import torch
 
-    import encode_here
-    from reencoder_pipeline.build import build
-
     torch.set_num_threads(1)
-    build.run_jobs = encode_here.run_jobs_here  # type: ignore[assignment]
     for line in sys.stdin:
         builders = [Builder(**values) for values in json.loads(line)]
         print(json.dumps(_run(builders)), flush=True)
 
 
 def _run(builders: Sequence[Builder]) -> list[dict[str, Any]]:
-    start, children, signals = time.monotonic(), [], []
+    start, children, kills = time.monotonic(), [], []
     for builder in builders:
         child, pipe = _fork(builder)
         children.append((child, pipe))
-        if builder.stop_after is not None:
-            signals += [(builder.stop_after, child, signal.SIGSTOP)]
-            signals += [(builder.stop_after + builder.stop_for, child, signal.SIGCONT)]
         if builder.kill_after is not None:
-            signals.append((builder.kill_after, child, signal.SIGKILL))
-    for when, child, what in sorted(signals):
+            kills.append((builder.kill_after, child))
+    for when, child in sorted(kills):
         time.sleep(max(0.0, start + when - time.monotonic()))
-        os.kill(child, what)  # nobody has waited for it yet, so that its number is its own
+        os.kill(child, signal.SIGKILL)  # no process has waited for it yet, so that its number is its own
     return [_wait(child, pipe) for child, pipe in children]
 
 
@@ -159,18 +146,10 @@ def _build(builder: Builder, pipe: int) -> NoReturn:
 
 
 def _results(builder: Builder) -> dict[str, Any]:
-    from reencoder_pipeline.shards import claims
-    from reencoder_pipeline.stores import writer_id as owners
     from tiny_build import build
 
-    if builder.machine:
-        owners._machine = lambda: builder.machine  # type: ignore[assignment]
-    if builder.clock is not None:
-        jumps, now = random.Random(builder.clock), time.time
-        time.time = lambda: now() + jumps.uniform(-YEARS, YEARS)
-        claims.time = time.time
-    settings = {"format": builder.storage, "lease": builder.lease}
-    result = build(Path(builder.source), Path(builder.out), "projection:load", **settings)
+    place = Path(builder.source), Path(builder.out)
+    result = build(*place, "projection:load", part=builder.part, format=builder.storage)
     return {"built": result.built, "kept": result.kept, "failures": len(result.failures)}
 
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import soundfile
 
-import reencoder_pipeline.build.build as build_module
 from reencoder_pipeline.autoencoder import load_autoencoder
-from reencoder_pipeline.shards.make_shard import build_shard
 from tiny_build import music
 
 
@@ -24,16 +22,12 @@ def test_every_row_runs_and_shares_add_up(
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     benchmark: Any = importlib.import_module("build")
 
-    def run_jobs(jobs: Any, out: Any, config: Any, *, workers: int) -> Any:
-        return (build_shard(job, load_autoencoder(config.autoencoder), out, config) for job in jobs)
-
     def in_this_process(works: Any, config: Any, starts: list[float]) -> float:
         starts.append(0.0)
         for work in works:
             work(load_autoencoder(config.autoencoder))()
         return 1.0
 
-    monkeypatch.setattr(build_module, "run_jobs", run_jobs)
     monkeypatch.setattr(benchmark, "in_processes", in_this_process)
     monkeypatch.setattr(benchmark, "in_a_process", benchmark.encode_alone)
     monkeypatch.setattr(benchmark, "SHORT_MINUTES", 0.2)

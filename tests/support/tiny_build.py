@@ -6,7 +6,6 @@ names, and so belong to the same cache as those.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -24,7 +23,8 @@ from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.build.build import BuildResult, build_cache
+from reencoder_pipeline.build.build import BuildResult, Run, build_cache
+from reencoder_pipeline.build.parts import parse_part
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.shards import write_shard as shard
 from reencoder_pipeline.stores import writer_id as owners
@@ -86,9 +86,18 @@ def tiny_config(autoencoder: Path | str, **settings: Any) -> CacheConfig:
     return CacheConfig.model_validate({"autoencoder": str(autoencoder), **few, **settings})
 
 
-def build(source: Path, out: Path | str, autoencoder: Path | str, *, workers: int = 1, **settings: Any) -> BuildResult:
-    config = tiny_config(autoencoder, **settings)
-    return build_cache(source, out, config, progress=lambda done, total: None, workers=workers)
+def build(
+    source: Path,
+    out: Path | str,
+    autoencoder: Path | str,
+    *,
+    workers: int = 1,
+    part: str | None = None,
+    run: Run | None = None,
+    **settings: Any,
+) -> BuildResult:
+    config, its_part = tiny_config(autoencoder, **settings), None if part is None else parse_part(part)
+    return build_cache(source, out, config, progress=lambda done, total: None, workers=workers, part=its_part, run=run)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -107,13 +116,12 @@ def shard_files(folder: Path) -> dict[str, bytes]:
 
 
 def placed_files(folder: Path) -> dict[str, bytes]:
-    """Those of `shard_files` that are at their final place: neither scratch files nor claims."""
-    passing = (".partial", ".claim")
-    return {name: content for name, content in shard_files(folder).items() if not any(part in name for part in passing)}
+    """Those of `shard_files` that are at their final place: no scratch files."""
+    return {name: content for name, content in shard_files(folder).items() if ".partial" not in name}
 
 
 def scratch_name(its_owner: str | None = None) -> str:
-    """A name such as `durable.beside` gives; by default of a process of this machine that has ended."""
+    """A name such as `atomic.beside` gives; by default of a process of this machine that has ended."""
     dead = f"{owners._machine()}-{2**22 + 1}-1"
     return f".reencoder-{its_owner or dead}-{secrets.token_hex(4)}.partial"
 
@@ -150,26 +158,3 @@ def load_slow(device: str) -> Autoencoder:
 
         shard.sync = sync
     return SlowAutoencoder(load_autoencoder(os.environ["TINY_AUTOENCODER"], device=device), seconds=0.02)
-
-
-def load_on_a_full_disk(device: str) -> Autoencoder:
-    """Two shards can be written; in the middle of the third the disk is full."""
-    whole, calls = shard.write_zarr_shard, iter(range(1000))
-
-    def write(folder: Path, streams: dict[str, np.ndarray]) -> None:
-        if next(calls) < 2:
-            return whole(folder, streams)
-        whole(folder, dict(list(streams.items())[:2]))
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    if parent_process() is not None:  # planning loads an autoencoder too, in the process of the tests
-        shard.write_zarr_shard = write  # type: ignore[assignment]
-    return load_autoencoder(os.environ["TINY_AUTOENCODER"], device=device)
-
-
-def load_where_a_file_goes_away(device: str) -> Autoencoder:
-    """The file that GOING_AWAY names is moved off when a worker starts, as when its disk is unmounted."""
-    if parent_process() is not None:
-        path = Path(os.environ["GOING_AWAY"])
-        path.rename(f"{path}.away")
-    return load_autoencoder(os.environ["TINY_AUTOENCODER"], device=device)

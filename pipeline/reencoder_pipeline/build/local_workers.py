@@ -1,4 +1,4 @@
-"""Build shards in local worker processes, one thread each, and hand back their records as they are committed."""
+"""Makes shards in this process, or in several worker processes, one thread each."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
 
 
-def run_jobs(
-    jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, *, workers: int
-) -> Iterator[Record | None]:
-    """None for a shard that another builder is making. CacheError when the disk is full, the store does not answer, or
-    a worker is killed; what was committed until then is kept."""
+def run_jobs(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, *, workers: int) -> Iterator[Record]:
+    """The records of all jobs, as they are committed. One worker is this process: none is started.
+
+    CacheError when the disk is full, the store does not answer, or a worker is killed; what was committed until then
+    is kept."""
     if not jobs:
+        return
+    if min(workers, len(jobs)) == 1:
+        yield from _run_here(jobs, out, config)
         return
     others = set(active_children())
     pool = ProcessPoolExecutor(
@@ -51,8 +54,23 @@ def run_jobs(
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(active_children()) - others:  # after an error or Ctrl-C nobody waits for the shards in flight
+        for child in set(active_children()) - others:  # after an error or Ctrl-C the shards in flight are given up
             child.terminate()
+
+
+def _run_here(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig) -> Iterator[Record]:
+    import torch
+
+    from reencoder_pipeline.autoencoder import load_autoencoder
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker process
+    try:
+        autoencoder = load_autoencoder(config.autoencoder)
+        for job in jobs:
+            yield _build(job, autoencoder, out, config)
+    finally:
+        torch.set_num_threads(threads)
 
 
 _autoencoder: Autoencoder
@@ -71,12 +89,16 @@ def _start(autoencoder: str, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A worker whose build was killed must not go on alone: nothing else would ever tell it to stop."""
+    """End this worker when its build has ended: nothing else would ever stop it after a kill."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-def _run(job: Job, out: Path | str | Store, config: CacheConfig) -> Record | None:
+def _run(job: Job, out: Path | str | Store, config: CacheConfig) -> Record:
+    return _build(job, _autoencoder, out, config)
+
+
+def _build(job: Job, autoencoder: Autoencoder, out: Path | str | Store, config: CacheConfig) -> Record:
     with naming_a_full_disk(f"{open_store(out).url}/{SHARDS}/{job.key}"):
-        return build_shard(job, _autoencoder, out, config)
+        return build_shard(job, autoencoder, out, config)

@@ -49,10 +49,10 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
     """Read the corpus, open and digest every file, and pack whole tracks into shards in corpus order."""
     from reencoder_pipeline.autoencoder import load_autoencoder
 
+    source_files = find_corpus(source)  # first: an autoencoder takes seconds to load, and a typing mistake none
     autoencoder = load_autoencoder(config.autoencoder)
     spec = autoencoder.spec
     _require_streams(spec, config)
-    source_files = find_corpus(source)
     corpus = assign_splits(source_files.tracks, valid_share=config.valid_share, test_share=config.test_share)
     tracks = [track for track in corpus if _is_suited(track, config)]
     with ThreadPoolExecutor() as pool:

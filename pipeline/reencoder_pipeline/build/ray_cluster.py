@@ -6,15 +6,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import CacheError, ConfigError
-from reencoder_pipeline.shards.claims import read_holder
-from reencoder_pipeline.shards.sweep import BUILDER
+from reencoder_pipeline.stores.atomic import beside
 from reencoder_pipeline.stores.store import Store
-from reencoder_pipeline.stores.writer_id import owner
 
 CONNECT_SECONDS = 10.0
 SETTINGS = {
@@ -59,12 +57,16 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def mark_of(store: Store) -> str:
-    """The name of this very build's own claim in `out`, by which a node sees that its `out` is the same place."""
-    for name in store.names():
-        if name.endswith(BUILDER) and (holder := read_holder(store.read(name) or b"")) and holder.owner == owner():
-            return name
-    raise AssertionError("a build marks its place before it makes shards")
+@contextmanager
+def marked(store: Store) -> Iterator[str]:
+    """The name of a file in `out` that no other place holds: by it a node sees that its `out` is the same place."""
+    mark = beside(Path("mark")).name
+    store.write(mark, b"")
+    try:
+        yield mark
+    finally:
+        with suppress(OSError, CacheError):  # the next build sweeps it away
+            store.remove(mark)
 
 
 def require_sight(music: Path, store: Store, mark: str) -> None:

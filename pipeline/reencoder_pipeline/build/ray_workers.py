@@ -13,12 +13,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from reencoder_pipeline.build.ray_cluster import connected, mark_of, naming_a_full_gpu, require_ray, require_sight
-from reencoder_pipeline.cache.layout import SHARDS, claim_name
+from reencoder_pipeline.build.ray_cluster import connected, marked, naming_a_full_gpu, require_ray, require_sight
+from reencoder_pipeline.cache.layout import SHARDS
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ReencoderError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.shards.claims import read_holder
 from reencoder_pipeline.shards.job import Job
 from reencoder_pipeline.shards.make_shard import build_shard
 from reencoder_pipeline.shards.record import Record
@@ -38,8 +37,8 @@ LOOK_SECONDS = 5.0  # at the latest, to see whether nodes have joined
 PLACE_SECONDS = 60.0  # without one actor at work, before somebody is told
 
 
-def run_on_ray(jobs: Sequence[Job], out: Path | Store, config: CacheConfig, *, address: str) -> Iterator[Record | None]:
-    """`workers.run_jobs` on a cluster, for a build that is at work in `out`. `address`: "local", "auto" or host:port.
+def run_on_ray(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, *, address: str) -> Iterator[Record]:
+    """`local_workers.run_jobs` on a cluster. `address`: "local", "auto" or host:port.
 
     One actor a GPU, or a CPU where the cluster has no GPU at the start; `workers` of the configuration is the most
     there may be. What an actor had in hand when it or its node died is given to another: a shard may be made twice, and
@@ -52,16 +51,16 @@ def run_on_ray(jobs: Sequence[Job], out: Path | Store, config: CacheConfig, *, a
 
     require_ray()
     spec = load_autoencoder(config.autoencoder).spec
-    with connected(address):
+    store = open_store(out.absolute() if isinstance(out, Path) else out)
+    with connected(address), marked(store) as mark:
         import ray
 
-        mark = mark_of(open_store(out))
         unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
         device = "cuda" if unit == "GPU" else "cpu"
         encoder = ray.remote(num_cpus=1, num_gpus=int(unit == "GPU"), max_restarts=0, max_task_retries=0)(Encoder)
 
         def hire() -> _Member:
-            actor = encoder.remote(out, config)
+            actor = encoder.remote(store, config)
             begun = actor.begin.remote(spec, Path.cwd(), jobs[0].tracks[0].path, mark, device=device)
             return _Member(actor, deque([(begun, None)]))
 
@@ -69,13 +68,13 @@ def run_on_ray(jobs: Sequence[Job], out: Path | Store, config: CacheConfig, *, a
             # One more than there are waits in Ray's queue: the first on a node that joins, and what an autoscaler sees.
             return min(int(ray.cluster_resources().get(unit, 0)) + 1, config.workers or len(jobs))
 
-        yield from _distribute(jobs, open_store(out), config, hire=hire, num_places=num_places)
+        yield from _distribute(jobs, store, config, hire=hire, num_places=num_places)
 
 
 class Encoder:
     """Lives in an actor: an autoencoder, and what it makes. Expected errors are returned: Ray wraps raised ones."""
 
-    def __init__(self, out: Path | Store, config: CacheConfig) -> None:
+    def __init__(self, out: Store, config: CacheConfig) -> None:
         self._out, self._config = out, config
 
     def begin(self, spec: LatentSpec, folder: Path, music: Path, mark: str, *, device: str) -> str | ReencoderError:
@@ -93,7 +92,7 @@ class Encoder:
         with suppress(OSError):  # where it is missing, so is what lies in it, and that is told below
             os.chdir(folder)
         try:
-            require_sight(music, open_store(self._out), mark)
+            require_sight(music, self._out, mark)
             if device == "cuda" and not torch.cuda.is_available():
                 raise AutoencoderError("this node has a GPU, and a torch that sees none", where=socket.gethostname())
             ANNOUNCED.add(self._config.autoencoder)  # where the build was started it is said already
@@ -109,7 +108,7 @@ class Encoder:
             return error
         return owner()
 
-    def build(self, job: Job) -> Record | ReencoderError | None:
+    def build(self, job: Job) -> Record | ReencoderError:
         where = f"{SHARDS}/{job.key} on {socket.gethostname()}"
         try:
             with naming_a_full_gpu(where, self._config), naming_a_full_disk(where):
@@ -129,21 +128,17 @@ class _Member:
 
 
 def _dismiss(members: Sequence[_Member], store: Store) -> None:
-    """End actors that did not end by themselves, and give their claims free: others need not wait for these to run out.
-    Should one live after all, then claims see to it that two do not write in one place."""
+    """End actors that did not end by themselves, and remove what they left half-written."""
     import ray
 
     for member in members:
         ray.kill(member.actor)
     last = [member.hand[-1][0] for member in members if member.hand]
     if last:
-        ray.wait(last, num_returns=len(last), timeout=DISMISS_SECONDS)  # or it could still take its next claim
+        ray.wait(last, num_returns=len(last), timeout=DISMISS_SECONDS)  # or it could still begin its next shard
     for member in members:
-        for _, job in member.hand:
-            holder = read_holder(store.read(claim_name(job.key)) or b"") if job else None
-            if job and holder and holder.owner == member.owner:
-                store.remove(claim_name(job.key))
-                store.sweep(holder.owner.__eq__)
+        if member.owner:
+            store.sweep(member.owner.__eq__)
 
 
 def _distribute(
@@ -153,7 +148,7 @@ def _distribute(
     *,
     hire: Callable[[], _Member],
     num_places: Callable[[], int],
-) -> Iterator[Record | None]:
+) -> Iterator[Record]:
     """Give shards to actors that have begun, and again to others what an actor had in hand when it died.
 
     Ray's own retries stay off: they tie a task to its actor, which may wait for ever for a place when its node is gone,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.cli.options import Config, Json, Name, Set, Source, option
-from reencoder_pipeline.cli.output import Progress, finish, resuming, say
+from reencoder_pipeline.cli.output import Progress, finish, print_summary, resuming, say
 from reencoder_pipeline.exit_codes import a_number
 from reencoder_pipeline.plain_text import printable
 
@@ -24,16 +24,23 @@ def build(  # noqa: PLR0917, typer reads the signature
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: local, auto, or host:port.")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER/COUNT", help="Make only this part of the shards, such as 3/16, and no index."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Encode SOURCE into a latent cache. The same command again continues where the last one stopped; run several times
-    at once, on any machines that reach --out, it shares the work. Only new and changed tracks are encoded."""
+    """Encode SOURCE into a latent cache. The same command again continues where the last one stopped; only new and
+    changed tracks are encoded. Parts may run at once, on any machines that reach --out; the same command without --part
+    then keeps what they made and writes the index."""
     from reencoder_pipeline.config import CacheConfig, load_config
 
     chosen = [*option("format", format_), *option("autoencoder", autoencoder)]
     settings = load_config(config, CacheConfig, [*(set_ or []), *chosen])
     from reencoder_pipeline.build.build import build_cache
+    from reencoder_pipeline.build.parts import parse_part
 
+    its_part = None if part is None else parse_part(part)
     with resuming(), Progress("encoding") as report:
         result = build_cache(
             source,
@@ -43,20 +50,24 @@ def build(  # noqa: PLR0917, typer reads the signature
             workers=settings.workers or os.cpu_count() or 1,
             say=report.say,
             ray=ray,
+            part=its_part,
         )
     summary = {
         "cache": str(out),
+        **({"part": part} if part else {}),
         "tracks": result.num_tracks,
         "frames": result.num_frames,
         "shards_built": result.built,
         "shards_kept": result.kept,
-        "shards_by_others": result.by_others,
         "tracks_encoded": result.encoded,
         "tracks_reused": result.reused,
         "failures": len(result.failures),
         "left_out": result.left_out,
     }
-    finish(summary, result.failures, out, as_json)
+    if its_part:  # the command without a part names the failures, and exits 3 for them
+        print_summary(summary, as_json)
+    else:
+        finish(summary, result.failures, out, as_json)
 
 
 def plan(  # noqa: PLR0917, typer reads the signature

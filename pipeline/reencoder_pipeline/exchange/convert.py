@@ -82,7 +82,7 @@ def convert_cache(
         index |= {"storage": storage, **described, "shards": [shard_to_dict(shard) for shard in shards]}
         digest = canonical_digest(index)
         write_text(out / INDEX, json.dumps({**index, "digest": digest}, indent=1))
-        sweep(out, keep=keys, known=keys)
+        sweep(out, keys, finished=True, known=keys)
     return Converted(len(cache.tracks), total, len(shards) - kept, kept, digest)
 
 

@@ -111,7 +111,7 @@ def import_latents(
             say(note)
         index = {**_index(notes, spec, config, used), "shards": [shard_to_dict(record.shard) for record in used]}
         write_text(out / INDEX, json.dumps({**index, "digest": canonical_digest(index)}, indent=1))
-        sweep(out, keep={record.shard.key for record in records})
+        sweep(out, {record.shard.key for record in records}, finished=True)
     done = Imported(
         tracks=sum(len(record.shard.tracks) for record in used),
         frames=sum(record.shard.num_frames for record in used),

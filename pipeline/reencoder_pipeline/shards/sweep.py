@@ -1,4 +1,4 @@
-"""Complete or absent: commit records, and sweeping away what a killed build left behind."""
+"""Recognise a folder that builds write into, and remove what killed builds left there."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from reencoder_pipeline.cache.formats.zarr_shards import is_own_file
 from reencoder_pipeline.cache.index import INDEX
-from reencoder_pipeline.cache.layout import SHARDS, claim_name, record_name
+from reencoder_pipeline.cache.layout import SHARDS, record_name
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.shards.claims import LEASE, Watch, take
 from reencoder_pipeline.shards.record import parse_record_bytes
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner
 from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.own_folder import holds, refuse_others, require_own_folder
 from reencoder_pipeline.stores.store import Store, open_store
+from reencoder_pipeline.stores.writer_id import has_ended
 
 _KEY = re.compile(r"[0-9a-f]{20}")
-_PARTS = ("", ".tar", ".json", ".claim")  # what of a shard lies in SHARDS, behind its key
-_CLAIM = re.compile(r"[0-9a-f]{20}\.claim")
-_BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
-BUILDER = ".builder"  # the claim of a build as a whole: nobody is kept out by it, it says who is at work
+_PARTS = ("", ".tar", ".json")  # what of a shard lies in SHARDS, behind its key
+_OLD_CLAIM = re.compile(r"[0-9a-f]{20}\.claim")  # made by earlier versions, as are the next
+_OLD_BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
+_LOCK = re.compile(r"build\.lock|part-\d+-of-\d+\.lock")
 RECORD_BEGINS = b'{"shard": '
 
 
@@ -44,7 +44,7 @@ def naming_a_full_disk(where: object) -> Iterator[None]:
 def require_own_place(store: Store) -> None:
     """ConfigError, naming what is in the way, unless a build may write here: the place is empty, or a build's already.
 
-    A build writes its settings first. Before that, only its claim and scratch files lie there. Where the settings were
+    A build writes its settings first. Before that, only its lock and scratch files lie there. Where the settings were
     lost, the index or a sound commit record proves as much.
     """
     marks = {"settings.json": ("autoencoder", "weights"), INDEX: ("format", "storage", "spec", "shards")}
@@ -77,39 +77,27 @@ def _has_records(store: Store, inside: Iterable[str]) -> bool:
 
 def _is_leftover(name: str, inside: Iterable[str]) -> bool:
     """Whether a build that was killed before it wrote its settings left it: `inside` are the entries of SHARDS."""
-    own = all(_CLAIM.fullmatch(entry) or scratch_owner(entry) is not None for entry in inside)
-    return is_builder(name) or (name == SHARDS and own)
-
-
-def is_builder(name: str) -> bool:
-    """Whether this is the name of a build's claim."""
-    return _BUILDER.fullmatch(name) is not None
+    own = all(_OLD_CLAIM.fullmatch(entry) or scratch_owner(entry) is not None for entry in inside)
+    return _LOCK.fullmatch(name) is not None or _OLD_BUILDER.fullmatch(name) is not None or (name == SHARDS and own)
 
 
 def _key_of(entry: str, known: Container[str] = ()) -> str | None:
-    """The key of the shard that an entry of SHARDS belongs to; None if it is nobody's of ours. Keys have 20 hex digits,
+    """The key of the shard that an entry of SHARDS belongs to; None for any other name. Keys have 20 hex digits,
     but those of a converted cache, which are `known`, have the names that its source gave them."""
     key, dot, suffix = entry.partition(".")
     return key if dot + suffix in _PARTS and (_KEY.fullmatch(key) or key in known) else None
 
 
 def sweep(
-    out: Path | str | Store,
-    keep: set[str] | None = None,
-    *,
-    watch: Watch | None = None,
-    known: Container[str] = (),
+    out: Path | str | Store, planned: Container[str] = (), *, finished: bool = False, known: Container[str] = ()
 ) -> dict[str, int]:
-    """Remove unfinished pieces; with `keep`, also finished shards of other keys (tracks that left the corpus).
+    """Remove the unfinished pieces of shards that are not `planned`, and, with `finished`, also finished shards that
+    are not (their tracks left the corpus). A planned shard is left alone: a part of the build may be making it.
 
     Only what has a name of ours goes: a key has 20 hex digits, or is one of `known`. All else stays, also within the
-    folder of a shard, which then stays too.
-
-    What belongs to a shard is removed by the holder of its claim only, so nothing that another living build writes.
-    Returns the sizes of all that was there, from one listing.
+    folder of a shard, which then stays too. Returns the sizes of all that was there, from one listing.
     """
     store = open_store(out)
-    watch = watch or Watch(store)
     sizes = store.sizes()
     pieces: dict[str, set[str]] = defaultdict(set)
     foreign: set[str] = set()
@@ -117,29 +105,25 @@ def sweep(
         folder, _, rest = name.partition("/")
         entry, _, inside = rest.partition("/")
         key = _key_of(entry, known) if folder == SHARDS else None
-        if key is not None and (is_own_file(inside) if entry == key else not inside):
+        if _is_of_no_use(name):
+            store.remove(name)
+        elif key is not None and (is_own_file(inside) if entry == key else not inside):
             pieces[key].add(f"{SHARDS}/{entry}")
         elif key is not None:
             foreign.add(key)
-        elif is_builder(name):
-            watch.is_free(name)
     for key, names in pieces.items():
-        if key in foreign:
-            continue
-        free = claim_name(key) not in names or watch.is_free(claim_name(key))
-        if free and (record_name(key) not in names or (keep is not None and key not in keep)):
-            _remove_shard(store, key, names, finished=record_name(key) in names)
-    store.sweep(watch.has_ended)
+        record = record_name(key)
+        if key not in planned and key not in foreign and (finished or record not in names):
+            for name in (record, *(names - {record})):  # the record first: a shard without its record is not there
+                store.remove(name)
+    store.sweep(has_ended)
     return sizes
 
 
-def _remove_shard(store: Store, key: str, names: set[str], *, finished: bool) -> None:
-    claim = take(store, claim_name(key), lease=LEASE)
-    if claim is None:
-        return
-    with claim:
-        if not finished and store.size(record_name(key)) is not None:  # committed since it was listed
-            return
-        store.remove(record_name(key))  # first: a shard without its record is not there
-        for name in names - {claim_name(key), record_name(key)}:
-            store.remove(name)
+def _is_of_no_use(name: str) -> bool:
+    """Whether it is a mark of an earlier version, or a scratch file of a process that has ended."""
+    folder, _, entry = name.rpartition("/")
+    if folder == SHARDS:
+        return _OLD_CLAIM.fullmatch(entry) is not None
+    writer = scratch_owner(name)
+    return _OLD_BUILDER.fullmatch(name) is not None or (writer is not None and has_ended(writer))

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +24,18 @@ from reencoder_pipeline.shards.record import grouped_sums
 from reencoder_pipeline.stores.atomic import beside, sync
 
 
-class AlreadyPlacedError(Exception):
-    """Another process put the same shard in place meanwhile."""
-
-
 def sums_of(key: str, encoded: Sequence[EncodedTrack], form: ShardFormat) -> dict[str, dict[str, Sums]]:
     pieces = {name: [latents_of(item.streams, name) for item in encoded] for name in form.streams}
     return grouped_sums(_cached_tracks(key, encoded), pieces, channels=form.channels)
 
 
-def write_shard(
-    key: str, encoded: Sequence[EncodedTrack], out: Path, form: ShardFormat, *, replace: bool = True
-) -> Shard:
-    """Write beside its place, digest, sync, rename. AlreadyPlacedError if something lies there that is not to be
-    replaced."""
+def write_shard(key: str, encoded: Sequence[EncodedTrack], out: Path, form: ShardFormat) -> Shard:
+    """Write beside its place, digest, sync, rename. What a killed build left there without a record is replaced."""
+    final, partial = out / form.place(key), beside(out / group_name(key))
     if not encoded:  # every file failed; the record alone remembers it
+        _clear(final)
         return Shard(key, 0, (), {}, {})
     joined = {name: np.concatenate([item.streams[name] for item in encoded]) for name in form.names}
-    final, partial = out / form.place(key), beside(out / group_name(key))
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         if form.storage == "zarr":
@@ -49,7 +44,7 @@ def write_shard(
             keys = [sample_key(position, item.track.id) for position, item in enumerate(encoded)]
             write_tar_shard(partial, keys, [item.streams for item in encoded])
         files = _digests(partial, final.relative_to(out).as_posix())
-        _place(partial, final, replace=replace)
+        _place(partial, final)
     except BaseException:
         _remove(partial)
         raise
@@ -62,23 +57,29 @@ def write_shard(
     )
 
 
-def _place(partial: Path, final: Path, *, replace: bool) -> None:
-    if replace:
-        if others := foreign_files(final):
-            raise CacheError(
-                "files that this program did not make lie in the folder of a shard that has to be made again",
-                where=final, value=", ".join(others[:3]), remedy="move them away; nothing was changed",
-            )  # fmt: skip
-        _remove(final)
-    elif final.exists():
-        raise AlreadyPlacedError
+def _place(partial: Path, final: Path) -> None:
+    """Rename a shard to its place. The same shard, which another process has placed in this moment, is kept."""
+    _clear(final)
     try:
         partial.rename(final)
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise AlreadyPlacedError from None
-        raise
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _remove(partial)
     sync(final.parent)
+
+
+def _clear(final: Path) -> None:
+    """Remove what lies at the place of a shard: renamed first, so that no part of it is ever at that place."""
+    if others := foreign_files(final):
+        raise CacheError(
+            "files that this program did not make lie in the folder of a shard that has to be made again",
+            where=final, value=", ".join(others[:3]), remedy="move them away; nothing was changed",
+        )  # fmt: skip
+    aside = beside(final)
+    with suppress(FileNotFoundError):
+        final.rename(aside)
+    _remove(aside)
 
 
 def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:

@@ -32,7 +32,7 @@ def beside(path: Path) -> Path:
 
 
 def scratch_owner(name: str) -> str | None:
-    """The process (see `owners.owner`) that wrote a file of this name by way of `beside`; None for any other name."""
+    """The process (a `writer_id.owner`) that wrote a file of this name by way of `beside`; None for other names."""
     match = _SCRATCH.fullmatch(name)
     return match[1] if match else None
 

@@ -117,12 +117,12 @@ def holds(content: bytes, name: str, keys: Sequence[str]) -> bool:
 
 
 @contextmanager
-def folder_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if it is absent. ConfigError, naming the process that holds the lock,
+def folder_lock(folder: Path, *, what: str, name: str = LOCK) -> Iterator[None]:
+    """Hold a lock in a folder, which is made if it is absent. ConfigError, naming the process that holds the lock,
     where another one works there; `what` says what: "a training". The kernel frees the lock when the process ends,
-    however it ends; the file is removed at the end of the block.
+    however it ends; the file `name` is removed at the end of the block.
     """
-    path = folder / LOCK
+    path = folder / name
     while True:
         with _opened(path) as lock:
             try:

@@ -44,7 +44,7 @@ class Store(Protocol):
         ...
 
     def sweep(self, has_ended: Callable[[str], bool]) -> None:
-        """Remove what is half-written and never will be whole: its writer, an `owners.owner()`, has ended."""
+        """Remove what is half-written and never will be whole: its writer, an `writer_id.owner()`, has ended."""
         ...
 
     def upload(self, local: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Who is at work: names of processes, of which this machine can tell whether they still live."""
+"""Names this process (machine, id, start), so that a file that an ended process left half-written is recognised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def owner() -> str:
-    """This process: <machine>-<process id>-<when it started>. In names of files that only it writes, and in claims."""
+    """This process: <machine>-<process id>-<when it started>. In names of files that only it writes, and in locks."""
     return f"{_machine()}-{os.getpid()}-{_started(os.getpid())}"
 
 
@@ -19,7 +19,8 @@ def is_of_this_machine(name: str) -> bool:
 
 
 def has_ended(name: str) -> bool:
-    """True only where it is certain: the process ran on this machine and is no more. Of others nothing is known."""
+    """True only where it is certain: the process ran on this machine and is no more. For a process of another machine
+    it is False."""
     machine, _, rest = name.partition("-")
     pid, _, started = rest.partition("-")
     return machine == _machine() and pid.isdecimal() and _started(int(pid)) != started

@@ -114,8 +114,7 @@ def test_the_index_is_written_last(
     written, original = [], FolderStore.write
 
     def note(store: FolderStore, name: str, content: bytes) -> None:
-        if not name.endswith(".builder"):
-            written.append((name, len(list((out / "shards").glob("*.json")))))
+        written.append((name, len(list((out / "shards").glob("*.json")))))
         original(store, name, content)
 
     monkeypatch.setattr(FolderStore, "write", note)
@@ -131,7 +130,7 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
     manifest.write_text(str(music / "short.wav"))
     (job,) = plan_build(manifest, config).jobs
     events: list[tuple[str, str]] = []
-    sync, rename, link = os.fsync, Path.rename, os.link
+    sync, rename, move = os.fsync, Path.rename, Path.replace
 
     def noted_sync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path / "shards")
@@ -142,19 +141,18 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
         events.append(("place", target.name))
         return rename(path, target)
 
-    def noted_link(path: Path, target: Path) -> None:
+    def noted_replace(path: Path, target: Path) -> Path:
         events.append(("place", target.name))
-        link(path, target)
+        return move(path, target)
 
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(Path, "rename", noted_rename)
-    monkeypatch.setattr(os, "link", noted_link)
+    monkeypatch.setattr(Path, "replace", noted_replace)
     build_shard(job, load_autoencoder(str(tiny_autoencoder)), tmp_path, config)
     written = {path.relative_to(tmp_path / "shards" / job.key) for path in (tmp_path / "shards" / job.key).rglob("*")}
-    claim, record = f"{job.key}.claim", f"{job.key}.json"
+    record = f"{job.key}.json"
     placed = events.index(("place", job.key))
-    assert events[:3] == [("sync", "scratch"), ("place", claim), ("sync", "")]
-    assert {name for kind, name in events[3:placed] if kind == "sync"} == {
+    assert {name for kind, name in events[:placed] if kind == "sync"} == {
         (Path("scratch") / path).as_posix() for path in (*written, Path())
     }
     assert events[placed + 1 :] == [

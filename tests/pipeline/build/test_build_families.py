@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-import reencoder_pipeline.build.build as build_module
-from command_line import reencoder_cache
 from reencoder_pipeline.autoencoder import load_autoencoder
+from reencoder_pipeline.build.local_workers import run_jobs
+from reencoder_pipeline.build.plan import plan_build
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cli import app
 from reencoder_pipeline.errors import ConfigError
-from reencoder_pipeline.shards.make_shard import build_shard
 from tiny_build import music, tiny_config
 from tiny_families import FAMILIES, saved
 
@@ -30,16 +30,6 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("music")
     soundfile.write(folder / "song.wav", music(seconds=3.1).T, 44_100)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _encode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker process for each family would spend its time importing."""
-
-    def run_jobs(jobs: Any, out: Path, config: Any, *, workers: int) -> Any:
-        return (build_shard(job, load_autoencoder(config.autoencoder), out, config) for job in jobs)
-
-    monkeypatch.setattr(build_module, "run_jobs", run_jobs)
 
 
 def run(*arguments: object) -> Any:
@@ -81,29 +71,27 @@ def test_a_cache_of_every_family(family: str, song: Path, tmp_path: Path) -> Non
 def test_the_stream_stereo_is_for_joint_autoencoders(song: Path, tmp_path: Path) -> None:
     name = saved("oobleck_joint", tmp_path)
     with pytest.raises(ConfigError, match=r"(?s)both channels together.*form `joint`"):
-        build_module.plan_build(song, tiny_config(f"{name}#form=dual_mono", streams=["mono", "stereo"]))
-    plan = build_module.plan_build(song, tiny_config(name, streams=["mono", "stereo"]))
+        plan_build(song, tiny_config(f"{name}#form=dual_mono", streams=["mono", "stereo"]))
+    plan = plan_build(song, tiny_config(name, streams=["mono", "stereo"]))
     assert plan.spec.stereo == "joint"
 
 
 def test_forms_and_segments_are_what_shards_are_made_of(song: Path, tmp_path: Path) -> None:
     name = saved("kvae_audio", tmp_path / "kvae")
-    keys = {
-        build_module.plan_build(song, tiny_config(name, segment_seconds=seconds)).jobs[0].key for seconds in (2.5, 3.0)
-    }
+    keys = {plan_build(song, tiny_config(name, segment_seconds=seconds)).jobs[0].key for seconds in (2.5, 3.0)}
     assert len(keys) == 2
     name = saved("oobleck_joint", tmp_path / "oobleck")
-    forms = [build_module.plan_build(song, tiny_config(f"{name}#form={f}")) for f in ("joint", "dual_mono")]
+    forms = [plan_build(song, tiny_config(f"{name}#form={f}")) for f in ("joint", "dual_mono")]
     assert forms[0].jobs[0].key != forms[1].jobs[0].key
     assert not forms[0].notes
 
 
-def test_workers_load_it_by_its_name_too(song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of its own, with a subfolder and an option in the name."""
+def test_workers_load_it_by_its_name_too(song: Path, tmp_path: Path) -> None:
+    """Processes of their own, with a quote and an option's sign in the name."""
     name = saved("mmaudio", tmp_path / "it's #1")
-    built = reencoder_cache(
-        *("build", song, "--out", tmp_path / "cache", "--autoencoder", name, "--json"),
-        *(part for key, value in {**SETTINGS, "workers": 1}.items() for part in ("--set", f"{key}={value}")),
-    )
-    assert built.returncode == 0, built.stderr
-    assert open_cache(tmp_path / "cache").spec == load_autoencoder(name).spec
+    config = tiny_config(name, **SETTINGS)
+    (job,) = plan_build(song, config).jobs
+    jobs = [job, replace(job, key=job.key[::-1])]
+    records = list(run_jobs(jobs, tmp_path / "cache", config, workers=2))
+    assert {record.shard.key for record in records} == {job.key for job in jobs}
+    assert [track.num_frames for record in records for track in record.shard.tracks] == [job.num_frames] * 2

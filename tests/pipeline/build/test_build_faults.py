@@ -19,9 +19,11 @@ import soundfile
 from command_line import reencoder_cache
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
+from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError, CorpusError
 from reencoder_pipeline.inspection.verify import verify_cache
+from reencoder_pipeline.shards import write_shard
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.folder_store import FolderStore
 from tiny_build import (
@@ -141,11 +143,11 @@ def test_a_folder_that_cannot_be_made(music: Path, tiny_autoencoder: Path, tmp_p
         build(music, tmp_path / name, tiny_autoencoder)
 
 
-def test_nothing_to_encode_leaves_no_cache(tiny_autoencoder: Path, tmp_path: Path) -> None:
+def test_nothing_to_encode_leaves_no_cache(music: Path, tiny_autoencoder: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no such folder"):
         build(tmp_path / "gone", tmp_path / "cache", tiny_autoencoder)
     with pytest.raises(AutoencoderError, match="no such autoencoder"):
-        build(tmp_path, tmp_path / "cache", tmp_path / "gone.safetensors")
+        build(music, tmp_path / "cache", tmp_path / "gone.safetensors")
     with pytest.raises(CacheError, match=r"not complete|no latent cache"):
         open_cache(tmp_path / "cache")
 
@@ -227,15 +229,18 @@ def test_only_bad_files_is_an_error(music: Path, tiny_autoencoder: Path, tmp_pat
 
 
 def test_a_file_that_goes_away_for_a_while_is_tried_again(
-    music: Path, built: Built, tiny_autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    music: Path, built: Built, tiny_autoencoder: Path, tmp_path: Path
 ) -> None:
     """A disk that is unmounted during a build must not leave a record that says for ever: bad file."""
     folder, out = tmp_path / "music", tmp_path / "cache"
     shutil.copytree(music, folder)
     path = folder / "Album 1" / "01 first.wav"
-    monkeypatch.setenv("TINY_AUTOENCODER", str(tiny_autoencoder))
-    monkeypatch.setenv("GOING_AWAY", str(path))
-    result = build(folder, out, "tiny_build:load_where_a_file_goes_away")
+
+    def goes_away(*arguments: Any) -> Any:
+        path.rename(f"{path}.away")
+        return run_jobs(*arguments, workers=1)
+
+    result = build(folder, out, tiny_autoencoder, run=goes_away)
     assert [failure["id"] for failure in result.failures] == ["Album 1/01 first.wav"]
     assert "No such file" in result.failures[0]["error"]
     assert len(open_cache(out).tracks) == len(MUSIC) - 1
@@ -249,18 +254,27 @@ def test_a_file_that_goes_away_for_a_while_is_tried_again(
 
 
 def test_a_full_disk_is_named_and_the_build_resumes(
-    music: Path, built: Built, tiny_autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    music: Path, built: Built, tiny_autoencoder: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "cache"
-    monkeypatch.setenv("TINY_AUTOENCODER", str(tiny_autoencoder))
-    with pytest.raises(CacheError, match=r"(?s)shards/.*: the disk is full.*make room and run the same command"):
-        build(music, out, "tiny_build:load_on_a_full_disk")
+    """Two shards can be written; in the middle of the third the disk is full."""
+    out, whole, calls = tmp_path / "cache", write_shard.write_zarr_shard, iter(range(1000))
+
+    def write(folder: Path, streams: dict[str, np.ndarray]) -> None:
+        if next(calls) < 2:
+            return whole(folder, streams)
+        whole(folder, dict(list(streams.items())[:2]))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_shard, "write_zarr_shard", write)
+        with pytest.raises(CacheError, match=r"(?s)shards/.*: the disk is full.*make room and run the same command"):
+            build(music, out, tiny_autoencoder)
     with pytest.raises(CacheError, match="not complete"):
         open_cache(out)
-    whole = shard_files(built("zarr"))
+    quiet = shard_files(built("zarr"))
     assert len(list((out / "shards").glob("*.json"))) == 2
     made = placed_files(out)
-    assert all(content == whole[name] for name, content in made.items())  # no torn one at its final place
+    assert all(content == quiet[name] for name, content in made.items())  # no torn one at its final place
     result = build(music, out, tiny_autoencoder)
     assert (result.built, result.kept) == (NUM_SHARDS - 2, 2)
     assert tree(out) == tree(built("zarr"))

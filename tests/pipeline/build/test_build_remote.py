@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,19 +13,16 @@ import pytest
 from changing_songs import ONE, SONGS, change, songs_in_a_folder  # noqa: F401, a fixture
 from command_line import reencoder_cache
 from cutting_proxy import proxy
-from encode_here import noting_what_is_encoded, run_jobs_here  # noqa: F401, a fixture
-from reencoder_pipeline.build import build as build_module
-from reencoder_pipeline.cache.layout import claim_name
+from encode_here import noting_what_is_encoded  # noqa: F401, a fixture
+from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.verify import verify_cache
-from reencoder_pipeline.shards.claims import take
 from reencoder_pipeline.shards.reused_tracks import TEMPORARY
-from reencoder_pipeline.shards.sweep import is_builder
 from reencoder_pipeline.stores import object_store, retry
 from reencoder_pipeline.stores import writer_id as owners
 from reencoder_pipeline.stores.store import open_store
-from tiny_build import NUM_SHARDS, Built, build, tree
+from tiny_build import NUM_SHARDS, Built, build, scratch_name, tree
 
 NOBODY = f"{owners._machine()}-{2**22 + 1}-1"  # a process of this machine that has ended
 
@@ -102,11 +100,12 @@ def test_what_killed_builds_left_is_swept_away(
     mine, dead = f"{TEMPORARY}{owners.owner()}.x", f"{TEMPORARY}{NOBODY}.x"
     for name in (mine, dead):
         (tmp_path / "tmp" / name / "shards").mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reencoder_pipeline.shards.claims.owner", lambda: NOBODY)
-        take(remote, claim_name("0123456789" * 2), lease=600.0)
-        take(remote, f"{9:016x}.builder", lease=600.0, about="another corpus")
+    remote.write("build.lock", json.dumps({"writer": NOBODY}).encode())
+    remote.write("part-1-of-2.lock", json.dumps({"writer": NOBODY}).encode())
     for name in (
+        scratch_name(),  # the mark of a build on Ray
+        f"{9:016x}.builder",  # of an earlier version, as is the next
+        f"shards/{'0123456789' * 2}.claim",
         f"shards/{'0123456789' * 2}/mono/zarr.json",
         f"shards/{'98' * 10}/zarr.json",
         f"shards/{'8' * 20}.tar",
@@ -124,14 +123,14 @@ def test_cut_connections_are_tried_again_and_change_nothing(
     s3_bucket: str, songs: Path, tiny_autoencoder: Path, tmp_path: Path, encodes_here: list[str],
     monkeypatch: pytest.MonkeyPatch, impatient: None,
 ) -> None:  # fmt: skip
-    """Each fifth connection: among them creations of which only the answer is lost, which are not somebody else's."""
+    """Each fifth connection: among them creations of which only the answer is lost, which are this build's own."""
     hows = ("cut", "cut answer", "503", "500", "cut answer")
     with proxy(os.environ["AWS_ENDPOINT_URL"], lambda n: hows[n // 5 % len(hows)] if n % 5 == 0 else "") as (url, log):
         reach(url, monkeypatch)
         result = build(songs, f"{s3_bucket}/cache", tiny_autoencoder, **ONE)
         downloaded(f"{s3_bucket}/cache", tmp_path / "cache")
     assert set(log) == {"", *hows}
-    assert result.encoded == len(SONGS)  # once each: no claim was lost to oneself
+    assert result.encoded == len(SONGS)  # once each
     build(songs, tmp_path / "fresh", tiny_autoencoder, **ONE)
     assert tree(tmp_path / "cache") == tree(tmp_path / "fresh")
 
@@ -142,28 +141,22 @@ def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on
 ) -> None:  # fmt: skip
     server, out, gone = os.environ["AWS_ENDPOINT_URL"], f"{s3_bucket}/cache", list[bool]()
 
-    def goes_away(*arguments: Any, **settings: Any) -> Any:
-        for count, record in enumerate(run_jobs_here(*arguments, **settings)):
+    def goes_away(*arguments: Any) -> Any:
+        for count, record in enumerate(run_jobs(*arguments, workers=1)):
             gone.extend([True] * (count == 1))
             yield record
 
-    monkeypatch.setattr(build_module, "run_jobs", goes_away)
     with proxy(server, lambda n: "cut" if gone else "") as (url, _):
         reach(url, monkeypatch)
         with pytest.raises(
             CacheError, match=r"(?s)cache/.*failed again and again.*3 attempts.*run the same command again"
         ):
-            build(songs, out, tiny_autoencoder, **ONE, lease=0.5)
+            build(songs, out, tiny_autoencoder, **ONE, run=goes_away)
     reach(server, monkeypatch)
     assert open_store(out).size("index.json") is None
-    monkeypatch.setattr(build_module, "run_jobs", run_jobs_here)
-    assert build(songs, out, tiny_autoencoder, **ONE, lease=0.5).kept == 2
+    assert build(songs, out, tiny_autoencoder, **ONE).kept == 2
     build(songs, tmp_path / "fresh", tiny_autoencoder, **ONE)
-    # A quick build ends before the lease of the lost one has passed: its claim goes with the next build.
-    made = {
-        name: content for name, content in tree(downloaded(out, tmp_path / "cache")).items() if not is_builder(name)
-    }
-    assert made == tree(tmp_path / "fresh")
+    assert tree(downloaded(out, tmp_path / "cache")) == tree(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize(
@@ -187,13 +180,11 @@ def test_failures_are_told_apart_and_a_final_one_is_not_tried_again(
 
 
 def test_the_command_line_takes_a_url_and_says_at_once_that_nobody_is_there(
-    s3_bucket: str, songs: Path, tiny_autoencoder: Path,
+    s3_bucket: str, songs: Path, tiny_autoencoder: Path, monkeypatch: pytest.MonkeyPatch, impatient: None,
 ) -> None:  # fmt: skip
-    """Before the corpus is read: nobody waits hours to be told of a typing mistake."""
-    nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
-    done = reencoder_cache(
-        "build", songs / "gone", "--out", f"{s3_bucket}/cache", "--autoencoder", tiny_autoencoder, **nobody
-    )
+    """Before the corpus is read: a typing mistake is not found after hours."""
+    reach("http://127.0.0.1:9", monkeypatch)
+    done = reencoder_cache("build", songs / "gone", "--out", f"{s3_bucket}/cache", "--autoencoder", tiny_autoencoder)
     assert done.returncode == 2
     assert done.stderr.count("failed again and again") == 1
     assert f"{s3_bucket}/cache/" in done.stderr

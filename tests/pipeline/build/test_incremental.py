@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from changing_songs import ONE, SONGS, change, songs_in_a_folder, write_song  # noqa: F401, a fixture
-from encode_here import noting_what_is_encoded, run_jobs_here  # noqa: F401, a fixture
+from encode_here import noting_what_is_encoded  # noqa: F401, a fixture
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.weights import save_vocos
-from reencoder_pipeline.build import build as build_module
+from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.inspection.verify import verify_cache
 from tiny_build import SHAPE, build, tree
@@ -87,25 +87,22 @@ def test_the_old_cache_can_be_read_until_the_new_index_replaces_it(
     tiny_autoencoder: Path,
     tmp_path: Path,
     encodes_here: list[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "cache"
     build(songs, out, tiny_autoencoder, **ONE)
     before = open_cache(out).digest
     change(songs)
 
-    def killed(*arguments: Any, **settings: Any) -> Any:
-        for record in run_jobs_here(*arguments, **settings):
+    def killed(*arguments: Any) -> Any:
+        for record in run_jobs(*arguments, workers=1):
             yield record
             assert verify_cache(open_cache(out)) == []
             assert open_cache(out).digest == before
         raise InterruptedError
 
-    monkeypatch.setattr(build_module, "run_jobs", killed)
     with pytest.raises(InterruptedError):
-        build(songs, out, tiny_autoencoder, **ONE)
+        build(songs, out, tiny_autoencoder, run=killed, **ONE)
     assert open_cache(out).digest == before
-    monkeypatch.setattr(build_module, "run_jobs", run_jobs_here)
     result = build(songs, out, tiny_autoencoder, **ONE)
     assert result.built == 0
     assert open_cache(out).digest != before
@@ -179,7 +176,6 @@ def test_tasks_and_autoencoders_share_a_source_each_in_a_cache_of_its_own(
     tiny_autoencoder: Path,
     tmp_path: Path,
     encodes_here: list[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within every shard of one build, the others are built from start to end."""
     torch.manual_seed(1)
@@ -198,15 +194,13 @@ def test_tasks_and_autoencoders_share_a_source_each_in_a_cache_of_its_own(
         build(songs, tmp_path / "alone" / name, autoencoder, **settings)
         alone[name] = tree(tmp_path / "alone" / name)
 
-    def nested(*arguments: Any, **settings: Any) -> Any:
-        monkeypatch.setattr(build_module, "run_jobs", run_jobs_here)
-        for record in run_jobs_here(*arguments, **settings):
+    def nested(*arguments: Any) -> Any:
+        for record in run_jobs(*arguments, workers=1):
             for name, (autoencoder, its) in list(wanted.items())[1:]:
                 build(songs, tmp_path / "together" / name, autoencoder, **its)
             yield record
 
-    monkeypatch.setattr(build_module, "run_jobs", nested)
-    build(songs, tmp_path / "together" / "bwe", tiny_autoencoder, **wanted["bwe"][1])
+    build(songs, tmp_path / "together" / "bwe", tiny_autoencoder, run=nested, **wanted["bwe"][1])
     assert {name: tree(tmp_path / "together" / name) for name in wanted} == alone
     assert tree(songs) == before
     frames = {name: open_cache(tmp_path / "together" / name) for name in wanted}

@@ -23,6 +23,7 @@ from reencoder_pipeline.build.plan import plan_build
 from reencoder_pipeline.build.ray_workers import Encoder, run_on_ray
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError, ReencoderError
+from reencoder_pipeline.stores.store import open_store
 from tiny_build import NUM_SHARDS, SlowAutoencoder, build, leftovers, shard_files, tiny_config, tree
 
 # Not importorskip: Ray reads its settings when it is imported.
@@ -116,7 +117,7 @@ def test_interrupted_and_gone_on_with_while_an_actor_is_killed(
 
     result = build_on(out, "test_ray:load_slow", kill)
     assert killed
-    assert (result.kept, result.built + result.by_others) == (committed, NUM_SHARDS - committed)
+    assert (result.kept, result.built) == (committed, NUM_SHARDS - committed)
     assert tree(out) == tree(quiet)  # failures.jsonl too
     assert open_cache(out).digest == open_cache(quiet).digest
     assert leftovers(out) == []
@@ -141,7 +142,7 @@ def test_all_nodes_die_and_another_joins(
 
     result = build_on(out, "test_ray:load_slow", kill)
     assert lost == []
-    assert (result.kept, result.built + result.by_others) == (0, NUM_SHARDS)
+    assert (result.kept, result.built) == (0, NUM_SHARDS)
     assert tree(out) == tree(quiet)
     assert leftovers(out) == []
 
@@ -179,7 +180,7 @@ def test_what_a_node_does_not_have_is_named(tiny_autoencoder: Path, music: Path,
 
     def begin(file: Path, **other: Any) -> str | ReencoderError:
         settings = {"spec": spec, "folder": Path.cwd(), "music": file, "mark": mark, "device": "cpu", **other}
-        return Encoder(out, config).begin(**settings)
+        return Encoder(open_store(out), config).begin(**settings)
 
     assert_error(begin(tmp_path / "gone.wav"), CacheError, f"{tmp_path / 'gone.wav'}: is not there on node")
     assert_error(begin(music / "mono.wav"), CacheError, f"{out}: is not there on node")
@@ -201,7 +202,7 @@ def test_a_full_gpu_is_named_with_a_smaller_batch(
 
     config = tiny_config(tiny_autoencoder, batch_segments=batch)
     (job, *_) = plan_build(music, config).jobs
-    encoder = Encoder(tmp_path, config)
+    encoder = Encoder(open_store(tmp_path), config)
     encoder._autoencoder = Struck(load_autoencoder(config.autoencoder), fill, by=lambda audio: True)
     error = encoder.build(job)
     assert_error(error, CacheError, f"--set {remedy}, into another --out")

@@ -12,9 +12,8 @@ import soundfile
 import torch
 import zarr
 
-from encode_here import noting_what_is_encoded, run_jobs_here  # noqa: F401, a fixture
+from encode_here import noting_what_is_encoded  # noqa: F401, a fixture
 from reencoder_pipeline.autoencoder import load_autoencoder
-from reencoder_pipeline.build import build as build_module
 from reencoder_pipeline.cache.formats.int8 import dequantised, quantised, scale_of
 from reencoder_pipeline.cache.formats.zarr_shards import data_file, is_linear
 from reencoder_pipeline.cache.latent_cache import LatentCache
@@ -63,11 +62,9 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def caches(songs: Path, tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same songs in 8 bits, in both formats, and in float32. Not to be changed: copy them."""
     folder = tmp_path_factory.mktemp("caches")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(build_module, "run_jobs", run_jobs_here)
-        for storage in STORAGES:
-            build(songs, folder / storage, tiny_autoencoder, format=storage, precision="int8", **SETTINGS)
-        build(songs, folder / "float32", tiny_autoencoder, precision="float32", **SETTINGS)
+    for storage in STORAGES:
+        build(songs, folder / storage, tiny_autoencoder, format=storage, precision="int8", **SETTINGS)
+    build(songs, folder / "float32", tiny_autoencoder, precision="float32", **SETTINGS)
     return {name: folder / name for name in (*STORAGES, "float32")}
 
 

@@ -58,7 +58,7 @@ def test_a_place_behind_a_url_is_looked_at_too(name: str) -> None:
 
 def test_what_a_killed_build_left_is_its_own(tmp_path: Path) -> None:
     key = "0123456789abcdef0123"
-    lay(tmp_path, scratch_name(), f"{7:016x}.builder", ".lock", f"shards/{key}.claim")
+    lay(tmp_path, scratch_name(), f"{7:016x}.builder", ".lock", "part-3-of-16.lock", f"shards/{key}.claim")
     require_own_place(FolderStore(tmp_path))
     lay(tmp_path, "shards/notes.txt")
     with pytest.raises(ConfigError, match="shards"):
