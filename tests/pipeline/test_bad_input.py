@@ -57,7 +57,7 @@ def test_bad_files_are_quarantined_and_the_rest_is_built(tmp_path: Path, tiny_au
     ("arguments", "message"),
     [
         (["build", "no/such/folder"], "no such folder or manifest"),
-        (["build", "{empty}"], "no tracks found"),
+        (["build", "{empty}"], "the source holds no tracks"),
         (["build", "{text_only}"], "not one track could be encoded"),
         (["build", "{text_only}", "--set", "precison=float16"], "did you mean precision?"),
         (["build", "{text_only}", "--set", "autoencoder=hause"], "the autoencoder is unknown"),

@@ -50,7 +50,7 @@ def test_a_manifest_that_is_nested_is_refused_by_its_line(tmp_path: Path, text: 
 def test_a_manifest_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(bytes(2**26)))
-    assert f"{path}: unpacks to far more" in said(lambda: read_corpus(path), kind=CorpusError)
+    assert f"{path}: the file unpacks to far more" in said(lambda: read_corpus(path), kind=CorpusError)
 
 
 def test_a_manifest_may_be_packed_in_several_members(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Where music comes from: folders, manifests, splits, and free music."""
+"""Finds tracks in folders and manifests, assigns their splits, and fetches free music."""

@@ -1,4 +1,4 @@
-"""Runs apt without root to download Debian packages."""
+"""Downloads Debian packages with apt, without root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRESS_SECONDS = 5.0
 
 
 class _Apt:
-    """apt-get with the machine's sources and keys, but lists, cache and downloads in a folder of our own: no root."""
+    """Runs apt-get with the machine's sources and keys, but with lists, cache and downloads in one folder: no root."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()  # apt reads relative folders from its own root
@@ -31,7 +31,7 @@ class _Apt:
         settings = {
             "Dir::State": self._folder / "state",
             "Dir::State::lists": self._lists,
-            "Dir::State::status": status,  # what is installed here does not matter
+            "Dir::State::status": status,  # empty: installed packages do not matter
             "Dir::Cache": self._folder / "cache",
             "Dir::Log": self._folder,
             "Acquire::Languages": "none",
@@ -40,16 +40,16 @@ class _Apt:
         self._options = [f"-o{name}={value}" for name, value in settings.items()]
 
     def update(self, progress: Progress) -> None:
-        """Read the package lists anew. One bad source among good ones does no harm: apt warns and goes on."""
+        """Fetch the package lists. One bad source among good ones does no harm: apt warns and goes on."""
         progress("reading the package lists of this machine's apt sources")
         code, said = self._run("update", cwd=self._folder)
         if not any(self._lists.glob("*_Packages*")):
-            what = f"apt-get update brought no package lists (exit {code})"
+            what = f"apt-get update fetched no package lists (exit {code})"
             raise FetchError(what, value=_complaints(said), remedy=NETWORK)
 
     def download(self, package: str, progress: Progress) -> Path | None:
-        """The .deb file, or the whole one that a killed run left. None when no source has the package."""
-        _, said = self._run("download", "--print-uris", package, cwd=self._folder)  # it is silent about files it finds
+        """Download the .deb file, unless an earlier run has. None if no source has the package."""
+        _, said = self._run("download", "--print-uris", package, cwd=self._folder)  # apt omits files in its own cwd
         offered = re.search(r"^'[^']+' (\S+) (\d+)", said, flags=re.MULTILINE)
         if offered is None:
             return None
@@ -65,11 +65,11 @@ class _Apt:
         progress(f"{package}: downloading {size / 1e6:.0f} MB")
         code, said = self._run("download", package, cwd=self._downloads, meanwhile=tell)
         if code != 0 or not deb.is_file():
-            raise FetchError(f"cannot download {package}", value=_complaints(said), remedy=NETWORK)
+            raise FetchError(f"{package} cannot be downloaded", value=_complaints(said), remedy=NETWORK)
         return deb
 
     def _run(self, *arguments: str, cwd: Path, meanwhile: Callable[[], None] | None = None) -> tuple[int, str]:
-        """Exit code and everything said; `meanwhile` is called every few seconds. apt ends when we are interrupted."""
+        """The exit code and all output; calls `meanwhile` every few seconds. An interruption also ends apt."""
         command = ["apt-get", "-q", *self._options, *arguments]
         log = self._folder / "apt.log"
         with log.open("w") as said:
@@ -97,6 +97,6 @@ class _Apt:
 
 
 def _complaints(said: str) -> str:
-    """apt's errors and warnings, or its last words."""
+    """apt's last errors and warnings, or the last line of its output."""
     lines = said.strip().splitlines()
     return "\n  ".join([line for line in lines if line[:2] in {"E:", "W:"}][-4:] or lines[-1:])

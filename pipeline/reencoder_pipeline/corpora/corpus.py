@@ -1,4 +1,4 @@
-"""A corpus: tracks from a folder, a text list, or a manifest as people already have it; splits by track."""
+"""Reads a corpus of tracks from a folder, a text list, or a manifest in one of several common forms."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ AUDIO_SUFFIXES = frozenset(
 )
 SPLITS = ("train", "valid", "test")
 LARGEST_MANIFEST = 2**32  # bytes
-UNPACKED_AT_ONCE = 4096  # bytes: what lies behind a member's end is copied, and a member may be 20 bytes long
-MOST_UNPACKED = 200  # times its size: paths that are much alike are packed to a thirtieth
-# NeMo, Hugging Face AudioFolder, audiocraft and our own; lhotse's `sources` is read below.
+UNPACKED_AT_ONCE = 4096  # bytes: zlib copies the rest behind a gzip member's end, and a member may be 20 bytes long
+MOST_UNPACKED = 200  # times the packed size; very similar paths are packed to a thirtieth
+# Keys of NeMo, Hugging Face AudioFolder, audiocraft and this project; lhotse's `sources` is read below.
 PATH_KEYS = ("path", "audio_filepath", "file_name")
 
 
 @dataclass(frozen=True)
 class Track:
-    """One recording. What a manifest does not say is None and is found out when the track is read."""
+    """One recording. Fields that a manifest leaves out are None; they are measured when the track is read."""
 
     id: str
     path: Path
@@ -41,21 +41,26 @@ class Track:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The tracks of a source, and what of its files is not taken."""
+    """The tracks of a source, and the files and folders that were left out."""
 
     tracks: tuple[Track, ...]
     left_out: LeftOut
 
 
 def read_corpus(source: Path) -> tuple[Track, ...]:
-    """The tracks of `find_corpus`."""
+    """The tracks of `find_corpus`.
+
+    Example::
+
+        tracks = read_corpus(Path("/my/music"))  # or manifest.jsonl, manifest.jsonl.gz, files.txt
+    """
     return find_corpus(source).tracks
 
 
 def find_corpus(source: Path) -> Corpus:
-    """The tracks of a folder (with its subfolders), a .jsonl[.gz] manifest, or a text list of paths, in a fixed order.
+    """Find the tracks of a folder and its subfolders, a .jsonl[.gz] manifest, or a text list of paths, in fixed order.
 
-    Relative paths are relative to the manifest. CorpusError when there is nothing, or a row cannot be understood.
+    Relative paths are relative to the manifest. CorpusError if there are no tracks, or a row is not valid.
     """
     left = LeftOut()
     if source.is_dir():
@@ -66,10 +71,12 @@ def find_corpus(source: Path) -> Corpus:
     if not tracks:
         kinds = " ".join(sorted(AUDIO_SUFFIXES))
         found = "; ".join(left.lines()) or None
-        raise CorpusError("no tracks found", where=source, value=found, remedy=f"audio files end in {kinds}")
+        remedy = f"give a folder or list with audio files, which end in {kinds}"
+        raise CorpusError("the source holds no tracks", where=source, value=found, remedy=remedy)
     repeated = [name for name, count in Counter(track.id for track in tracks).items() if count > 1]
     if repeated:
-        raise CorpusError("track ids are not unique", where=source, value=", ".join(repeated[:5]))
+        value, remedy = ", ".join(repeated[:5]), "list each file once, or give every row its own `id`"
+        raise CorpusError("track ids are not unique", where=source, value=value, remedy=remedy)
     return Corpus(tracks, left)
 
 
@@ -87,8 +94,9 @@ def _from_manifest(manifest: Path) -> Iterator[Track]:
         text = (_unpacked(content, manifest) if manifest.suffix == ".gz" else content).decode("utf-8-sig")
     except (UnicodeDecodeError, EOFError, zlib.error) as error:
         remedy = "give a folder of audio, a .jsonl or .jsonl.gz manifest, or a text list of files"
-        raise CorpusError("cannot be read as a manifest", where=manifest, value=str(error), remedy=remedy) from None
-    # Not splitlines: it also breaks at characters that JSON strings and file names may hold, such as U+2028.
+        what = "the file cannot be read as a manifest"
+        raise CorpusError(what, where=manifest, value=str(error), remedy=remedy) from None
+    # Not splitlines: it also breaks at characters that JSON strings and file names may contain, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         if text := line.strip():
             where = f"{manifest}:{number}"
@@ -104,7 +112,7 @@ def _resolved(name: str, folder: Path) -> Path:
 
 
 def _unpacked(content: bytes, manifest: Path) -> bytes:
-    """gzip's content, all members of it, unless it is far larger than a manifest's would be."""
+    """Unpack all members of a gzip file. CorpusError if the result is far larger than a manifest would be."""
     most, unpacked, at, member = MOST_UNPACKED * len(content) + 2**24, bytearray(), 0, zlib.decompressobj(wbits=31)
     while at < len(content):
         if member.eof:
@@ -112,13 +120,14 @@ def _unpacked(content: bytes, manifest: Path) -> bytes:
         part = content[at : at + UNPACKED_AT_ONCE]
         unpacked += member.decompress(part, most + 1 - len(unpacked))
         if len(unpacked) > most:
+            what = "the file unpacks to far more than a manifest does"
             value, remedy = f"more than {most:,} bytes from {len(content):,}", "give it without compression"
-            raise CorpusError("unpacks to far more than a manifest does", where=manifest, value=value, remedy=remedy)
+            raise CorpusError(what, where=manifest, value=value, remedy=remedy)
         at += len(part) - len(member.unused_data)
         while member.eof and content[at : at + 1] == b"\0":
             at += 1
     if content and not member.eof:
-        raise EOFError("it ends before its compressed data does")
+        raise EOFError("the file ends before its compressed data does")
     return bytes(unpacked)
 
 
@@ -126,7 +135,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     row = parse_json(text, kind=CorpusError, where=where, what="manifest row")
     if not isinstance(row, dict):
         remedy = "write one JSON object a line"
-        raise CorpusError("a manifest row is a JSON object", where=where, value=text[:80], remedy=remedy)
+        raise CorpusError("the manifest row is not a JSON object", where=where, value=text[:80], remedy=remedy)
     return row
 
 
@@ -137,25 +146,26 @@ def _from_row(row: dict[str, Any], folder: Path, where: str) -> Track:
             name = source
     if not isinstance(name, str):
         known = ", ".join((*PATH_KEYS, "sources[0].source"))
-        raise CorpusError("names no audio file", where=where, value=sorted(row), remedy=f"give one of: {known}")
+        what, remedy = "the manifest row names no audio file", f"add one of: {known}"
+        raise CorpusError(what, where=where, value=sorted(row), remedy=remedy)
     if row.get("offset"):
-        raise CorpusError(
-            "excerpts (offset) are not supported, a track is a whole file", where=where, value=row["offset"]
-        )
+        what, remedy = "excerpts (`offset`) are not supported", "cut the excerpt into a file of its own"
+        raise CorpusError(what, where=where, value=row["offset"], remedy=remedy)
     split = row.get("split")
     if split is not None and split not in SPLITS:
-        raise CorpusError("unknown split", where=where, value=split, remedy=f"one of: {', '.join(SPLITS)}")
+        remedy = f"choose one of: {', '.join(SPLITS)}"
+        raise CorpusError("the split is unknown", where=where, value=split, remedy=remedy)
     tasks = row.get("tasks")
     if tasks is not None and not (isinstance(tasks, list) and all(task in tuple(TASKS) for task in tasks)):
-        raise CorpusError("unknown tasks", where=where, value=tasks, remedy=f"a list of: {', '.join(TASKS)}")
+        what, remedy = "the tasks are not a list of known tasks", f"choose from: {', '.join(TASKS)}"
+        raise CorpusError(what, where=where, value=tasks, remedy=remedy)
     sha256, num_samples = row.get("sha256"), row.get("num_samples")
     if not isinstance(sha256, str | None):
-        raise CorpusError("sha256 is not text", where=where, value=sha256)
+        remedy = "write the file's sha256 as hexadecimal text, or leave it out"
+        raise CorpusError("sha256 is not text", where=where, value=sha256, remedy=remedy)
     if num_samples is not None and not (type(num_samples) is int and 0 < num_samples < 2**63):
-        remedy = "write the number of samples of one channel, or leave it out"
-        raise CorpusError(
-            "num_samples is not a whole number of samples", where=where, value=repr(num_samples)[:80], remedy=remedy
-        )
+        what, remedy = "num_samples is not a whole number", "write the samples of one channel, or leave it out"
+        raise CorpusError(what, where=where, value=repr(num_samples)[:80], remedy=remedy)
     return Track(
         id=name if row.get("id") is None else str(row["id"]),
         path=_resolved(name, folder),

@@ -1,4 +1,4 @@
-"""Fetches freely licensed music from the machine's Debian mirror, as an ordinary user, and writes its manifest."""
+"""Fetches freely licensed music from the machine's Debian mirror, without root, and writes its manifest."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from reencoder_pipeline.stores.atomic import beside, write_text
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.own_folder import require_own_folder
 
-COLLECTIONS = ("debian-music", "debian-unseen")  # the second: packages that nothing of ours is trained on
+COLLECTIONS = ("debian-music", "debian-unseen")  # no released module is trained on the second
 Row = dict[str, Any]
 
-MARK = "fetch.json"  # says that the folder is ours: written first
+MARK = "fetch.json"  # written first; marks the folder as one of this command
 
 
 def fetch_debian_music(
@@ -33,9 +33,9 @@ def fetch_debian_music(
     """Put the tracks of a collection's `packages` (None: all) into `out`; return `out`/manifest.jsonl, written last.
 
     A track lies at <package>/<its path inside>, a member of an archive at <package>/<archive>/<member>. Tracks already
-    there with the right sha256 stay; with all of them there, nothing is downloaded. The manifest holds the tracks of
-    `packages` that are as the collection's list in data_manifests/ says; others (the package was updated, or is not in
-    this release) are left out and named in `out`/failures.jsonl. FetchError when there is nothing left to use.
+    there with the right sha256 are kept; if all are there, nothing is downloaded. The manifest holds the tracks that
+    match the collection's list in data_manifests/; others (of an updated or missing package) are left out and listed in
+    `out`/failures.jsonl. FetchError if nothing usable is left.
     """
     rows = _rows_of(packages, manifest_path(collection))
     require_own_folder(out, marks={MARK: ("made_by", "collection"), "manifest.jsonl": ("id", "package", "sha256")})
@@ -51,12 +51,12 @@ def fetch_debian_music(
                 present |= {row["id"] for row in missing} - {failure["id"] for failure in failures}
             return _finish(out, [row for row in rows if row["id"] in present], failures, progress)
     except OSError as error:
-        where, remedy = error.filename or out, "make room, or choose another --out"
-        raise FetchError("cannot be read or written", where=where, value=error.strerror, remedy=remedy) from error
+        what, remedy = "the file cannot be read or written", "free some space, or choose another --out"
+        raise FetchError(what, where=error.filename or out, value=error.strerror, remedy=remedy) from error
 
 
 def manifest_path(collection: str = "debian-music") -> Path:
-    """data_manifests/debian_music.jsonl and its like, of an installed wheel or of a checkout."""
+    """The list of a collection, data_manifests/<collection>.jsonl, in an installed wheel or a checkout."""
     here = Path(__file__).resolve()
     for folder in (here.parents[1], here.parents[3]):
         path = folder / "data_manifests" / f"{collection.replace('-', '_')}.jsonl"
@@ -66,10 +66,11 @@ def manifest_path(collection: str = "debian-music") -> Path:
 
 
 def track_path(row: Row) -> PurePosixPath:
-    """Where a manifest row's track lies, relative to the fetched folder. FetchError for a path that would leave it."""
+    """The path of a row's track, relative to the fetched folder. FetchError for a path that leaves it."""
     package, path = PurePosixPath(row["package"]), PurePosixPath(row["path"].replace("!", "/"))
     if len(package.parts) != 1 or path.is_absolute() or ".." in (*package.parts, *path.parts):
-        raise FetchError("a track's path leaves its package", where=row["id"], value=row["path"])
+        what, remedy = "the track's path leaves its package", "restore the list in data_manifests/"
+        raise FetchError(what, where=row["id"], value=row["path"], remedy=remedy)
     return package / path
 
 
@@ -79,21 +80,21 @@ def _rows_of(packages: Sequence[str] | None, manifest: Path) -> list[Row]:
     wanted = known if packages is None else packages
     unknown = [package for package in wanted if package not in known]
     if unknown or not wanted:
-        what, value = "not packages of Debian music that are known here", ", ".join(unknown) or "no name"
+        what, value = "the list of Debian music has no such packages", ", ".join(unknown) or "no name"
         raise FetchError(what, value=value, remedy=f"choose from {', '.join(known)}, or {OWN_MUSIC}")
     return [row for row in rows if row["package"] in wanted]
 
 
 @contextmanager
 def _one_at_a_time(out: Path) -> Iterator[None]:
-    """One fetch in a folder at a time. The kernel drops the lock with the process, however that ends."""
+    """Lock the folder against other fetches. The kernel releases the lock when the process ends, even if killed."""
     out.mkdir(parents=True, exist_ok=True)
     folder = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise FetchError("another fetch is at work in this folder", where=out, remedy="wait for it to end") from None
+        raise FetchError("another fetch runs in this folder", where=out, remedy="wait for it to end") from None
     finally:
         os.close(folder)
 
@@ -104,7 +105,7 @@ def _is_there(row: Row, out: Path) -> bool:
 
 
 def _finish(out: Path, rows: list[Row], failures: list[Row], progress: Progress) -> Path:
-    """failures.jsonl (none when nothing failed), then manifest.jsonl; each is written beside its place and renamed."""
+    """Write failures.jsonl (none if nothing failed), then manifest.jsonl, each atomically."""
     reasons = [f"{failure['id']}: {failure['reason']}" for failure in failures]
     if not rows:
         raise FetchError("none of the music can be used", where=out, value="\n  ".join(reasons[:5]), remedy=NETWORK)
@@ -124,20 +125,20 @@ def _write_lines(path: Path, rows: list[Row]) -> None:
 
 
 def _fetch_missing(missing: list[Row], out: Path, progress: Progress) -> list[Row]:
-    """Download, unpack, check and place, package by package. Returns what had to be left out, with the reason."""
+    """Download, unpack, check and place, package by package. Returns the tracks left out, with the reasons."""
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            what = f"{program} is not on this machine, and the example music comes in Debian packages"
+            what = f"this machine has no {program}, and the example music comes in Debian packages"
             raise FetchError(what, remedy=f"run this on Debian or Ubuntu (a container will do), or {OWN_MUSIC}")
     apt = _Apt(out / ".apt")
     apt.update(progress)
-    (out / "manifest.jsonl").unlink(missing_ok=True)  # it is there when everything is: written last, removed first
+    (out / "manifest.jsonl").unlink(missing_ok=True)  # it marks a complete folder: written last, removed first
     failures: list[Row] = []
     for package in dict.fromkeys(row["package"] for row in missing):
         wanted = [row for row in missing if row["package"] == package]
         deb = apt.download(package, progress)
         if deb is None:
-            reasons = dict.fromkeys((row["id"] for row in wanted), "no such package in the release of this machine")
+            reasons = dict.fromkeys((row["id"] for row in wanted), "this machine's release has no such package")
         else:
             unpacked = out / ".apt" / "unpacked"
             _unpack(deb, unpacked)
@@ -154,13 +155,12 @@ def _unpack(deb: Path, folder: Path) -> None:
     done = subprocess.run(["dpkg-deb", "-x", deb, folder], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         deb.unlink()
-        raise FetchError(
-            "cannot be unpacked", where=deb.name, value=done.stderr.strip(), remedy="run the command again"
-        )
+        what, remedy = "the package cannot be unpacked", "run the command again"
+        raise FetchError(what, where=deb.name, value=done.stderr.strip(), remedy=remedy)
 
 
 def _place(row: Row, unpacked: Path, out: Path) -> str | None:
-    """Copy one track out of the unpacked package if its digest is the manifest's; otherwise return the reason."""
+    """Copy one track out of the unpacked package and return None; return the reason if that is not possible."""
     target = out / track_path(row)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = beside(target)
@@ -171,7 +171,7 @@ def _place(row: Row, unpacked: Path, out: Path) -> str | None:
                 digest.update(block)
                 copy.write(block)
         if digest.hexdigest() != row["sha256"]:
-            return f"the package holds another recording than the manifest's version {row['version']}"
+            return f"the recording differs from the one in the list (version {row['version']})"
         scratch.replace(target)
     except (KeyError, FileNotFoundError):
         return f"the package no longer holds {row['path']}"
@@ -184,7 +184,7 @@ def _place(row: Row, unpacked: Path, out: Path) -> str | None:
 
 @contextmanager
 def _open_member(path: str, unpacked: Path) -> Iterator[IO[bytes]]:
-    """A file of the package, or "archive.pk3!member". No link of the package is followed out of it."""
+    """Open a file of the package, or "archive.pk3!member". Links that leave the package are not followed."""
     name, _, member = path.partition("!")
     file = (unpacked / name).resolve()
     if not file.is_relative_to(unpacked.resolve()):

@@ -1,4 +1,4 @@
-"""Finds the files below a folder, through links to folders too, and says what it leaves out."""
+"""Finds the files below a folder, also through links to folders, and reports what it leaves out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reencoder_pipeline.errors import CorpusError
 
-# Sound that libsndfile does not read; some of it stands in files that hold pictures too.
+# Formats with sound that libsndfile does not read; some can also hold pictures.
 OTHER_AUDIO = frozenset(
     ".m4a .m4b .m4p .m4r .mp4 .aac .adts .wma .asf .webm .weba .mka .mkv .mov .3gp .3ga .ac3 .eac3 .ec3 .dts .wv .ape "  # noqa: SIM905
     ".tta .mp1 .mp2 .mpa .mpga .mpc .mp+ .mpp .ofr .ofs .dsf .dff .alac .amr .awb .ra .ram .rm .spx .oma .aa3 .at3 .aa "
@@ -18,13 +18,12 @@ OTHER_AUDIO = frozenset(
 )
 HIDDEN_FILES, HIDDEN_FOLDERS = "hidden files", "hidden folders"
 UNREADABLE, LINKS_ABOVE = "unreadable folders", "links to a folder above"
-SHOWN = 3  # names of each kind
+SHOWN = 3  # paths named for each kind
 
 
 @dataclass(frozen=True)
 class Found:
-    """`files` below the folder that was asked for, sorted, each folder's once; `folders` that could not be entered and
-    why: kind -> paths."""
+    """`files` below a folder, sorted, each folder's once; `folders`: reason -> hidden paths and folders not entered."""
 
     files: tuple[Path, ...]
     folders: Mapping[str, tuple[Path, ...]]
@@ -32,7 +31,7 @@ class Found:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What lies below a folder and is not taken: a suffix such as ".m4a", or what is wrong with a folder -> paths."""
+    """Paths below a folder that are left out, by suffix (such as ".m4a") or by the problem with a folder."""
 
     paths: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
@@ -41,14 +40,12 @@ class LeftOut:
         return {name: len(paths) for name, paths in sorted(self.paths.items())}
 
     def lines(self) -> list[str]:
-        """One sentence for each kind of thing."""
+        """One sentence about all unread formats, and one for each problem."""
         said = []
         formats = {name: count for name, count in self.counts.items() if name.startswith(".")}
         if formats:
             kinds = ", ".join(f"{count} {name}" for name, count in formats.items())
-            said.append(
-                f"left out: {kinds}; these formats are not read: convert them, for example with ffmpeg, to FLAC"
-            )
+            said.append(f"left out: {kinds}; these formats are not read: convert them to FLAC, for example with ffmpeg")
         for name, paths in sorted(self.paths.items()):
             if not name.startswith("."):
                 more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
@@ -57,10 +54,10 @@ class LeftOut:
 
 
 def find_files(folder: Path) -> Found:
-    """Everything below a folder but what is hidden. Links to folders are followed; each folder is entered once, by its
-    own path where it has one below here. CorpusError if the folder itself cannot be read.
+    """Find every file below a folder that is not hidden. CorpusError if the folder itself cannot be read.
 
-    A link to a folder above this one is not followed: everything here would lie below itself.
+    Links to folders are followed, except to folders above this one, which contain it. Each folder is entered once, by
+    its own path rather than a link if it has one below this folder.
     """
     files: list[Path] = []
     left: dict[str, list[Path]] = {}
@@ -68,7 +65,7 @@ def find_files(folder: Path) -> Found:
     entered: set[tuple[int, int]] = set()
     waiting, links = [folder], list[Path]()
     while waiting or links:
-        # Folders before links: a path without a link is a track's name, whatever links lead to it.
+        # Folders before links, so that tracks are named by paths without links where possible.
         here = waiting.pop() if waiting else heapq.heappop(links)
         try:
             status = here.stat()
@@ -83,16 +80,14 @@ def find_files(folder: Path) -> Found:
                 names = list(entries)
         except OSError as error:
             if here == folder:
-                remedy = "check its permissions"
-                raise CorpusError(
-                    "the folder cannot be read", where=folder, value=error.strerror, remedy=remedy
-                ) from None
+                what, remedy = "the folder cannot be read", "check its permissions"
+                raise CorpusError(what, where=folder, value=error.strerror, remedy=remedy) from None
             left.setdefault(UNREADABLE, []).append(here)
             continue
         for entry in names:
             path, is_folder = here / entry.name, _is_folder(entry)
             if entry.name.startswith("."):
-                if not entry.name.startswith("._"):  # what macOS keeps beside a file on other disks
+                if not entry.name.startswith("._"):  # metadata that macOS keeps beside files on foreign disks
                     left.setdefault(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, []).append(path)
             elif not is_folder:
                 files.append(path)
@@ -106,12 +101,12 @@ def find_files(folder: Path) -> Found:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that cannot be followed
+    except OSError:  # a broken link
         return False
 
 
 def left_out(found: Found, *, taken: frozenset[str]) -> LeftOut:
-    """Of what was found: sound of other formats than those that are `taken`, hidden sound, and folders."""
+    """Select what a corpus has to report: sound in formats that are not `taken`, hidden sound, and skipped folders."""
     paths: dict[str, list[Path]] = {}
     for path in found.files:
         suffix = path.suffix.lower()

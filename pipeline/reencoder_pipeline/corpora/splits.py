@@ -12,10 +12,10 @@ from reencoder_pipeline.corpora.twins import same_content
 
 
 def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: float) -> tuple[Track, ...]:
-    """Give every track without a split one, by a hash of its id: it lands in the same split in any corpus.
+    """Give every track without a split one, by a hash of its id, so that it gets the same split in any corpus.
 
-    Files with the same content are one recording: all follow the first of them that has a split, else the first.
-    Only where a small corpus would leave a wanted split empty is the nearest track by hash moved into it.
+    Files with the same content are one recording: all follow the first that has a split, else the first. If a small
+    corpus leaves a wanted split empty, the train track with the lowest hash moves into it.
     """
     first = first_alike(tracks)
     own = [track for track in tracks if track.split is None and first[track.id].id == track.id]
@@ -35,7 +35,7 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
 
 
 def first_alike(tracks: Sequence[Track]) -> dict[str, Track]:
-    """id -> the track whose split it takes: itself, or among files of the same content the first that has a split."""
+    """id -> the track whose split it takes: itself, or the leader of the files with the same content."""
     by_path: dict[Path, list[Track]] = {}
     for track in tracks:
         by_path.setdefault(track.path, []).append(track)
@@ -50,7 +50,7 @@ def first_alike(tracks: Sequence[Track]) -> dict[str, Track]:
 
 
 def unit_hash(track_id: str) -> float:
-    """A place in [0, 1) that belongs to this id and to nothing else."""
+    """A number in [0, 1) that depends only on this id."""
     return int.from_bytes(hashlib.sha256(track_id.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 

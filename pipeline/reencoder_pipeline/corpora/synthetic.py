@@ -1,4 +1,4 @@
-"""Synthetic stereo clips: what the demo falls back to without music. They are no evidence of quality."""
+"""Renders synthetic stereo clips, the demo's fallback without music. They are no evidence of quality."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def render_clips(folder: Path, *, count: int, seconds: float, seed: int, sample_
 
 
 def render_clip(*, seconds: float, seed: int | tuple[int, ...], sample_rate: int = 44_100) -> NDArray[np.float32]:
-    """(2, samples) float32, peak 0.7: every quarter of a second a note and a noise hit, each at its own place."""
+    """(2, samples) float32, peak 0.7: every quarter of a second a note and a noise hit, each panned by itself."""
     rng = np.random.default_rng(seed)
     num_samples = round(seconds * sample_rate)
     audio = np.zeros((2, num_samples))
@@ -39,7 +39,7 @@ def render_clip(*, seconds: float, seed: int | tuple[int, ...], sample_rate: int
 
 
 def _pluck(pitch: float, time: NDArray[np.float64], rng: np.random.Generator, *, nyquist: float) -> NDArray[np.float64]:
-    """Harmonics up to Nyquist that fall by 1/n and decay faster the higher they are."""
+    """Harmonics up to Nyquist; harmonic n has amplitude 1/n, and higher ones decay faster."""
     numbers = np.arange(1, int(nyquist / pitch))
     phases = rng.uniform(0, 2 * np.pi, len(numbers))
     decay = np.exp(-np.outer(1.0 + 0.15 * numbers, time))

@@ -1,4 +1,4 @@
-"""Files with the same content under several names: copies of one recording belong to one split."""
+"""Finds files with the same content under several names: copies of one recording belong to one split."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
-# Bytes from the beginning, the middle and the end, before a file is read as a whole: excerpts that were cut to one
-# length are all of one size, and 100,000 of them are looked into so.
+# Bytes compared at the beginning, middle and end before whole files are read. A corpus of 100,000 excerpts cut to one
+# length has files of equal size, and reading them all would take long.
 SAMPLED = 4_096
 
 
 def same_content(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
-    """Groups of at least two regular files with the same bytes. Only files of equal size are looked into, and only
-    those that are equal in samples of their bytes are read."""
+    """Groups of at least two regular files with the same bytes. Only files of equal size are opened, and only those
+    with equal samples of their bytes are read whole."""
     groups: list[tuple[Path, ...]] = [tuple(dict.fromkeys(paths))]
     for key in (_size, _sample, _digest):
         groups = [members for group in groups for members in _split_by(key, group)]
@@ -28,7 +28,7 @@ def _split_by(key: Callable[[Path], Hashable], group: Sequence[Path]) -> list[tu
         try:
             value = key(path)
         except (OSError, ValueError):
-            continue  # it is named when it is read as a track
+            continue  # reading it as a track will report the error
         if value is not None:
             by_key[value].append(path)
     return [tuple(members) for members in by_key.values() if len(members) > 1]
@@ -53,7 +53,7 @@ def _digest(path: Path) -> bytes:
 
 
 def across_splits(tracks: Iterable[tuple[str, str | None, str]]) -> list[str]:
-    """Of (id, split, sha256): a sentence for each content that lies in several splits; it names a track of each."""
+    """A sentence for each content that lies in several splits, from (id, split, sha256) of every track."""
     by_content: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, split, sha256 in tracks:
         if len(sha256) == 64 and split is not None:

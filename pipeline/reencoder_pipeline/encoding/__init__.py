@@ -1,1 +1,1 @@
-"""Encodes tracks into frames, block by block."""
+"""Encodes tracks into latent frames, block by block, in little memory."""

@@ -1,4 +1,4 @@
-"""A whole track into frames: equal segments with real context on both sides, so that no seam can be found."""
+"""Encodes audio into frames: equal segments with real context on both sides, so that no seams appear."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 
 NOT_NUMBERS = "the autoencoder produced values that are not numbers"
+CHECK_WEIGHTS = "check the autoencoder's weights, or leave this file out"
 
 
 def encode_stream(autoencoder: Autoencoder, audio: Audio, *, segment_frames: int) -> NDArray[np.float32]:
     """(1, samples), or (2, samples) for a joint autoencoder, at its rate -> (frames, channels) float32 posterior means.
 
-    Segments are encoded one by one, as a build does with `batch_segments` 1.
+    Segments are encoded one by one, as a build does with `batch_segments` 1. AudioError for values that are not finite.
+
+    Example::
+
+        frames = encode_stream(load_autoencoder("house"), audio, segment_frames=430)  # segments of 10 s
     """
     spec = autoencoder.spec
     frames = np.empty((spec.num_frames(audio.shape[-1]), spec.channels), dtype=np.float32)
@@ -31,20 +36,20 @@ def encode_stream(autoencoder: Autoencoder, audio: Audio, *, segment_frames: int
         (latents,) = encode_batch(autoencoder, [audio[:, segment.start * spec.hop : segment.stop * spec.hop]], size=1)
         frames[segment.keep_start : segment.keep_stop] = kept_frames(segment, latents)
     if not np.isfinite(frames).all():
-        raise AudioError(NOT_NUMBERS)
+        raise AudioError(NOT_NUMBERS, remedy=CHECK_WEIGHTS)
     return frames
 
 
 def kept_frames(segment: Segment, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(T, C) of all of a segment -> without its context."""
+    """(T, C) of a whole segment -> the frames without its context."""
     return latents[segment.keep_start - segment.start : segment.keep_stop - segment.start]
 
 
 def encode_batch(autoencoder: Autoencoder, pieces: Sequence[Audio], *, size: int) -> NDArray[np.float32]:
-    """At most `size` pieces (channels, samples), equally long -> (pieces, T, C).
+    """Encode at most `size` pieces (channels, samples) of equal length -> (pieces, T, C).
 
-    A matrix product rounds differently for another batch size (house, CPU: by 2e-7), and what a cache holds must not
-    depend on how many segments happened to be there. So the batch always has `size` items; silence fills it up.
+    A matrix product rounds differently for another batch size (house, CPU: by 2e-7), and a cache must not depend on how
+    many segments were ready. So the batch always has `size` items, filled up with silence.
     """
     import torch
 
@@ -56,17 +61,17 @@ def encode_batch(autoencoder: Autoencoder, pieces: Sequence[Audio], *, size: int
 
 
 def _device(autoencoder: Autoencoder) -> Any:
-    """Where its weights are; the CPU for one that holds no torch model by the name of `model`."""
+    """The device of its weights; the CPU if its attribute `model` is no torch module."""
     parameters = getattr(getattr(autoencoder, "model", None), "parameters", None)
     return next((parameter.device for parameter in parameters()), "cpu") if parameters else "cpu"
 
 
 @lru_cache(maxsize=8)
 def require_steady(autoencoder: Autoencoder, *, size: int, shape: tuple[int, int]) -> None:
-    """ConfigError if what becomes of a piece (channels, samples) depends on its place in a batch of `size`.
+    """Raise a ConfigError if the latents of a piece (channels, samples) depend on its position in a batch of `size`.
 
-    It does where the rows of a matrix product are not treated alike: of the house autoencoder on a CPU in batches of 2,
-    not of 4 or 8. Tried out with noise, once a process; neighbours are tried on the way.
+    They do if a matrix product treats its rows differently: for the house autoencoder on a CPU in batches of 2, but not
+    of 4 or 8. Tested with noise, once a process, together with the influence of other pieces in the batch.
     """
     if size == 1:
         return
@@ -75,7 +80,8 @@ def require_steady(autoencoder: Autoencoder, *, size: int, shape: tuple[int, int
     mixed = encode_batch(autoencoder, [*noise], size=size)
     if not (alike == mixed[0]).all():
         raise ConfigError(
-            f"{autoencoder.spec.autoencoder} rounds a segment's latents differently at another place in its batch",
+            f"the latents of {autoencoder.spec.autoencoder} depend on a segment's position in the batch (rounding), so "
+            "a cache built with this batch size would not be reproducible",
             where="batch_segments",
             value=size,
             remedy="try another number; 1 always works",

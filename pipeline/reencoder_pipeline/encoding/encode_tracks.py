@@ -1,4 +1,4 @@
-"""Tracks encoded: read and measured ahead by a thread, their segments stacked into batches across tracks."""
+"""Encodes tracks: a thread reads and measures ahead, and segments of several tracks share batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reencoder_pipeline.audio.survey import suited_tasks
 from reencoder_pipeline.cache.formats import int8 as int8_frames
 from reencoder_pipeline.corpora.corpus import Track
-from reencoder_pipeline.encoding.encode import NOT_NUMBERS, encode_batch, kept_frames, require_steady
+from reencoder_pipeline.encoding.encode import CHECK_WEIGHTS, NOT_NUMBERS, encode_batch, kept_frames, require_steady
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack, Frames
 from reencoder_pipeline.encoding.read_ahead import read_ahead
 from reencoder_pipeline.encoding.settings import EncodeSettings
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 
 
 GROWTH_FRAMES = 8_192
-BATCHES_AHEAD = 2  # read, resampled and cut while a batch is encoded
+BATCHES_AHEAD = 2  # batches that are read, resampled and cut while one is encoded
 
 
 def encode_track(autoencoder: Autoencoder, track: Track, settings: EncodeSettings) -> EncodedTrack:
-    """Read, measure and encode one track. AudioError when its file or its latents cannot be used."""
+    """Read, measure and encode one track. AudioError if its file or its latents cannot be used.
+
+    Example::
+
+        encode_track(autoencoder, track, settings).streams["mono"].shape  # (frames, channels)
+    """
     ((_, outcome),) = encode_tracks(autoencoder, [track], settings)
     if isinstance(outcome, Exception):
         raise outcome
@@ -42,10 +47,11 @@ def encode_track(autoencoder: Autoencoder, track: Track, settings: EncodeSetting
 def encode_tracks(
     autoencoder: Autoencoder, tracks: Sequence[Track], settings: EncodeSettings
 ) -> Iterator[tuple[Track, EncodedTrack | Exception]]:
-    """Every track in order: encoded, or why not. AudioError is its own fault; OSError and MemoryError may pass.
+    """Yield every track in order, encoded or with its error: AudioError for a bad file; OSError and MemoryError, which
+    may be temporary.
 
-    In memory are the latents of tracks that were not handed out yet, and a few segments of audio however long a track
-    is. What becomes of a track depends on its file, the weights and the settings, not on the tracks beside it.
+    Memory holds the latents of tracks that were not yielded yet, and a few segments of audio, however long a track is.
+    A track's result depends only on its file, the weights and the settings, not on the other tracks.
     """
     spec = autoencoder.spec
     segment_samples = spec.num_samples(spec.frames_in(settings.segment_seconds))
@@ -77,7 +83,7 @@ def encode_tracks(
 def _read(
     owners: Sequence[_Unfinished], spec: LatentSpec, *, context: int, settings: EncodeSettings
 ) -> Iterator[tuple[_Unfinished, Piece | Measured | Exception]]:
-    """Track by track: its pieces, then what was measured or why it cannot be used."""
+    """For each track in turn: its pieces, then its measurements or the error."""
     for owner in owners:
         try:
             _require_unchanged(owner.track)
@@ -88,9 +94,9 @@ def _read(
 
 
 def _require_unchanged(track: Track) -> None:
-    """OSError if this is no longer the file that the shard is named after."""
+    """Raise an OSError if the file has changed since its shard was named after its content."""
     if track.sha256 is not None and file_digest(track.path) != track.sha256:
-        raise OSError(f"{track.path}: changed while the build was running; run the same command again")
+        raise OSError(f"{track.path}: the file changed while the build was running; run the same command again")
 
 
 def _encode(autoencoder: Autoencoder, batch: Sequence[tuple[_Unfinished, Piece]], *, size: int, precision: str) -> None:
@@ -109,7 +115,7 @@ def _encode(autoencoder: Autoencoder, batch: Sequence[tuple[_Unfinished, Piece]]
 
 @dataclass(eq=False)
 class _Unfinished:
-    """A track on its way: `frames` of each stream so far, and how many pieces are `waiting` in a batch."""
+    """A track in progress: `frames` of each stream so far, and the number of pieces `waiting` in a batch."""
 
     track: Track
     frames: dict[str, _Growing] = field(default_factory=dict)
@@ -123,19 +129,19 @@ class _Unfinished:
         return self.is_read and (self.error is not None or self.waiting == 0)
 
     def keep(self, piece: Piece, latents: NDArray[np.float32], *, precision: str) -> None:
-        """(T, C) of the whole segment."""
+        """Keep a segment's latents (T, C) without their context; remember an error if they cannot be stored."""
         kept = kept_frames(piece.segment, latents)
         with np.errstate(over="ignore"):
             stored = kept.astype(int8_frames.working_precision(precision))
         self.frames.setdefault(piece.stream, _Growing(stored.shape[1], stored.dtype)).append(stored)
         if self.error is None and not np.isfinite(stored).all():
-            numbers, where = np.isfinite(kept).all(), self.track.path
-            largest = float(np.abs(kept).max())
-            unfit = AudioError(f"latents do not fit {precision}", where=where, value=largest)
-            self.error = unfit if numbers else AudioError(NOT_NUMBERS, where=where)
+            numbers, where, largest = np.isfinite(kept).all(), self.track.path, float(np.abs(kept).max())
+            what, remedy = f"the latents do not fit {precision}", "build with --set precision=float32"
+            unfit = AudioError(what, where=where, value=largest, remedy=remedy)
+            self.error = unfit if numbers else AudioError(NOT_NUMBERS, where=where, remedy=CHECK_WEIGHTS)
 
     def end(self, result: Measured | Exception) -> None:
-        """A fault of the file comes before one of its latents, whichever was found first: that depends on batches."""
+        """Record the end of the file. Its error replaces one of its latents: which appears first depends on batches."""
         self.is_read = True
         if isinstance(result, Exception):
             self.error = result
@@ -145,7 +151,7 @@ class _Unfinished:
     def outcome(self, spec: LatentSpec, settings: EncodeSettings) -> tuple[Track, EncodedTrack | Exception]:
         if self.error is not None:
             return self.track, self.error
-        assert self.measured is not None, "it was read to its end"
+        assert self.measured is not None, "the file was read to its end"
         survey, tasks = self.measured.survey, self.track.tasks
         measured = suited_tasks(survey) if tasks is None else tasks
         encoded = {name: frames.whole() for name, frames in self.frames.items()}
@@ -167,8 +173,8 @@ class _Unfinished:
 
 
 class _Growing:
-    """The frames of a stream, (frames, channels) in C order. Pieces joined at the end would be there twice; a large
-    array that grows in place is moved by the kernel, not copied."""
+    """Collects the frames of a stream, (frames, channels) in C order. It grows in place, which the kernel does without
+    copying; joining pieces at the end would need twice the memory."""
 
     def __init__(self, channels: int, dtype: np.dtype[Any]) -> None:
         self._frames: Frames = np.empty((0, channels), dtype)
@@ -181,9 +187,9 @@ class _Growing:
         self._frames[first : self._length] = frames
 
     def whole(self) -> Frames:
-        """All of them; nothing may be appended afterwards."""
+        """All frames; nothing may be appended afterwards."""
         self._resize(self._length)
         return self._frames
 
     def _resize(self, length: int) -> None:
-        self._frames.resize((length, self._frames.shape[1]), refcheck=False)  # nobody else has seen the array
+        self._frames.resize((length, self._frames.shape[1]), refcheck=False)  # no other reference exists

@@ -1,4 +1,4 @@
-"""EncodedTrack: the frames of all streams of one track, and what was measured of it."""
+"""Defines `EncodedTrack`: the frames of all streams of one track, and its measurements."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Frames = NDArray[Any]
 
 @dataclass(frozen=True)
 class EncodedTrack:
-    """One track as it goes into a shard; `streams` holds (frames, channels) in the cache's precision,
-    and what else is stored of it: int8's scales, (1, channels)."""
+    """One track as it goes into a shard. `streams` holds (frames, channels) in the cache's precision, and for int8 also
+    the scales, (1, channels)."""
 
     track: Track
     num_samples: int
     num_frames: int
     tasks: tuple[str, ...]
-    bandwidth_hz: float | None  # None: not known, of imported latents
+    bandwidth_hz: float | None  # None: unknown, for imported latents
     side_mid_db: float | None
     streams: Mapping[str, Frames]
     level_db: float | None = None

@@ -1,4 +1,4 @@
-"""What an iterator gives, made by a thread a bounded number of items ahead of whoever takes them."""
+"""Runs an iterator in a thread, at most `depth` items ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterator[T], *, depth: int) -> Generator[T, None, None]:
-    """The same items in the same order. An error comes where its item would have come. Closing it ends the thread."""
+    """Yield the same items in the same order; an error is raised in place of its item. Closing it ends the thread."""
     end: Any = object()
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         made = deque(pool.submit(next, items, end) for _ in range(depth))

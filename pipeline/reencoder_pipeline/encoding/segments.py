@@ -13,7 +13,7 @@ from reencoder_pipeline.errors import ConfigError
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames [start, stop) are encoded together; only [keep_start, keep_stop) are used, the rest was context."""
+    """Frames [start, stop) are encoded together; only [keep_start, keep_stop) are kept, the rest is context."""
 
     start: int
     stop: int
@@ -25,7 +25,7 @@ def plan_segments(num_frames: int, *, segment_frames: int, context: int) -> Iter
     """Cover a track with segments of exactly `segment_frames` (a shorter track is one segment).
 
     A kept frame lies at least `context` frames from the edge of its segment, unless that edge is the track's own. The
-    last segment is moved back to end with the track instead of being padded: padding corrupts what a convolution sees.
+    last segment starts earlier to end with the track; padding instead would change what a convolution sees.
     """
     _require_room(segment_frames, context)
     if num_frames <= segment_frames:
@@ -42,28 +42,26 @@ def plan_segments(num_frames: int, *, segment_frames: int, context: int) -> Iter
 
 def _require_room(segment_frames: int, context: int) -> None:
     if segment_frames <= 2 * context:
-        raise ConfigError(
-            "a segment must be longer than twice the autoencoder's context",
-            where="segment_seconds",
-            value=f"{segment_frames} frames, context {context}",
-        )
+        what = "a segment is not longer than twice the autoencoder's context"
+        value, remedy = f"{segment_frames} frames, context {context}", "choose a longer segment_seconds"
+        raise ConfigError(what, where="segment_seconds", value=value, remedy=remedy)
 
 
 class Cutter:
     """Cuts audio that arrives in blocks into the segments of `plan_segments`, before its length is known.
 
-    Every piece of audio fills its segment: the end of the track is padded with silence to a whole frame. What it holds
-    is less than two segments and a block.
+    Every piece of audio fills its segment: the end of the track is padded with silence to a whole frame. Memory holds
+    less than two segments and a block.
     """
 
     def __init__(self, *, hop: int, segment_frames: int, context: int) -> None:
         _require_room(segment_frames, context)
         self._hop, self._segment_frames, self._context = hop, segment_frames, context
-        self._kept = self._first = 0  # frames that segments have covered; the frame that `_held` begins with
+        self._kept = self._first = 0  # frames covered by segments so far; the first frame in `_held`
         self._held: Audio | None = None
 
     def add(self, audio: Audio) -> Iterator[tuple[Segment, Audio]]:
-        """(channels, samples) -> segments that are certainly not the last, each with its (channels, samples)."""
+        """(channels, samples) -> segments that cannot be the last one, each with its (channels, samples)."""
         self._held = audio if self._held is None else np.concatenate([self._held, audio], axis=1)
         # The segment at the track's end may reach back to here.
         while self._first * self._hop + self._held.shape[1] > self._hop * (
@@ -75,7 +73,7 @@ class Cutter:
             self._kept = segment.keep_stop
 
     def finish(self) -> Iterator[tuple[Segment, Audio]]:
-        """The last segment; none where nothing was added."""
+        """The last segment; none if nothing was added."""
         if self._held is None:
             return
         num_frames = self._first - (-self._held.shape[1] // self._hop)

@@ -1,4 +1,4 @@
-"""A track's file, block by block -> the segments of its streams, at the autoencoder's rate, and what was measured."""
+"""Reads a track's file block by block, makes its streams at the autoencoder's rate, cuts and measures them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of what is encoded of a track, whose file has been read without an error. `num_samples` is at the autoencoder's
-    rate.
+    """Measurements of the encoded part of a track, available once its file was read to the end without an error.
 
-    `encoded_as`: stream -> the stream whose pieces it shares."""
+    `num_samples` is at the autoencoder's rate. `encoded_as`: stream -> the stream whose pieces it shares."""
 
     num_samples: int
     survey: Survey
@@ -40,9 +39,9 @@ class Measured:
 def read_pieces(
     track: Track, spec: LatentSpec, *, context: int, settings: EncodeSettings
 ) -> Iterator[Piece | Measured]:
-    """The pieces of every stream in order, and at last what was measured. AudioError where the track cannot be used.
+    """Yield the pieces of every stream in order, and last the measurements. AudioError if the track cannot be used.
 
-    In memory are a block, and of every stream less than two segments and a block.
+    Memory holds a block, and for every stream less than two segments and a block.
     """
     streams, surveyor = None, None
     for block, rate in read_middle(track.path, seconds=settings.track_seconds, num_samples=track.num_samples):
@@ -51,22 +50,23 @@ def read_pieces(
             streams = _Streams(rate, len(block), spec, context=context, settings=settings)
         surveyor.add(block)
         yield from streams.add(block)
-    assert streams is not None, "there is a block, or an AudioError"
+    assert streams is not None, "read_middle yields a block or raises an AudioError"
     assert surveyor is not None
     for piece in streams.finish():
         if streams.num_samples < spec.hop:
-            raise AudioError("shorter than one latent frame", where=track.path, value=f"{streams.num_samples} samples")
+            what, value = "the track is shorter than one latent frame", f"{streams.num_samples} samples"
+            raise AudioError(what, where=track.path, value=value, remedy="leave it out")
         yield piece
     found = surveyor.result()
     if found.peak_db is not None and found.peak_db > PEAK_LIMIT_DB:
-        remedy = "scale it: divide by 32,768 where its samples are 16-bit integers written as float, for example"
+        remedy = "scale it; for example, divide 16-bit integers that were written as floats by 32,768"
         value = f"its largest sample is at {found.peak_db:+.1f} dBFS"
-        raise AudioError("lies far above full scale", where=track.path, value=value, remedy=remedy)
+        raise AudioError("the audio lies far above full scale", where=track.path, value=value, remedy=remedy)
     yield Measured(streams.num_samples, found, streams.encoded_as)
 
 
 class _Streams:
-    """What `make_stream` makes of a whole track, block by block and cut into segments."""
+    """Makes the streams of `make_stream` block by block, cut into segments."""
 
     def __init__(self, rate: int, channels: int, spec: LatentSpec, *, context: int, settings: EncodeSettings) -> None:
         self.num_samples = 0
@@ -103,21 +103,21 @@ class _Streams:
 
 
 def encoded_as(names: Sequence[str], channels: int) -> dict[str, str]:
-    """Stream -> the one that is encoded for it: of a mono file, mono, left and right are the same audio."""
+    """Stream -> the stream encoded for it: mono, left and right of a mono file are the same audio."""
     alike = [name for name in names if channels == 1 and name in ("mono", "left", "right")]
     return {name: alike[0] if name in alike else name for name in names}
 
 
 def make_stream(name: str, audio: Audio, *, sample_rate: int, low_band_rate: int, resampler: str) -> Audio:
-    """One view of a track: (1 or 2, samples) -> (1, samples), or (2, samples) for `stereo`. A mono file is its own left
-    and right."""
+    """One view of a track: (1 or 2, samples) -> (1, samples), or (2, samples) for `stereo`. A mono file's channel is
+    both left and right."""
     if name == "low_band":
         return low_band(downmix(audio), sample_rate=sample_rate, low_rate=low_band_rate, resampler=resampler)
     return plain_stream(name, audio)
 
 
 def plain_stream(name: str, audio: Audio) -> Audio:
-    """Every stream but the low band: they are made sample by sample, and so block by block too."""
+    """Make any stream except the low band. It works sample by sample, so also on blocks."""
     if name == "mono":
         return downmix(audio)
     if name == "stereo":

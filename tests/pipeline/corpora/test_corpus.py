@@ -160,17 +160,17 @@ def test_null_is_the_same_as_nothing(tmp_path: Path) -> None:
 BAD_ROWS: list[tuple[Any, str]] = [
     ("{", "the manifest row is not valid JSON"),
     ('{"path": "b.wav"} x', "the manifest row is not valid JSON"),
-    ('["b.wav"]', "a manifest row is a JSON object"),
+    ('["b.wav"]', "the manifest row is not a JSON object"),
     ({"title": "b"}, "path, audio_filepath, file_name"),
     ({"path": 5}, "names no audio file"),
     ({"sources": ["b.wav"]}, "names no audio file"),
     ({"sources": []}, "names no audio file"),
     ({"sources": [{"source": None}]}, "names no audio file"),
     ({"path": "b.wav", "split": "dev"}, "one of: train, valid, test"),
-    ({"path": "b.wav", "split": ["train"]}, "unknown split"),
-    ({"path": "b.wav", "tasks": "bwe"}, "a list of: bwe, m2s"),
+    ({"path": "b.wav", "split": ["train"]}, "the split is unknown"),
+    ({"path": "b.wav", "tasks": "bwe"}, "choose from: bwe, m2s"),
     ({"path": "b.wav", "tasks": ["bwe", "denoise"]}, "denoise"),
-    ({"path": "b.wav", "tasks": [["bwe"]]}, "unknown tasks"),
+    ({"path": "b.wav", "tasks": [["bwe"]]}, "the tasks are not a list of known tasks"),
     ({"path": "b.wav", "offset": 1.5}, "excerpts"),
     ({"path": "b.wav", "num_samples": "441000"}, "'441000'"),
     ({"path": "b.wav", "num_samples": 3.2}, "not a whole number"),
@@ -197,7 +197,7 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["empty.jsonl", "empty.txt", "empty.jsonl.gz"])
 def test_an_empty_manifest_is_an_error(tmp_path: Path, name: str) -> None:
-    assert "no tracks found" in problem(manifest(tmp_path, "", name=name))
+    assert "the source holds no tracks" in problem(manifest(tmp_path, "", name=name))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "not gzip"])
@@ -209,7 +209,7 @@ def test_a_damaged_gzip_is_an_error(tmp_path: Path, damage: str) -> None:
     if damage == "flipped":
         content[len(content) // 2] ^= 0xFF
     path.write_bytes({"cut": content[:-20], "flipped": content, "not gzip": b"{}\n"}[damage])
-    assert f"{path}: cannot be read as a manifest" in problem(path)
+    assert f"{path}: the file cannot be read as a manifest" in problem(path)
 
 
 def test_an_audio_file_is_no_manifest(tmp_path: Path) -> None:

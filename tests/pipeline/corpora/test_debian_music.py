@@ -128,7 +128,7 @@ def test_what_an_updated_package_changed_is_left_out_and_named(archive: Archive,
     said = fetch(out)
     assert [row["id"] for row in lines(out / "manifest.jsonl")] == ["songs/two words", "game/theme"]
     assert {row["id"] for row in lines(out / "failures.jsonl")} == {"songs/one", "game/end"}
-    assert any("songs/one" in line and "another recording" in line for line in said)
+    assert any("songs/one" in line and "the recording differs" in line for line in said)
     assert any("game/end" in line and "no longer holds" in line for line in said)
     assert not (out / "songs/usr/share/songs/one.ogg").exists()
     archive.add("songs", SONGS)
@@ -148,7 +148,7 @@ def test_a_package_that_the_release_lacks_is_left_out(archive: Archive, tmp_path
 @needs_dpkg
 def test_nothing_usable_is_an_error_and_writes_no_manifest(archive: Archive, tmp_path: Path) -> None:
     archive.add("songs", dict.fromkeys(SONGS, b"other"))
-    with pytest.raises(FetchError, match="another recording") as caught:
+    with pytest.raises(FetchError, match="the recording differs") as caught:
         fetch(tmp_path / "out", ["songs"])
     assert "make demo AUDIO=/my/music" in str(caught.value)
     assert files_in(tmp_path / "out") == set()
@@ -205,7 +205,7 @@ def test_without_apt_the_message_says_what_else_to_do(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], missing: str
 ) -> None:
     monkeypatch.setenv("PATH", only(tmp_path / "programs", *there))
-    with pytest.raises(FetchError, match=f"{missing} is not on this machine") as caught:
+    with pytest.raises(FetchError, match=f"this machine has no {missing}") as caught:
         fetch(tmp_path / "out")
     assert "make demo AUDIO=/my/music" in str(caught.value)
 
@@ -311,7 +311,7 @@ def test_a_killed_fetch_is_incomplete_and_the_next_one_completes_it(
 ) -> None:
     running, apt = halfway
     out = tmp_path / "out"
-    with pytest.raises(FetchError, match="another fetch is at work"):
+    with pytest.raises(FetchError, match="another fetch runs in this folder"):
         fetch(out)
     os.kill(running.pid, signal.SIGKILL)
     os.kill(apt, signal.SIGKILL)
