@@ -15,7 +15,7 @@ from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.store import is_url, open_store
 
 if TYPE_CHECKING:
-    from reencoder_pipeline.stores.local_copy import Progress
+    from reencoder_pipeline.cache.local_copy import Progress
 
 
 AGAIN = "run the same `reencoder-cache build` again: it goes on where it stopped"
@@ -40,7 +40,7 @@ def open_cache(
     """
     place = str(place).removeprefix("file://")
     if is_url(place):
-        from reencoder_pipeline.stores.local_copy import LocalCopy
+        from reencoder_pipeline.cache.local_copy import LocalCopy
 
         limit = None if local_gigabytes is None else round(local_gigabytes * 1e9)
         index, url = _read_index(place), place.rstrip("/")

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
+from reencoder_pipeline.cache.formats.npy import read_npy_header
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.tasks import StreamName, TaskName
@@ -151,15 +151,12 @@ def frames_in(content: bytes, *, channels: int, fields: Fields, precision: str, 
 
     No pickle in the file is loaded, and no array larger than the file is allocated.
     """
-    file, remedy = io.BytesIO(content), "write the item again, or leave it out"
+    remedy = "write the item again, or leave it out"
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    # numpy parses a header as Python text, with Python's own errors for a damaged one.
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        what = "the file is not a .npy file"
-        raise CacheError(what, where=where, value=str(error)[:200], remedy=remedy) from None
+        header = read_npy_header(content)
+    except ValueError as error:
+        raise CacheError("the file is not a .npy file", where=where, value=error, remedy=remedy) from None
+    shape, dtype = header.shape, header.dtype
     if dtype.kind != "f" or dtype.itemsize > 8:
         what = "the file does not hold floating-point numbers, and discrete tokens are not latents"
         raise CacheError(what, where=where, value=str(dtype)[:80], remedy="save the latents as float16 or float32")
@@ -167,10 +164,10 @@ def frames_in(content: bytes, *, channels: int, fields: Fields, precision: str, 
         expected = f"({channels}, {fields.length})"
         what = f"the shape is not (channels, frames) = {expected}, from the autoencoder and the padding_mask"
         raise CacheError(what, where=where, value=str(shape)[:80], remedy="transpose the array, or correct the mask")
-    if len(content) - file.tell() < math.prod(shape) * dtype.itemsize:
+    if len(content) - header.length < math.prod(shape) * dtype.itemsize:
         raise CacheError("the file is truncated", where=where, value=f"{len(content)} bytes", remedy=remedy)
-    values = np.frombuffer(content, dtype, count=math.prod(shape), offset=file.tell())
-    wide = values.reshape(shape, order="F" if fortran else "C")[:, : fields.num_frames].T  # (C, T) -> (T, C)
+    values = np.frombuffer(content, dtype, count=math.prod(shape), offset=header.length)
+    wide = values.reshape(shape, order="F" if header.fortran else "C")[:, : fields.num_frames].T  # (C, T) -> (T, C)
     if not np.isfinite(wide).all():
         raise CacheError("the file holds values that are not finite", where=where, remedy="encode the item again")
     with np.errstate(over="ignore"):

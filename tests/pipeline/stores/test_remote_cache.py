@@ -15,12 +15,12 @@ import s3fs
 from command_line import reencoder_cache
 from flaky_network import FlakyNetwork, flaky
 from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.local_copy import LocalCopy, default_root
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.stores import checked_reader as object_reads
 from reencoder_pipeline.stores import retry
-from reencoder_pipeline.stores.local_copy import LocalCopy, default_root
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.windows.mapped_windows import WindowLoader

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from flaky_network import FlakyNetwork, flaky
 from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.local_copy import default_root
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.stores import checked_reader as object_reads
-from reencoder_pipeline.stores.local_copy import default_root
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.windows import pooled_windows as streaming_windows
 from reencoder_trainer.windows.pooled_windows import AHEAD, StreamingLoader, shard_order

@@ -6,8 +6,6 @@ import io
 import math
 import re
 import tarfile
-import threading
-import tokenize
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache.formats.int8 import is_scale
+from reencoder_pipeline.cache.formats.npy import read_npy_header
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.safe_text import require_regular
 from reencoder_pipeline.stores.checked_reader import DamagedContentError
 
-# numpy parses a header as Python text, with Python's own errors for a damaged one.
-UNREADABLE = (
-    tarfile.TarError, ValueError, OSError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, TypeError
-)  # fmt: skip
+UNREADABLE = (tarfile.TarError, ValueError, OSError, RecursionError, MemoryError, TypeError)
 LONGEST_HEADER = 512  # bytes of a .npy; ours have 128
 Promised = Mapping[str, tuple[tuple[int, int], np.dtype[Any]]]
 """Member name -> shape and type of its array."""
-_PARSING = (
-    threading.Lock()
-)  # by several threads at once Python 3.11 can fail: "AST constructor recursion depth mismatch"
 
 
 def write_tar_shard(path: Path, keys: Sequence[str], tracks: Sequence[Mapping[str, NDArray[Any]]]) -> None:
@@ -119,16 +112,16 @@ def _require_plain(entry: tarfile.TarInfo, promised: Promised, before: Collectio
 
 def _require_header(header: bytes, entry: tarfile.TarInfo, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
     """The length of a `.npy`'s header, once it says what is promised and the values fill the rest of the member."""
-    file = io.BytesIO(header)
-    if np.lib.format.read_magic(file) != (1, 0):
+    its = read_npy_header(header)
+    if its.version != (1, 0):
         raise DamagedContentError(f"{entry.name} is of another version of the .npy format")
-    with _PARSING:
-        found, fortran, its_dtype = np.lib.format.read_array_header_1_0(file)
-    if (found, fortran, its_dtype) != (shape, False, dtype):
-        raise DamagedContentError(f"{entry.name} is {its_dtype} of shape {found}, not {dtype} of {shape} in C order")
-    if file.tell() + math.prod(shape) * dtype.itemsize != entry.size:
+    if (its.shape, its.fortran, its.dtype) != (shape, False, dtype):
+        raise DamagedContentError(
+            f"{entry.name} is {its.dtype} of shape {its.shape}, not {dtype} of {shape} in C order"
+        )
+    if its.length + math.prod(shape) * dtype.itemsize != entry.size:
         raise DamagedContentError(f"{entry.name} is not filled by its frames")
-    return file.tell()
+    return its.length
 
 
 def stream_members(
