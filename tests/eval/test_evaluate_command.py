@@ -64,5 +64,5 @@ def test_the_default_command_can_be_named(settings: dict[str, Any], tmp_path: Pa
 def test_labels_must_differ(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("source: a\nout: b\nmodules: [{label: S, path: x}, {label: S, path: y}]\n")
-    with pytest.raises(ConfigError, match="must differ: S is repeated"):
+    with pytest.raises(ConfigError, match="must differ; repeated: S"):
         load_config(config, EvalConfig)

@@ -115,7 +115,7 @@ def test_the_door_of_the_baselines_is_the_same(name: str) -> None:
     assert name in str(caught.value)
     with pytest.raises(EvaluationError, match="ValueError: w on cpu"):
         load_baseline(f"{HERE}:refuses", weights=Path("w"), task="bwe")
-    with pytest.raises(EvaluationError, match="is no baseline"):
+    with pytest.raises(EvaluationError, match="returned no baseline"):
         load_baseline("builtins:dict", weights=Path("w"), task="bwe")
 
 

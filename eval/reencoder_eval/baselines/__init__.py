@@ -1,1 +1,1 @@
-"""Systems on raw audio to compare with: the second plugin door; `baseline.py` has the protocol."""
+"""Systems on raw audio to compare with; `baseline.py` describes how to add one."""

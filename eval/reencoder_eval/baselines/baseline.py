@@ -1,4 +1,4 @@
-"""Baseline, a system on raw audio for one task, and `load_baseline`: the second plugin door."""
+"""Baseline, a system on raw audio for one task, and `load_baseline`, which also loads baselines of other packages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ from reencoder_pipeline.named_function import call_named
 
 @dataclass(frozen=True)
 class Baseline:
-    """`run(audio, sample_rate)` maps a task's input, float32 (1, samples), to its targets, float32 (targets, samples).
+    """A system on raw audio.
 
-    Input and output lie at the same rate, the full one; for bwe the input is the low band brought back to it. The
-    output is as long as the input and in step with it: a baseline compensates its own delay. `name` identifies the row
-    in scores.jsonl, `digest` changes with whatever could change the output. `run` is None when a model has no trained
-    weights: it has a cost and no scores. `count` counts the whole system, per second of audio; None: nothing to count.
+    `run(audio, sample_rate)` maps a task's input, float32 (1, samples), to its targets, float32 (targets, samples).
+    Both are at the full rate; for bwe the input is the low band brought back to it. The output is as long as the input
+    and aligned with it: a baseline compensates its own delay. `run` is None for a model without trained weights, which
+    has costs but no scores.
+    `name` identifies the row in scores.jsonl. `digest` must change with everything that can change the output. `count`
+    counts the whole system per second of audio; None means nothing to count.
+
+    Example::
+
+        def copied() -> Baseline:  # reencoder-eval: baselines: [{name: "my_package.copied:copied"}]
+            run = lambda audio, sample_rate: np.repeat(audio, 2, axis=0)
+            return Baseline("copied", "Mono copied", "mono on both sides", "m2s", digest_of("copied", 1), run)
     """
 
     name: str
@@ -54,14 +62,19 @@ MODELS = {
 def load_baseline(
     name: str, *, weights: Path | None = None, task: str, device: str = "cpu", label: str | None = None
 ) -> Baseline:
-    """`name` is one of those above or "package.module:function", which is called with `weights` and `device`.
+    """Load a baseline by the name of ours or by "package.module:function", called with `weights` and `device`.
 
-    With a `label` its rows are told apart from others of the same baseline. ConfigError for a name nobody knows, for
-    weights where none are taken, and for a baseline of another task.
+    A `label` distinguishes its rows from others of the same baseline. ConfigError for an unknown name, for weights that
+    the baseline does not take, and for a baseline of another task; EvaluationError if the function fails.
+
+    Example::
+
+        folding = load_baseline("folding", task="bwe")
+        estimate = folding.run(low_band, 44_100)  # float32 (1, samples) -> (1, samples)
     """
     if name in SIGNAL_PROCESSING:
         if weights is not None:
-            raise ConfigError("this baseline has no weights", where="baselines", value=name, remedy="leave them out")
+            raise ConfigError("this baseline takes no weights", where="baselines", value=name, remedy="leave them out")
         baseline = _shipped(SIGNAL_PROCESSING[name])()
     elif name in MODELS:
         baseline = _shipped(MODELS[name])(weights=weights, device=device)
@@ -69,22 +82,23 @@ def load_baseline(
         keywords = {"weights": weights, "device": device}
         baseline = call_named(name, keywords=keywords, what="a baseline", error=EvaluationError)
         if not isinstance(baseline, Baseline):
-            remedy = "give a reencoder_eval.baselines.baseline.Baseline"
-            raise EvaluationError("is no baseline", where=name, value=type(baseline).__name__, remedy=remedy)
+            remedy = "return a reencoder_eval.baselines.baseline.Baseline"
+            raise EvaluationError(
+                "the function returned no baseline", where=name, value=type(baseline).__name__, remedy=remedy
+            )
     else:
         known = [*SIGNAL_PROCESSING, *MODELS]
         near = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}; or package.module:function"
-        raise ConfigError("unknown baseline", where="baselines", value=name, remedy=remedy)
+        remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}, or package.module:function"
+        raise ConfigError("there is no such baseline", where="baselines", value=name, remedy=remedy)
     if baseline.task != task:
-        raise ConfigError(
-            "this baseline is for another task", where="baselines", value=f"{name} is for {baseline.task}, not {task}"
-        )
+        value, remedy = f"{name} is for {baseline.task}, not {task}", "leave it out, or evaluate its task"
+        raise ConfigError("this baseline is for another task", where="baselines", value=value, remedy=remedy)
     return replace(baseline, name=f"{baseline.name}:{label}", label=label) if label else baseline
 
 
 def digest_of(*parts: Any) -> str:
-    """Of what a system is made of; anything JSON takes."""
+    """sha256 of the parts that a system is made of, as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Any program as a baseline: a command that reads an audio file and writes one; its outputs are kept by content."""
+"""Runs any program that reads and writes an audio file as a baseline, and keeps its outputs for the next evaluation."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from reencoder_pipeline.programs import run_program
 from reencoder_pipeline.stores.atomic import write_whole
 from reencoder_pipeline.tasks import Task
 
-TAIL = 600  # characters of a failing program's last words
-SLACK_SECONDS = 0.1  # what an output may lack at its end; more means that it is another piece
+TAIL = 600  # characters of a failing program's output that an error shows
+SLACK_SECONDS = 0.1  # the most that an output may be shorter than its input
 MOST_CHANNELS = 64
-LARGEST_KEPT = 2**28  # bytes of a result that is kept; what is longer than its input is cut off when it is read
+LARGEST_KEPT = 2**28  # bytes of the largest result that is kept
 PLACES = {"input", "output", "outdir"}
 
 
@@ -33,12 +33,18 @@ PLACES = {"input", "output", "outdir"}
 class ExternalProgram:
     """A program, run without a shell.
 
-    `cmd` is split like a command line; then {input} becomes a 32-bit float WAV file at `sample_rate` (None: the full
-    rate), {outdir} an empty folder and {output} a WAV path in it. The one file there that matches the pattern `output`
-    is the result, at any rate, with as many channels as the task has targets (or one, for all). It comes `delay`
-    samples late, at the full rate. A program that fails, takes longer than `timeout` seconds, or writes nothing or
-    what is no audio has failed on that clip, with the end of what it said. It is done when its own process ends; what
-    else it has started is killed then, as at the limit of time.
+    `cmd` is split like a command line. {input} becomes a 32-bit float WAV file at `sample_rate` (None: the full rate),
+    {outdir} an empty folder, and {output} a WAV path in it. The result is the one file there that matches the pattern
+    `output`, at any rate, with one channel per target of the task (or one for all). `delay` is its delay in samples at
+    the full rate, which is removed.
+
+    A clip fails, and its error shows the end of the program's output, if the program fails, takes longer than `timeout`
+    seconds, or writes no audio. When its process ends or the time is over, all processes it started are killed.
+
+    Example::
+
+        program = ExternalProgram("Copy", "cp {input} {output}")
+        baseline = program.as_baseline(TASKS["bwe"], kept=Path("out/eval/bwe/external"))
     """
 
     label: str
@@ -50,14 +56,17 @@ class ExternalProgram:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def as_baseline(self, task: Task, *, kept: Path) -> Baseline:
-        """`kept` is a folder where results are found again by input and settings. ConfigError if it cannot be run."""
+        """The program as a baseline. Results are kept in the folder `kept`, by input and settings.
+
+        ConfigError if the command is malformed or the program is not installed.
+        """
         words = _words(self.cmd)
         if shutil.which(words[0]) is None:
             raise ConfigError(
-                "no such program",
+                "the program is not installed",
                 where="external",
                 value=words[0],
-                remedy="install it, correct cmd, or do without: --set external=[]",
+                remedy="install it, correct cmd, or leave it out with --set external=[]",
             )
         digest = digest_of(self.cmd, self.output, self.sample_rate, self.delay, sorted(self.environment.items()))
 
@@ -74,7 +83,7 @@ class ExternalProgram:
             except OSError as error:
                 raise EvaluationError(
                     "the folder for temporary files cannot be used", where=error.filename or tempfile.gettempdir(),
-                    value=error.strerror, remedy="make room there, or set TMPDIR to another folder",
+                    value=error.strerror, remedy="free space there, or set TMPDIR to another folder",
                 ) from None  # fmt: skip
             if content is not None:
                 kept.mkdir(parents=True, exist_ok=True)
@@ -94,20 +103,21 @@ def _words(cmd: str) -> list[str]:
             "the command cannot be read",
             where="external",
             value=f"{cmd}: {type(error).__name__} {error}",
-            remedy="use {input}, {output} and {outdir}; a brace of its own is written twice",
+            remedy="use {input}, {output} and {outdir}; write any other brace twice",
         ) from None
     if not any("{input}" in word for word in words) or not any("{out" in word for word in words):
-        raise ConfigError("the command lacks its places", where="external", value=cmd, remedy="{input} and {output}")
+        remedy = "write {input} and {output} (or {outdir}) where the program expects its files"
+        raise ConfigError("the command lacks {input} or {output}", where="external", value=cmd, remedy=remedy)
     return words
 
 
 def _run(program: ExternalProgram, words: list[str], audio: np.ndarray, rate: int, *, folder: Path) -> Path:
-    """Run the program on `audio` (1, samples) and return the one file that it made."""
+    """Run the program on `audio` (1, samples) and return the one file that it wrote."""
     at = program.sample_rate or rate
     source, made = folder / "input.wav", folder / "out"
     made.mkdir()
     given = audio if at == rate else resample(audio, rate, at, resampler="soxr_vhq")
-    content = io.BytesIO()  # libsndfile does not say why a write failed
+    content = io.BytesIO()  # written by Python, because libsndfile does not report why a write failed
     soundfile.write(content, given.T, at, format="WAV", subtype="FLOAT")  # (1, n) -> (n, 1)
     source.write_bytes(content.getbuffer())
     places = {"input": str(source), "output": str(made / "output.wav"), "outdir": str(made)}
@@ -131,7 +141,7 @@ def _run(program: ExternalProgram, words: list[str], audio: np.ndarray, rate: in
     files = [file for file in sorted(made.rglob(program.output)) if file.is_file()]
     if len(files) != 1:
         raise EvaluationError(
-            f"the program made {len(files)} files that match {program.output}, not one",
+            f"the program wrote {len(files)} files that match {program.output}, not one",
             where=name,
             value=said,
             remedy="correct cmd, or the pattern `output`",
@@ -140,7 +150,7 @@ def _run(program: ExternalProgram, words: list[str], audio: np.ndarray, rate: in
 
 
 def _kept(file: Path, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray | None:
-    """What the program made of the same before; None where that is not there, or is damaged."""
+    """The kept result of an earlier evaluation; None if it is missing or damaged."""
     if not file.is_file():
         return None
     try:
@@ -152,12 +162,12 @@ def _kept(file: Path, program: ExternalProgram, *, targets: int, length: int, ra
 
 
 def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np.ndarray:
-    """(channels, samples) at `rate`; no more than is needed of a file that is much too long."""
+    """(channels, samples) at `rate`. At most a second is read beyond the needed length."""
     try:
         with soundfile.SoundFile(os.fsencode(file)) as sound:  # type: ignore[arg-type], bytes are read
             if sound.channels > MOST_CHANNELS:
                 raise EvaluationError(
-                    "wrong number of channels", where=program.label, value=sound.channels,
+                    "the program's output has too many channels", where=program.label, value=sound.channels,
                     remedy="correct cmd, or the pattern `output`",
                 )  # fmt: skip
             own_rate = sound.samplerate
@@ -165,7 +175,7 @@ def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np
             samples = sound.read(min(needed, sound.frames), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, MemoryError) as error:
         raise EvaluationError(
-            "what the program wrote is no audio", where=program.label, value=f"{file.name}: {error}",
+            "the program's output is no audio", where=program.label, value=f"{file.name}: {error}",
             remedy="correct cmd, or the pattern `output`",
         ) from None  # fmt: skip
     if not np.isfinite(samples).all():
@@ -178,14 +188,16 @@ def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np
 
 
 def _in_step(audio: np.ndarray, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray:
-    """(targets, length): the delay taken off, what is missing at the very end filled with silence."""
+    """(targets, length) without the delay; up to SLACK_SECONDS of missing audio at the end become silence."""
     audio = audio[:, program.delay :]
-    if len(audio) != targets:
-        if len(audio) != 1:
-            raise EvaluationError("wrong number of channels", where=program.label, value=f"{len(audio)}, not {targets}")
-        audio = np.repeat(audio, targets, axis=0)
+    if len(audio) not in (1, targets):
+        value, remedy = f"{len(audio)}, not {targets}", "correct cmd: the task needs one channel per target"
+        raise EvaluationError(
+            "the program's output has the wrong number of channels", where=program.label, value=value, remedy=remedy
+        )
+    audio = np.broadcast_to(audio, (targets, audio.shape[1]))
     missing = length - audio.shape[1]
     if missing > SLACK_SECONDS * rate:
-        value = f"{audio.shape[1]} of {length} samples at {rate} Hz"
-        raise EvaluationError("the program's output is too short", where=program.label, value=value)
+        value, remedy = f"{audio.shape[1]} of {length} samples at {rate} Hz", "correct cmd, or lower `delay`"
+        raise EvaluationError("the program's output is too short", where=program.label, value=value, remedy=remedy)
     return np.pad(audio, ((0, 0), (0, max(missing, 0))))[:, :length]

@@ -1,4 +1,4 @@
-"""A waveform model over audio of any length: pieces with real audio on both sides, which is thrown away afterwards."""
+"""Runs a waveform model over audio of any length, in segments with context on both sides."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def run_in_segments(
 ) -> Tensor:
     """(B, 1, n) -> (B, c, factor * n), on the device of `audio`; `model` maps (B, 1, m) to (B, c, factor * m).
 
-    Every piece is `segment` samples with `context` on both sides; the last one is moved back to end with the audio, and
-    what fits into one piece goes in one. For a model that sees no farther than `context` the result is that of a single
-    call; memory is that of one piece. Pieces start at multiples of `multiple`, the model's frame, so that its frames
-    lie where they would in a single call; the last piece may be shorter by less than that. Blending overlapping pieces
-    instead would mix in what is wrong at their edges.
+    A piece is `segment` samples with `context` samples of real audio on both sides, whose output is dropped. (Blending
+    overlapping pieces instead would mix in the errors at their edges.) The last piece is moved back to end with the
+    audio, and audio that fits into one piece is not split. The result equals a single call if the model sees no farther
+    than `context`; the memory is that of one piece.
+    Pieces start at multiples of `multiple`, the model's frame, so that frames lie where they would in a single call.
+    The last piece may be shorter by less than a frame.
     """
-    assert segment > 0 <= context, "a piece has something to keep"
-    assert segment % multiple == context % multiple == 0, "segment and context are whole multiples"
+    assert segment > 0 <= context, "a segment must keep some samples"
+    assert segment % multiple == context % multiple == 0, "segment and context must be whole multiples"
     num_samples = audio.shape[-1]
     plan = plan_segments(
         -(-num_samples // multiple), segment_frames=(segment + 2 * context) // multiple, context=context // multiple

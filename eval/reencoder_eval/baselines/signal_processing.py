@@ -1,4 +1,4 @@
-"""Baselines without weights: spectral folding with a fitted tilt (bwe), mono copied and a decorrelating upmix (m2s)."""
+"""Baselines without weights: spectral folding with a fitted tilt (bwe) and a decorrelating upmix (m2s)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from reencoder_eval.metrics.spectral import EDGE_HZ
 
 FIT_HZ = (2_000.0, 10_000.0)  # where the tilt of the low band is fitted
 TAPS = 511  # of the filter that shapes the folded band, zero-phase
-STEEPEST = 24.0  # dB per octave; a fit on almost nothing must not boost the highs
-# Schroeder all-passes in a row: enough echoes for a flat coherence, short enough (60 ms in all) not to be a room.
+STEEPEST = 24.0  # dB per octave; limits fits to almost empty spectra
+# Schroeder all-passes in series: enough echoes for a flat coherence, and too short (60 ms in all) to sound like a room.
 ALL_PASS_MS = (4.31, 7.13, 11.27, 17.81, 19.37)
 ALL_PASS_GAIN = 0.6
 SIDE_DB = -9.0  # side below mid
@@ -20,7 +20,7 @@ def spectral_folding() -> Baseline:
     return Baseline(
         name="folding",
         label="Spectral folding",
-        about="the low band mirrored at its edge, at the level that the low band's own tilt (dB per octave) foretells",
+        about="the low band mirrored at its edge, at the level that the low band's tilt (dB per octave) predicts",
         task="bwe",
         digest=digest_of("folding", 1),
         run=lambda audio, sample_rate: fold(audio[0], sample_rate=sample_rate)[None],
@@ -31,7 +31,7 @@ def decorrelation() -> Baseline:
     return Baseline(
         name="decorrelation",
         label="Decorrelating all-pass",
-        about=f"the mono signal as mid, and itself through all-pass filters as side, {-SIDE_DB:g} dB below",
+        about=f"the mono signal as mid, and the same through all-pass filters as side, {-SIDE_DB:g} dB below",
         task="m2s",
         digest=digest_of("decorrelation", 1),
         run=lambda audio, sample_rate: decorrelate(audio[0], sample_rate=sample_rate),
@@ -39,11 +39,11 @@ def decorrelation() -> Baseline:
 
 
 def fold(low: np.ndarray, *, sample_rate: int) -> np.ndarray:
-    """(samples,) with nothing above 11,025 Hz -> the same with a high band: spectral folding.
+    """Spectral folding: (samples,) with nothing above 11,025 Hz -> the same with a high band.
 
-    Times (-1)^n the spectrum is mirrored, f -> rate / 2 - f. A zero-phase filter brings each of its frequencies to the
-    level of a line, in dB over octaves, that is fitted to the clip's own spectrum between 2 and 10 kHz. Silence, and a
-    clip too short for the fit, get no high band.
+    Multiplying by (-1)^n mirrors the spectrum, f -> rate / 2 - f. A zero-phase filter then brings each frequency to the
+    level of a line (dB over octaves) fitted to the clip's spectrum between 2 and 10 kHz. Silence and clips too short
+    for the fit get no high band.
     """
     from scipy.signal import firwin2, oaconvolve
 
@@ -56,7 +56,7 @@ def fold(low: np.ndarray, *, sample_rate: int) -> np.ndarray:
 
 
 def _folding_gains(low: np.ndarray, *, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies from 0 to half the rate and the gain that each of them gets after mirroring."""
+    """Frequencies from 0 to half the rate, and the gain of each after mirroring."""
     from scipy.signal import welch
 
     frequencies, power = welch(low, sample_rate, nperseg=min(2048, len(low)))
@@ -68,12 +68,12 @@ def _folding_gains(low: np.ndarray, *, sample_rate: int) -> tuple[np.ndarray, np
     slope = float(np.clip(slope, -STEEPEST, 0.0))
     offset = float(level[fitted].mean() - slope * np.log2(frequencies[fitted]).mean())
     wanted = offset + slope * np.log2(np.maximum(frequencies, FIT_HZ[0]))
-    gains = 10 ** (np.minimum(wanted - level[::-1], 0.0) / 20)  # level[::-1]: what the mirror put there
+    gains = 10 ** (np.minimum(wanted - level[::-1], 0.0) / 20)  # level[::-1]: the level of the mirrored spectrum
     return frequencies, np.where(frequencies >= EDGE_HZ, gains, 0.0)
 
 
 def decorrelate(mono: np.ndarray, *, sample_rate: int, side_db: float = SIDE_DB) -> np.ndarray:
-    """(samples,) -> left and right (2, samples): mid + side and mid - side; the mid is the mono signal, untouched."""
+    """(samples,) -> left and right (2, samples): mid + side and mid - side; the mid is the unchanged mono signal."""
     from scipy.signal import lfilter
 
     side = mono.astype(np.float64)

@@ -1,1 +1,1 @@
-"""Chooses clips of a corpus and reads them."""
+"""Chooses clips from a corpus and reads their audio."""

@@ -20,7 +20,7 @@ from reencoder_pipeline.errors import AudioError, EvaluationError
 
 @dataclass(frozen=True)
 class ClipChoice:
-    """The clips in the order in which they were chosen: a longer choice begins with a shorter one."""
+    """The chosen clips in order, and what was left out. A choice of more clips begins with the same clips."""
 
     clips: tuple[Clip, ...]
     silent: tuple[Clip, ...]
@@ -30,12 +30,17 @@ class ClipChoice:
 
 
 def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_seconds: float, seed: int) -> ClipChoice:
-    """One excerpt of every track that suits the task, then a second one of every track, until there are `num_clips`.
+    """Take one clip of every track that suits the task, then a second one of every track, until there are `num_clips`.
 
-    A track is cut into slots of `clip_seconds` with a random offset, visited in random order: its excerpts never
-    overlap. Slots and the order of the tracks depend on the seed and the track's id, not on the other tracks. Silent
-    excerpts (below -60 dBFS), for m2s those that are nearly mono, tracks shorter than a clip and unreadable files are
-    passed over and returned. EvaluationError when nothing is left.
+    A track is cut into slots of `clip_seconds` at a random offset, visited in random order, so its clips never overlap.
+    Slots and the order of the tracks depend only on the seed and the track's id. Silent clips (below -60 dBFS),
+    near-mono clips (m2s), tracks shorter than a clip and unreadable files are left out and returned. EvaluationError if
+    no clip is left.
+
+    Example::
+
+        choice = choose_clips(tracks, task="bwe", num_clips=48, clip_seconds=10.0, seed=0)
+        audio = load_clip(choice.clips[0], task=TASKS["bwe"], sample_rate=44_100, resampler="soxr_vhq")
     """
     clips: list[Clip] = []
     silent: list[Clip] = []
@@ -46,8 +51,8 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
     for track in sorted(tracks, key=lambda track: hashlib.sha256(f"{seed}/{track.id}".encode()).digest()):
         try:
             if _suits(track, task):
-                excerpts = _excerpts(track, clip_seconds=clip_seconds, seed=seed)
-                queue.append(iter(excerpts)) if excerpts else too_short.append(track.id)
+                slots = _slots(track, clip_seconds=clip_seconds, seed=seed)
+                queue.append(iter(slots)) if slots else too_short.append(track.id)
         except AudioError as error:
             failures.append(error)
     if not (queue or too_short or failures):
@@ -68,8 +73,8 @@ def choose_clips(tracks: Sequence[Track], *, task: str, num_clips: int, clip_sec
             queue.append(remaining)
     if not clips:
         raise EvaluationError(
-            f"no excerpt of {clip_seconds:g} s can be used",
-            value=f"{len(silent)} silent and {len(near_mono)} nearly mono excerpts, "
+            f"no clip of {clip_seconds:g} s can be used",
+            value=f"{len(silent)} silent and {len(near_mono)} nearly mono clips, "
             f"{len(too_short)} tracks too short, {len(failures)} files unreadable",
             remedy="use shorter clips or other tracks",
         )
@@ -82,7 +87,7 @@ def _suits(track: Track, task: str) -> bool:
     return (track.sample_rate or audio_header(track.path)[0]) >= FULL_BAND_RATE
 
 
-def _excerpts(track: Track, *, clip_seconds: float, seed: int) -> list[Clip]:
+def _slots(track: Track, *, clip_seconds: float, seed: int) -> list[Clip]:
     rate, num_samples = audio_header(track.path)
     length = round(clip_seconds * rate)
     slots = num_samples // length
@@ -93,7 +98,7 @@ def _excerpts(track: Track, *, clip_seconds: float, seed: int) -> list[Clip]:
 
 
 def _usable(clip: Clip, task: str, *, silent: list[Clip], near_mono: list[Clip]) -> bool:
-    """False for an excerpt that says nothing about the task; it is noted in one of the lists."""
+    """Whether the clip can be scored; one that cannot is added to one of the lists."""
     audio = read_excerpt(clip)
     if level_dbfs(downmix(audio)) < SILENCE_DBFS:
         silent.append(clip)

@@ -1,4 +1,4 @@
-"""The audio that latents are diagnosed on: the beginnings of the first clips, as mono, low band and stereo."""
+"""Loads the audio on which latents are diagnosed: the beginnings of clips as mono, low band and stereo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reencoder_pipeline.latents import LatentSpec
 
 @dataclass(frozen=True)
 class Excerpt:
-    """float32 (samples,) each, a whole number of frames; `stereo` (2, samples), None where the sides are silent."""
+    """float32 (samples,) each, a whole number of frames. `stereo` is (2, samples), or None if its side is silent."""
 
     id: str
     mono: np.ndarray
@@ -31,7 +31,7 @@ class Excerpt:
 
 
 def load_excerpts(clips: Sequence[Clip], *, seconds: float, spec: LatentSpec, resampler: str) -> list[Excerpt]:
-    """The first `seconds` of every clip, all of one length. Silent ones and unreadable files are left out."""
+    """The first `seconds` of every clip, all of one length. Silent clips and unreadable files are left out."""
     seconds = min([seconds, *(clip.num_samples / clip.sample_rate for clip in clips)])
     length = spec.num_samples(max(int(seconds * spec.frame_rate), spec.num_frames(SHORTEST)))
     excerpts = []
@@ -40,7 +40,7 @@ def load_excerpts(clips: Sequence[Clip], *, seconds: float, spec: LatentSpec, re
         try:
             audio = read_excerpt(replace(clip, num_samples=needed))
         except AudioError:
-            continue  # the scores of the same clips have named this file as a failure
+            continue  # scoring the same clips has reported this file as a failure
         if clip.sample_rate != spec.sample_rate:
             audio = resample(audio, clip.sample_rate, spec.sample_rate)
         audio = audio[:, :length]

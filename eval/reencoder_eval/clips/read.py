@@ -1,4 +1,4 @@
-"""Which excerpts are evaluated, and their audio: spread over the tracks, decided by the seed, no silent skipping."""
+"""Describes clips and reads their audio, with half a second of the track on either side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL_BAND_RATE = 44_100  # a track below this rate has no high band to be compar
 
 @dataclass(frozen=True)
 class Clip:
-    """An excerpt of a track: `num_samples` from sample `start` on, at the file's own rate."""
+    """An excerpt of a track: `num_samples` samples from `start`, at the file's own rate."""
 
     track: str
     path: Path
@@ -36,10 +36,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipAudio:
-    """The streams that a task needs of one clip, float32 (margin + samples + margin,) at the autoencoder's rate.
+    """The streams of one clip that a task needs, float32 (margin + samples + margin,) each at the autoencoder's rate.
 
-    The margins are the track's own sound before and after the clip. A cut is a click, which fills the high band that is
-    to be estimated: a module answered with bursts, and 98 % of a clip's error lay in its last 20 ms.
+    The margins are the track's audio before and after the clip. Without them the cut is a click that fills the high
+    band: a module answered with bursts, and 98 % of a clip's error lay in its last 20 ms.
     """
 
     clip: Clip
@@ -49,7 +49,7 @@ class ClipAudio:
 
     @property
     def digest(self) -> str:
-        """Of the audio itself: it changes with file, excerpt, rate and resampler, and with nothing else."""
+        """sha256 of the audio; it changes only with file, excerpt, rate and resampler."""
         digest = hashlib.sha256(str(self.sample_rate).encode())
         for name in sorted(self.streams):
             digest.update(name.encode() + self.streams[name].tobytes())
@@ -57,11 +57,11 @@ class ClipAudio:
 
     @property
     def length(self) -> int:
-        """In samples, margins included."""
+        """Samples including the margins."""
         return len(next(iter(self.streams.values())))
 
     def stack(self, names: Sequence[str]) -> np.ndarray:
-        """(len(names), samples) of the clip alone."""
+        """(len(names), samples): these streams without margins."""
         return self.without_margins(np.stack([self.streams[name] for name in names]))
 
     def without_margins(self, audio: np.ndarray) -> np.ndarray:
@@ -70,9 +70,10 @@ class ClipAudio:
 
 
 def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str, low_rate: int = 22_050) -> ClipAudio:
-    """Read the excerpt and half a second on either side (not the file), bring it to `sample_rate`, and make the task's
-    streams; `low_rate` and `resampler` make the low band. Where the track begins or ends, silence is put in place of
-    what is not there."""
+    """Read the clip and half a second on either side, resample to `sample_rate`, and make the task's streams.
+
+    `low_rate` and `resampler` make the low band. Beyond the ends of the track the margins are silent.
+    """
     audio = _read_with_margins(clip, clip.sample_rate // 2)
     if clip.sample_rate != sample_rate:
         audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
@@ -96,26 +97,27 @@ def _read_with_margins(clip: Clip, margin: int) -> Audio:
 
 
 def read_excerpt(clip: Clip) -> Audio:
-    """float32 (channels, samples) at the file's rate; AudioError when the file ends before the excerpt does."""
+    """float32 (channels, samples) at the file's rate. AudioError if the file cannot be read or ends too early."""
     try:
         with open_seekable(clip.path) as file:
             file.seek(clip.start)
             samples = np.empty((clip.num_samples, file.channels), dtype=np.float32)
             filled = 0
-            # One read stops at a gap in an Ogg or Opus stream, while the read after it goes on.
+            # A read stops at a gap in an Ogg or Opus stream; the next read continues after it.
             while filled < len(samples) and (count := len(file.read(out=samples[filled:]))):
                 filled += count
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise AudioError(
-            "cannot be read as audio", where=clip.path, value=str(error), remedy="fetch it again"
+            "the file cannot be read as audio", where=clip.path, value=str(error), remedy="fetch it again"
         ) from None
     if filled != clip.num_samples:
         raise AudioError(
-            "ends before its header says",
+            "the file ends before its header says",
             where=clip.path,
             value=f"{filled} of {clip.num_samples} samples from {clip.start} on",
-            remedy="the file is probably truncated: fetch it again",
+            remedy="fetch it again; it is probably truncated",
         )
     if not np.isfinite(samples).all():
-        raise AudioError("holds values that are not numbers", where=clip.path, remedy="make it anew from its source")
+        remedy = "decode it again from its source"
+        raise AudioError("the file holds values that are not finite numbers", where=clip.path, remedy=remedy)
     return np.ascontiguousarray(samples.T)  # (samples, channels) -> (channels, samples)

@@ -1,1 +1,1 @@
-"""Distances between estimate and reference: spectral, stereo, latent, of hearing; FLOPs."""
+"""Measures of an estimate against its reference (spectra, stereo, latents, models of hearing), and FLOP counts."""

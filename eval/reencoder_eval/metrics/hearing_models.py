@@ -1,11 +1,12 @@
-"""What listeners would say, as two models of hearing guess it: Zimtohrli and ViSQOL, mean opinion scores from 1 to 5.
+"""Predicts listeners' ratings with two models of hearing, Zimtohrli and ViSQOL: mean opinion scores from 1 to 5.
 
-Both are optional packages, work offline and hear one channel at 48 kHz, nothing of stereo: channels are scored one by
-one and averaged. Neither was made for bandwidth extension: they guess how listeners rate codecs.
+Both are optional packages and work offline. They hear one channel at 48 kHz, so channels are scored separately and
+averaged, and stereo effects do not count. Both predict ratings of codecs; neither was made for bandwidth extension.
 
-- Zimtohrli: 5.0 for identical signals; hardly hears level (-6 dB costs 0.01); 0.4 s of computing per 10 s of audio
+- Zimtohrli: 5.0 for identical signals; almost insensitive to level (-6 dB costs 0.01); 0.4 s of computing per 10 s of
+  audio
 - ViSQOL, audio mode: 4.73 for identical signals, its maximum; compensates level and delay; 15 s of computing per 10 s
-  of audio, 2.5 s where numba is installed
+  of audio, 2.5 s with numba installed
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.errors import EvaluationError
 
 RATE = 48_000
-# ViSQOL refuses less than 0.95 s. Zimtohrli corrupts memory below 0.1 s, and does not come back from a NaN.
+# ViSQOL refuses less than 0.95 s. Zimtohrli corrupts memory below 0.1 s and never returns for a NaN.
 SHORTEST_SECONDS = 1
-PACKAGES = {"zimtohrli": "zimtohrli", "visqol": "visqol-python"}  # what is imported, and what is installed
+PACKAGES = {"zimtohrli": "zimtohrli", "visqol": "visqol-python"}  # name of the import -> name for pip
 
 
 def available() -> tuple[str, ...]:
-    """Which of PACKAGES' modules are installed."""
+    """The modules of PACKAGES that are installed."""
     return tuple(name for name in PACKAGES if importlib.util.find_spec(name))
 
 
@@ -40,25 +41,25 @@ def require_available(names: Iterable[str]) -> None:
 
 
 def zimtohrli_mos(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> float | None:
-    """(channels, samples) both -> mean over channels. None where a channel is silent (the reference below -60,
-    the estimate below -80 dBFS).
+    """Both (channels, samples) -> score from 1 to 5, the mean over channels; larger is better.
 
-    EvaluationError without the package zimtohrli, or when the two cannot be compared.
+    None if a channel is silent (reference below -60 dBFS, estimate below -80). EvaluationError if the package zimtohrli
+    is missing, shapes differ, the clip is shorter than 1 s, or a value is not finite.
+
+    Example::
+
+        zimtohrli_mos(music, music, sample_rate=44_100)  # 5.0; music is float32 (channels, samples)
     """
     measure = _imported("zimtohrli").mos_from_signals
     return _mean_over_channels(measure, estimate, reference, sample_rate=sample_rate)
 
 
 def visqol_mos(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> float | None:
-    """(channels, samples) both -> mean over channels. None where a channel is silent (the reference below -60,
-    the estimate below -80 dBFS).
-
-    EvaluationError without the package visqol-python, or when the two cannot be compared.
-    """
+    """As zimtohrli_mos, by ViSQOL in audio mode (package visqol-python)."""
     model = _visqol()
 
     def measure(x: np.ndarray, y: np.ndarray) -> float:
-        return model.measure_from_arrays(y, x, RATE).moslqo  # the reference first
+        return model.measure_from_arrays(y, x, RATE).moslqo  # ViSQOL takes the reference first
 
     return _mean_over_channels(measure, estimate, reference, sample_rate=sample_rate)
 
@@ -80,7 +81,7 @@ def _mean_over_channels(
 def _require_clip(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> None:
     if estimate.shape != reference.shape or estimate.ndim != 2 or estimate.shape[1] < SHORTEST_SECONDS * sample_rate:
         raise EvaluationError(
-            f"estimate and reference are (channels, samples) of equal length each, at least {SHORTEST_SECONDS} s",
+            f"estimate and reference must have the same shape, (channels, samples), of at least {SHORTEST_SECONDS} s",
             value=f"estimate {estimate.shape}, reference {reference.shape}",
             remedy="use longer clips, and cut the system's output to its input's length",
         )

@@ -1,7 +1,7 @@
-"""Distances in the autoencoder's own latent space: of one clip, and between the latents of two whole sets of clips.
+"""Distances in the autoencoder's latent space: L1 of one clip, and the Fréchet distance between two sets of clips.
 
-They say nothing about another autoencoder, and what the autoencoder does not hear they do not see: no substitute for
-distances of sound, but what a latent module was trained on, and a Fréchet distance without weights from elsewhere.
+They are what a latent module was trained on, and the Fréchet distance needs no other network. They do not replace
+distances of sound: values of different autoencoders do not compare, and latents lack what the autoencoder cannot hear.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ def latent_l1(
     std: np.ndarray,
     device: torch.device | str = "cpu",
 ) -> float | None:
-    """Mean L1 between E(estimate) and E(reference) of one clip, (channels, samples) both, in units of `std` (C,).
+    """Mean L1 between E(estimate) and E(reference) of one clip, both (channels, samples), in units of `std` (C,).
 
-    With the standard deviations that a training was normalised by, it is that training's L1. None for a silent
-    reference, below -60 dBFS.
+    With the standard deviations that normalised a training it equals that training's L1. None for a reference below
+    -60 dBFS. EvaluationError if shapes or channels differ.
+
+    Example::
+
+        latent_l1(estimate, reference, autoencoder=load_autoencoder("house"), std=np.ones(64))
     """
     if estimate.shape != reference.shape or estimate.ndim != 2:
         raise EvaluationError(
-            "estimate and reference are (channels, samples) of equal length each",
+            "estimate and reference must have the same shape, (channels, samples)",
             value=f"estimate {estimate.shape}, reference {reference.shape}",
             remedy="compensate the system's delay and cut its output to its input's length",
         )
@@ -49,7 +53,7 @@ def latent_l1(
 
 @torch.inference_mode()
 def encode_clip(audio: np.ndarray, *, autoencoder: Autoencoder, device: torch.device | str = "cpu") -> np.ndarray:
-    """(channels, samples) -> (channels, C, T), or (1, C, T) of an autoencoder for joint stereo."""
+    """(channels, samples) -> latents (channels, C, T), or (1, C, T) if the autoencoder encodes stereo jointly."""
     batch = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).to(device)
     joint = autoencoder.spec.stereo == "joint"
     return autoencoder.encode(batch[None] if joint else batch[:, None]).cpu().numpy()
@@ -59,7 +63,12 @@ def encode_clip(audio: np.ndarray, *, autoencoder: Autoencoder, device: torch.de
 class FrechetStatistics:
     """Count, mean and scatter (the sum of outer products of deviations) of latent frames, in float64.
 
-    `of` one clip after the other, added up in any order and grouping, equals `of` all of them, but for rounding.
+    Statistics of single clips can be added in any order; the sum equals `of` all clips, up to rounding.
+
+    Example::
+
+        a = FrechetStatistics.of(first) + FrechetStatistics.of(second)  # latents (..., C, T)
+        frechet_distance(a, FrechetStatistics.of(reference))
     """
 
     count: int
@@ -68,11 +77,11 @@ class FrechetStatistics:
 
     @classmethod
     def of(cls, latents: np.ndarray) -> FrechetStatistics:
-        """(..., C, T), every frame of every item alike. EvaluationError for values that are not finite."""
+        """Statistics over all frames of latents (..., C, T). EvaluationError without frames or if not finite."""
         frames = np.moveaxis(latents, -2, 0).reshape(latents.shape[-2], -1).astype(np.float64)  # (..., C, T) -> (C, n)
         if not frames.size or not np.isfinite(frames).all():
             raise EvaluationError(
-                "latents are not finite numbers, or there are none",
+                "the latents are empty or not finite",
                 value=f"latents {latents.shape}",
                 remedy="check the audio they were encoded from",
             )
@@ -81,17 +90,17 @@ class FrechetStatistics:
         return cls(frames.shape[1], mean, deviations @ deviations.T)
 
     def __add__(self, other: FrechetStatistics) -> FrechetStatistics:
-        """Of the frames of both (Chan, Golub and LeVeque 1979)."""
+        """The statistics of all frames of both (Chan, Golub and LeVeque 1979)."""
         count, shift = self.count + other.count, other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
         between = np.outer(shift, shift) * (self.count * other.count / count)
         return FrechetStatistics(count, mean, self.scatter + other.scatter + between)
 
     def covariance(self) -> np.ndarray:
-        """(C, C); EvaluationError with fewer than C + 1 frames, which leave directions without any spread."""
+        """(C, C). EvaluationError with fewer than C + 1 frames, whose covariance would be singular."""
         if self.count < (needed := len(self.mean) + 1):
             raise EvaluationError(
-                "too few latent frames for a covariance",
+                "there are too few latent frames for a covariance",
                 where="Fréchet distance",
                 value=f"{self.count} frames of {len(self.mean)} channels",
                 remedy=f"use more or longer clips: at least {needed} frames, and better ten times as many",
@@ -102,8 +111,8 @@ class FrechetStatistics:
 def frechet_distance(a: FrechetStatistics, b: FrechetStatistics, *, std: np.ndarray | None = None) -> float:
     """Squared Wasserstein-2 distance of two Gaussians: |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); symmetric.
 
-    `std` (C,) brings latents to units of each channel's standard deviation; without it, channels of large values rule.
-    Few frames make it too large, so only distances of equally many frames compare.
+    `std` (C,) expresses latents in each channel's standard deviation; without it channels with large values dominate.
+    Few frames make the distance too large, so compare only distances over equally many frames.
     """
     scale = np.ones(len(a.mean)) if std is None else np.maximum(std, SMALLEST_STD).astype(np.float64)
     for channels in (len(b.mean), len(scale)):
@@ -124,7 +133,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 def _require_channels(channels: int, *, expected: int) -> None:
     if channels != expected:
         raise EvaluationError(
-            "latents, or their standard deviations, of different autoencoders",
+            "the latents and standard deviations belong to different autoencoders",
             value=f"{channels} channels, not {expected}",
             remedy="take both from the same autoencoder",
         )

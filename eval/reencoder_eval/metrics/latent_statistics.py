@@ -1,7 +1,4 @@
-"""What latents say by themselves: moments, independence of channels, structure in time, and how far two are apart.
-
-Latents are (clips, C, T) here, all clips of one length.
-"""
+"""Statistics of latents (clips, C, T): moments, independence of channels, structure in time, and L1 distances."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SMALLEST_STD = 1e-8  # a channel below this is constant: it has no shape, and nothing is measured in its units
-UNUSED_SIGMA = 0.9  # a posterior this wide is almost the prior: the channel says next to nothing
-CARRIED = 0.8  # the share of the high band for which channels are counted
+SMALLEST_STD = 1e-8  # a channel with a smaller deviation counts as constant
+UNUSED_SIGMA = 0.9  # a posterior this wide is almost the prior: the channel carries almost no information
+CARRIED = 0.8  # of a sum over channels, the share that the counted channels carry
 
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """One value per channel over all clips and frames; None where a constant channel has no such thing."""
+    """One value per channel over all clips and frames; None if it is undefined for a constant channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -26,8 +23,8 @@ class ChannelStatistics:
     upper_half: tuple[float | None, ...]  # share of the energy above half the latent Nyquist; 0.5 if white
     correlation: tuple[tuple[float, ...], ...]  # (C, C)
     effective_rank: float  # of the covariance
-    effective_rank_correlation: float  # of the correlation: every channel counts alike
-    mean_predictor_l1: float  # what `latent_l1` gives for each channel's mean
+    effective_rank_correlation: float  # of the correlation, where every channel has the same weight
+    mean_predictor_l1: float  # latent_l1 of an estimate that is each channel's mean
 
 
 def channel_statistics(latents: np.ndarray) -> ChannelStatistics:
@@ -73,36 +70,36 @@ def upper_half_share(centred: np.ndarray) -> np.ndarray:
     """(N, C, T) with mean 0 per channel -> (C,): energy above a quarter of the frame rate, by Hann-windowed spectra."""
     frames = centred.shape[-1]
     power = np.square(np.abs(np.fft.rfft(centred * np.hanning(frames + 2)[1:-1], axis=-1))).sum(axis=0)  # (C, bins)
-    weights = np.full(power.shape[-1], 2.0)  # a bin stands for two, but for 0 and Nyquist
+    weights = np.full(power.shape[-1], 2.0)  # each bin except 0 and Nyquist stands for two
     weights[0] = 1
     if frames % 2 == 0:
         weights[-1] = 1
     frequencies = np.fft.rfftfreq(frames)
-    upper = np.where(np.isclose(frequencies, 0.25), 0.5, frequencies > 0.25)  # the bin at the border: half of it
+    upper = np.where(np.isclose(frequencies, 0.25), 0.5, frequencies > 0.25)  # the bin at the border counts half
     with np.errstate(invalid="ignore"):
         return (power * weights * upper).sum(axis=1) / (power * weights).sum(axis=1)
 
 
 def latent_l1(latents: np.ndarray, reference: np.ndarray, std: np.ndarray) -> float:
-    """(..., C, T) both, std (C,) -> mean L1 in units of each channel's standard deviation, as a training counts it."""
+    """Both (..., C, T), std (C,) -> mean L1 in units of each channel's standard deviation, as in a training."""
     return float(np.mean(channel_l1(latents, reference, std)))
 
 
 def channel_l1(latents: np.ndarray, reference: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """The same for each channel, (C,)."""
+    """As latent_l1, for each channel: (C,)."""
     scale = np.where(std > SMALLEST_STD, std, 1.0)
     distance = np.abs(latents.astype(np.float64) - reference)
     return np.moveaxis(distance, -2, 0).reshape(len(std), -1).mean(axis=1) / scale
 
 
 def relative_error(estimate: np.ndarray, reference: np.ndarray) -> float | None:
-    """Norm of the difference over the norm of the reference; None where that is 0."""
+    """Norm of the difference divided by the norm of the reference; None if the reference is zero."""
     norm = float(np.linalg.norm(reference))
     return float(np.linalg.norm(estimate.astype(np.float64) - reference)) / norm if norm > SMALLEST_STD else None
 
 
 def affine_fit(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N, C, T) both -> a * source + b, with the a and b of each channel that come nearest to the target."""
+    """Both (N, C, T) -> a * source + b, with a and b fitted to the target by least squares, per channel."""
     x, y = source.astype(np.float64), target.astype(np.float64)
     x_mean, y_mean = (values.mean(axis=(0, 2), keepdims=True) for values in (x, y))
     variance = np.square(x - x_mean).mean(axis=(0, 2), keepdims=True)
@@ -112,7 +109,7 @@ def affine_fit(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def channels_that_carry(amounts: Sequence[float], *, share: float = CARRIED) -> int:
-    """How many of the largest amounts make up `share` of their sum; 0 where there is nothing to share."""
+    """The number of largest amounts that make up `share` of their sum; 0 if the sum is 0."""
     ordered = np.sort(np.asarray(amounts, dtype=np.float64))[::-1]
     if ordered.sum() <= SMALLEST_STD:
         return 0

@@ -1,10 +1,10 @@
-"""Log-spectral distance, by which bandwidth extension is often compared: full, low and high band.
+"""Log-spectral distance (LSD) in the full, low and high band, a common measure of bandwidth extension.
 
 LSD is the mean over frames of the root mean square over bins of the difference of log10 power, with a 2048-point STFT,
-hop 512, and power clamped at 1e-8. So it is in powers of ten: a gain of g dB costs |g| / 10.
+hop 512, and power clamped at 1e-8. Its unit is a power of ten: a gain of g dB costs |g| / 10.
 
-Every bin counts alike, however quiet, and almost nothing is clamped (a full-scale sine has a power of 54 dB here): an
-estimate that is digitally silent above its cutoff scores far worse than one with inaudible noise there.
+Every bin has the same weight, however quiet, and almost nothing is clamped (a full-scale sine has a power of 54 dB
+here). An estimate that is digitally silent above its cutoff therefore scores far worse than one with inaudible noise.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ SMALLEST_POWER = 1e-8
 def log_spectral_distance(
     estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int, edge_hz: float = EDGE_HZ
 ) -> dict[str, float | None]:
-    """LSD_METRICS of one channel of one clip, (samples,) both: over all bins, those below `edge_hz`, and the others.
+    """LSD_METRICS of one channel of one clip, both (samples,): over all bins, those below `edge_hz`, and the others.
 
-    No filter is applied, unlike in STFT-D. None as for that: everything where the reference is silent, a band where the
-    reference is silent in it. EvaluationError when the two cannot be compared: other lengths, too short, not finite.
+    Bands are bins; no filter is applied, unlike in STFT-D. A silent reference scores None in all bands (below -60 dBFS)
+    or in the silent band (below -80).
+    EvaluationError if lengths differ, the clip is too short, or a value is not finite.
+
+    Example::
+
+        log_spectral_distance(10 * music, music, sample_rate=44_100)["lsd_full"]  # 2.0: 20 dB
     """
     require_comparable(estimate, reference)
     scores: dict[str, float | None] = dict.fromkeys(LSD_METRICS)

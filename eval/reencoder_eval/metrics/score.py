@@ -1,4 +1,4 @@
-"""All metrics of one estimate, by task; in this process or in a pool of others."""
+"""Computes all metrics of one estimate, in this process or in a pool of processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from reencoder_eval.metrics.stereo import balance, score_stereo
 from reencoder_pipeline.errors import ReencoderError
 
 Scores = dict[str, float | None]
-Submit = Callable[..., Future[Scores]]  # the arguments of score_clip -> its scores, to come
+Submit = Callable[..., Future[Scores]]  # takes the arguments of score_clip
 Quality = Literal["zimtohrli", "visqol"]
 
-SCORING_VERSION = 2  # raise it when any score changes: stored ones of another version are computed again
+SCORING_VERSION = 2  # raise it if any score changes: stored scores of another version are computed again
 
 
 def score_clip(
@@ -36,10 +36,15 @@ def score_clip(
     quality: Sequence[Quality] = (),
     edge_hz: float = EDGE_HZ,
 ) -> Scores:
-    """bwe: STFT-D, mel-D, SI-SDR and log-spectral distance, also below and above `edge_hz`; m2s: the first two by
-    channel, and stereo cues.
+    """All scores of one clip, both (targets, samples).
 
-    Both (targets, samples). `scored` is System's: "balance" wants that alone. `quality` names models of hearing.
+    bwe: STFT-D, mel-D and log-spectral distance, also below and above `edge_hz`, and SI-SDR. m2s: STFT-D and mel-D of
+    left, right, mid and side, and stereo cues. `scored` is System's: "balance" asks for the balance alone. `quality`
+    names models of hearing.
+
+    Example::
+
+        score_clip(estimate, reference, 44_100, task="bwe")["stft_d_full"]  # 0.0 if they are equal
     """
     if scored == "balance":
         return {"balance": balance(estimate), "balance_reference": balance(reference)}
@@ -54,9 +59,9 @@ def score_clip(
 
 @contextmanager
 def scoring_processes(workers: int) -> Iterator[Submit]:
-    """`submit` of a pool of processes with one thread each, faster than one process with many; 0: score right here."""
+    """`submit` of a pool of processes with one thread each, faster than one process with many; 0: no pool."""
     if workers == 0:
-        yield _at_once
+        yield _score_here
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
         yield partial(pool.submit, score_clip)
@@ -67,7 +72,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _at_once(*arguments: Any, **settings: Any) -> Future[Scores]:
+def _score_here(*arguments: Any, **settings: Any) -> Future[Scores]:
     scores: Future[Scores] = Future()
     try:
         scores.set_result(score_clip(*arguments, **settings))

@@ -1,13 +1,14 @@
-"""How far an estimate is from its reference: STFT-D and mel-D, in the full, low and high band, and SI-SDR.
+"""Distances between an estimate and its reference: STFT-D and mel-D in the full, low and high band, and SI-SDR.
 
-The definitions that reproduce the paper's table 1: auraloss 0.4.0 defaults, per-clip calls, steep filters at 11,025 Hz.
+These definitions reproduce the paper's table 1: auraloss 0.4.0 defaults, one call per clip, steep filters at 11,025 Hz.
 
 - STFT-D: `MultiResolutionSTFTLoss()`: spectral convergence + L1 of log magnitudes, mean of three resolutions
 - mel-D: `MelSTFTLoss(44100)`: the same two terms on 128 Slaney mel bands of one 1024-point STFT
-- low, high: both signals go through a zero-phase FIR filter first
+- low, high: both signals pass a zero-phase FIR filter first
 
-The estimate comes first and the reference second: spectral convergence divides by the reference's norm. One norm spans
-whatever a call is given, so a call is given one channel of one clip. Magnitudes are clamped at 1e-4: level matters.
+The estimate comes first and the reference second, because spectral convergence divides by the reference's norm. That
+norm is over everything in a call, so a call takes one channel of one clip. Magnitudes are clamped at 1e-4, so the
+distances depend on level.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from torch import Tensor
 from reencoder_pipeline.audio.mel import mel_filters
 from reencoder_pipeline.errors import EvaluationError
 
-METRICS_VERSION = 1  # raise it when any number below changes: stored scores of another version are computed again
+METRICS_VERSION = 1  # raise it if any number below changes: stored scores of another version are computed again
 BANDS = ("full", "low", "high")
 METRICS = (*(f"{name}_{band}" for name in ("stft_d", "mel_d") for band in BANDS), "si_sdr")
 
-EDGE_HZ = 11_025.0  # between low and high band, unless modules were trained on another low band
+EDGE_HZ = 11_025.0  # default edge between low and high band; modules trained on another low band set another
 TAPS = 1023  # 216 Hz of transition: -80 dB is reached within 0.2 semitones of the edge
 ATTENUATION_DB = 80.0
 MEL_BANDS = 128
 
-SILENCE_DBFS = -60.0  # a clip below this is not scored at all
-# A third of the music measured is below -60 dBFS above 11 kHz, and still has something there: only what is near the
-# rounding noise of 16-bit audio is given up, where spectral convergence would divide by almost nothing.
+SILENCE_DBFS = -60.0  # a clip below this is not scored
+# A third of the music measured has a high band below -60 dBFS that is not empty. Only bands near the rounding noise of
+# 16-bit audio are not scored: there spectral convergence would divide by almost nothing.
 BAND_SILENCE_DBFS = -80.0
 SHORTEST = 2048  # samples; the longest FFT of STFT-D
 
@@ -42,10 +43,14 @@ SHORTEST = 2048  # samples; the longest FFT of STFT-D
 def score(
     estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int, edge_hz: float = EDGE_HZ
 ) -> dict[str, float | None]:
-    """Every metric of METRICS for one channel of one clip, each (samples,). Lower is better, except SI-SDR in dB.
+    """All METRICS of one channel of one clip, both (samples,): STFT-D, mel-D (lower is better) and SI-SDR in dB.
 
-    A band in which the reference is silent scores None (both metrics), and so does everything for a silent reference.
-    EvaluationError when the two cannot be compared: other lengths, too short, not finite.
+    A silent reference (below -60 dBFS) scores None in every metric, a silent band (below -80) in both of its metrics.
+    EvaluationError if lengths differ, the clip is too short, or a value is not finite.
+
+    Example::
+
+        score(music, music, sample_rate=44_100)["stft_d_full"]  # 0.0; music is float32 (samples,)
     """
     require_comparable(estimate, reference)
     scores: dict[str, float | None] = dict.fromkeys(METRICS)
@@ -63,7 +68,7 @@ def score(
 def score_channels(
     estimate: np.ndarray, reference: np.ndarray, sample_rate: int, *, edge_hz: float = EDGE_HZ
 ) -> dict[str, float | None]:
-    """(channels, samples) both: the mean of the channels' scores, None where any channel has none."""
+    """Both (channels, samples) -> the mean of the channels' scores, None if any channel has none."""
     channels = [score(x, y, sample_rate=sample_rate, edge_hz=edge_hz) for x, y in zip(estimate, reference, strict=True)]
     values = np.array([[channel[metric] for channel in channels] for metric in METRICS], dtype=float)  # None -> NaN
     means = {metric: float(value) for metric, value in zip(METRICS, values.mean(axis=1), strict=True)}
@@ -71,12 +76,12 @@ def score_channels(
 
 
 def stft_distance(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """STFT-D of one channel, (samples,) both."""
+    """STFT-D of one channel, both (samples,); 0 is best (paper, section 3.3.2)."""
     return _distance(_stft_loss(), estimate, reference)
 
 
 def mel_distance(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> float:
-    """mel-D of one channel, (samples,) both."""
+    """mel-D of one channel, both (samples,); 0 is best (paper, section 3.3.2)."""
     return _distance(_mel_loss(sample_rate), estimate, reference)
 
 
@@ -89,13 +94,13 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
 
 
 def level_dbfs(signal: np.ndarray) -> float:
-    """Root mean square of a whole array in dB below full scale; digital silence is -inf."""
+    """Root mean square of a whole array in dBFS; digital silence is -inf."""
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(np.mean(np.square(signal, dtype=np.float64))))
 
 
 def filter_band(signal: np.ndarray, band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.ndarray:
-    """(samples,) -> (samples,): the signal, or what lies below or above `edge_hz`, without any delay."""
+    """(samples,) -> (samples,): the full signal or its "low" or "high" band, without delay."""
     if band == "full":
         return signal
     from scipy.signal import oaconvolve  # importing scipy.signal takes half a second
@@ -106,7 +111,7 @@ def filter_band(signal: np.ndarray, band: str, *, sample_rate: int, edge_hz: flo
 
 @cache
 def band_filter(band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.ndarray:
-    """(TAPS,) symmetric taps of the "low" or "high" band; an odd number of them, for a delay of whole samples."""
+    """(TAPS,) symmetric taps of the "low" or "high" band; an odd number, so that the delay is whole samples."""
     from scipy.signal import firwin
 
     window: Any = ("kaiser", 0.1102 * (ATTENUATION_DB - 8.7))  # Kaiser's formula for the attenuation
@@ -114,7 +119,7 @@ def band_filter(band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.
 
 
 class _MagnitudeSTFTLoss(STFTLoss):
-    """auraloss' loss without the phase that it computes and, at phase weight 0, never uses: half of its time."""
+    """auraloss' loss without computing the phase, which takes half the time and is unused at phase weight 0."""
 
     def stft(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         spectrum = torch.stft(x, self.fft_size, self.hop_size, self.win_length, self.window, return_complex=True)
@@ -134,7 +139,7 @@ def _stft_loss() -> torch.nn.Module:
 @cache
 def _mel_loss(sample_rate: int) -> torch.nn.Module:
     loss = _MagnitudeSTFTLoss(1024, 256, 1024)
-    # auraloss builds this filterbank with librosa, which this project does without; `mel_filters` equals it to 1e-7.
+    # auraloss builds this filterbank with librosa, which we do not depend on; `mel_filters` equals it to 1e-7.
     loss.scale, loss.fb = "mel", mel_filterbank(sample_rate)[None]
     return loss
 
@@ -161,13 +166,13 @@ def _distance(loss: torch.nn.Module, estimate: np.ndarray, reference: np.ndarray
 def require_comparable(estimate: np.ndarray, reference: np.ndarray) -> None:
     if estimate.ndim != 1 or estimate.shape != reference.shape:
         raise EvaluationError(
-            "estimate and reference are one channel of equal length each",
+            "estimate and reference must have the same shape, (samples,)",
             value=f"estimate {estimate.shape}, reference {reference.shape}",
             remedy="compensate the system's delay and cut its output to its input's length",
         )
     if len(reference) < SHORTEST:
         raise EvaluationError(
-            f"a clip of at least {SHORTEST} samples is needed, one FFT of STFT-D",
+            f"a clip needs at least {SHORTEST} samples, one FFT of STFT-D",
             value=f"{len(reference)} samples",
             remedy="use longer clips",
         )

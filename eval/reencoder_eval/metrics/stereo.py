@@ -1,23 +1,23 @@
-"""How far a stereo estimate is from its reference: STFT-D and mel-D of left, right, mid and side, and cues of space.
+"""Measures a stereo estimate: STFT-D and mel-D of left, right, mid and side, and cues of level, coherence, position.
 
-Distances alone mislead: those of left and right reward a mono copy, and that of the side is blind to its sign (swapped
-channels score 0) and without bound for a side of almost nothing. So a near-mono reference has no side distances, and
-cues of level, coherence and position stand beside them:
+Distances alone mislead. Those of left and right reward a mono copy. That of the side ignores its sign, so swapped
+channels score 0, and it has no bound for an almost empty side, so a near-mono reference has no side distances. The
+cues complete them:
 
-- side level: 10 log10 of side over mid energy, of the whole clip
-- coherence: normalised cross-correlation of left and right (real part, -1 to 1; not its magnitude, which takes opposite
-  channels for equal ones), by band, over the whole clip
-- level difference: 10 log10 of left over right energy, by band and frame
+- side level: 10 log10 of side over mid energy of the whole clip
+- coherence: normalised cross-correlation of left and right per band, over the whole clip (real part, -1 to 1; the
+  magnitude would be the same for equal and opposite channels)
+- level difference: 10 log10 of left over right energy per band and frame
 - balance: natural logarithm of left over right energy of the whole clip (the paper's figure 3)
 
-Bands are 1 ERB wide (Glasberg and Moore 1990), the ear's own resolution; the lowest is as wide as a bin of the
-spectrum, while third-octaves would be narrower there. Frames are 46 ms at 44.1 kHz: the ear follows no faster motion.
+Bands are 1 ERB wide (Glasberg and Moore 1990), the ear's resolution. The lowest is as wide as one bin of the spectrum;
+third-octaves would be narrower. Frames are 46 ms at 44.1 kHz, because the ear follows no faster motion.
 
-Bands and frames count where the *reference* is audible, -80 dBFS or more: the same ones for every system. No channel
-counts as more than LIMIT_DB below its partner: beyond that, levels are alike to the ear and logarithms are without
-bound. So a mono copy has a side level of -40 dB, a hard-panned signal a level difference of 40 dB and, as one channel
-is empty, a coherence of 0. A band or frame in which the estimate alone is silent has a difference of 0 and a coherence
-of 0.
+Bands and frames count if the *reference* is audible in them (-80 dBFS or more), so they are the same for every system.
+A channel counts as at most LIMIT_DB below its partner: larger differences sound alike, and their logarithms have no
+bound. So a mono copy has a side level of -40 dB, and a hard-panned signal has a level difference of 40 dB and, because
+one channel is empty, a coherence of 0. If only the estimate is silent in a band or frame, its level difference and
+coherence there are 0.
 """
 
 from __future__ import annotations
@@ -40,20 +40,25 @@ VIEWS = ("left", "right", "mid", "side")
 CUES = ("side_level_error", "side_level_abs", "coherence_error", "level_difference_error", "balance")
 STEREO_METRICS = (*(f"{name}_{view}" for view in VIEWS for name in ("stft_d", "mel_d")), *CUES, "balance_reference")
 
-NEAR_MONO_DB = -40.0  # side over mid; below it a stereo reference is mono with dither
+NEAR_MONO_DB = -40.0  # side over mid; a stereo reference below it is mono with dither
 LIMIT_DB = 40.0
 FRAME, HOP = 2048, 1024
 
 
 def score_stereo(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: int) -> dict[str, float | None]:
-    """Every metric of STEREO_METRICS for one clip, (2, samples) both.
+    """All STEREO_METRICS of one clip, both (2, samples).
 
-    All are distances or errors, 0 at best, but for the two balances, whose difference is the error, and
-    `side_level_error`, which is signed: below 0 dB the estimate is too narrow.
+    Distances and errors are 0 at best. `side_level_error` is signed: below 0 dB the estimate is too narrow. The two
+    balances are values; their difference is the error.
 
-    None: everything for a silent reference, below -60 dBFS; the distances of a view (left, right, mid, side) in which
-    it is silent; side distances of a near-mono one; cues of a silent estimate, below -80 dBFS. EvaluationError when
-    the two cannot be compared: not two channels, other lengths, too short, not finite.
+    None stands in every metric if the reference is silent (below -60 dBFS), in the distances of a view (left, right,
+    mid, side) in which it is silent, in side distances if it is near mono, and in cues if the estimate is silent (below
+    -80 dBFS). EvaluationError if there are not two channels, lengths differ, the clip is too short, or a value is not
+    finite.
+
+    Example::
+
+        score_stereo(music, music, sample_rate=44_100)["stft_d_left"]  # 0.0; music is float32 (2, samples)
     """
     _require_stereo(estimate, reference)
     scores: dict[str, float | None] = dict.fromkeys(STEREO_METRICS)
@@ -74,7 +79,7 @@ def score_stereo(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: in
 
 
 def near_mono(reference: np.ndarray) -> bool:
-    """(2, samples): whether its side is below -60 dBFS, or more than 40 dB below its mid; no side to be estimated."""
+    """(2, samples): whether the side is below -60 dBFS or more than 40 dB below the mid."""
     _, _, mid, side = (level_dbfs(view) for view in _views(reference))
     return side < SILENCE_DBFS or side < mid + NEAR_MONO_DB
 
@@ -94,7 +99,7 @@ def balance(stereo: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class _Bands:
-    """`power` (2, T, B): mean squares of left and right. `cross` (T, B): mean of their products."""
+    """Mean squares of left and right, `power` (2, T, B), and the mean of their products, `cross` (T, B)."""
 
     power: np.ndarray
     cross: np.ndarray
@@ -122,7 +127,7 @@ def _bands_of(stereo: np.ndarray, *, sample_rate: int) -> _Bands:
     window = np.hanning(FRAME + 1)[:-1].astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(stereo, FRAME, axis=1)[:, ::HOP]  # (2, samples) -> (2, T, FRAME)
     spectra = np.asarray(rfft(frames * window), dtype=np.complex128)[..., 1:]
-    left, right = spectra / np.sqrt(FRAME * np.square(window).sum() / 2)  # squares add up to the mean square
+    left, right = spectra / np.sqrt(FRAME * np.square(window).sum() / 2)  # squared bins sum to the mean square
     erb_number = 21.4 * np.log10(1 + 0.00437 * np.fft.rfftfreq(FRAME, 1 / sample_rate)[1:])
     starts = np.unique(erb_number.astype(int), return_index=True)[1]  # a band without a bin does not exist
     products = (np.square(np.abs(left)), np.square(np.abs(right)), (left * right.conj()).real)
@@ -158,9 +163,9 @@ def _mean(values: np.ndarray) -> float | None:
 def _require_stereo(estimate: np.ndarray, reference: np.ndarray) -> None:
     if estimate.shape != reference.shape or estimate.ndim != 2 or len(estimate) != 2:
         raise EvaluationError(
-            "estimate and reference are two channels of equal length each",
+            "estimate and reference must have the same shape, (2, samples)",
             value=f"estimate {estimate.shape}, reference {reference.shape}",
-            remedy="score systems with one output channel by score_channels",
+            remedy="score systems with one output channel with score_channels",
         )
     for x, y in zip(estimate, reference, strict=True):
         require_comparable(x, y)

@@ -1,1 +1,1 @@
-"""Pages, figures and cards for people to read and listen to."""
+"""Writes the listening page, figures and model cards of a run."""

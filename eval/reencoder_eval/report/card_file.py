@@ -1,4 +1,4 @@
-"""Where a card goes: a new file, or one that is a card of this program already."""
+"""Writes a model card to a new file, or over an earlier card of this program."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ MARK = b"\nlibrary_name: reencoder\n"  # in the front matter of every card
 
 
 def require_card_place(path: Path, *, overwrite: bool) -> None:
-    """ConfigError where `path` is a folder, or, unless `overwrite`, a file that is no card of ours."""
+    """ConfigError if `path` is a folder or, unless `overwrite`, a file that is not a card of this program."""
     if path.is_dir():
-        raise ConfigError("the place of the card is a folder", where=path, remedy="name a file in it: README.md")
+        raise ConfigError("the path of the card is a folder", where=path, remedy="name a file in it: README.md")
     if not overwrite:
-        require_own_file(path, holds=MARK, remedy="give another --out, or --overwrite replaces it")
+        require_own_file(path, holds=MARK, remedy="choose another --out, or replace the file with --overwrite")
 
 
 def write_card_file(path: Path, text: str, *, overwrite: bool) -> None:
-    """The folders above it are made. EvaluationError where it cannot be written."""
+    """Write the card and the folders above it. EvaluationError if it cannot be written."""
     require_card_place(path, overwrite=overwrite)
     try:
         with named_if_not_writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
     except (FileExistsError, NotADirectoryError):
-        remedy = "give another --out"
-        raise ConfigError("what is above the card is a file", where=path, remedy=remedy) from None
+        remedy = "choose another --out"
+        raise ConfigError("a folder of the card's path is a file", where=path, remedy=remedy) from None

@@ -1,4 +1,4 @@
-"""Pictures of a run: spectrograms, and bars of STFT-D in the manner of the paper's figure 2."""
+"""Draws a run: spectrograms, bars of STFT-D (as the paper's figure 2), and stereo balance (as its figure 3)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CHART_METRICS = {
     "m2s": {"stft_d_left": "left", "stft_d_right": "right", "stft_d_side": "side"},
 }
 LONGEST_LABEL = 80  # characters
-INK = "#010203"  # stands for the colour of the text around the picture
+INK = "#010203"  # replaced by currentColor, the colour of the text around the picture
 
 
 def log_spectrogram(signal: np.ndarray) -> np.ndarray:
-    """(samples,) -> (FFT / 2 + 1, columns) in dB, a Hann window of FFT samples for each column of the picture."""
+    """(samples,) -> (FFT / 2 + 1, columns) in dB, one Hann window of FFT samples for each column of the picture."""
     starts = np.linspace(0, max(len(signal) - FFT, 0), PICTURE[0]).astype(int)
     padded = np.pad(signal, (0, max(FFT - len(signal), 0)))
     frames = padded[starts[:, None] + np.arange(FFT)] * np.hanning(FFT)
@@ -40,7 +40,7 @@ def log_spectrogram(signal: np.ndarray) -> np.ndarray:
 
 
 def spectrogram_pictures(signals: Sequence[np.ndarray]) -> list[bytes]:
-    """One WebP per signal, low frequencies at the bottom, all on one scale below the loudest point of any."""
+    """One WebP per signal, low frequencies at the bottom, all on one scale, whose top is the loudest point."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -57,10 +57,10 @@ def spectrogram_pictures(signals: Sequence[np.ndarray]) -> list[bytes]:
 
 
 def stft_d_chart(summary: Summary, costs: Costs | None = None) -> str:
-    """SVG after the paper's figure 2: mean STFT-D of every system, with 95 % intervals, and GFLOPs beside it.
+    """SVG after the paper's figure 2: mean STFT-D of every system with 95 % intervals.
 
-    bwe: full, low and high band; m2s: left, right and side. Where costs are known, a second panel shows the GFLOPs per
-    second of each system alone, and of the autoencoder's passes where a system is nothing else.
+    bwe shows full, low and high band; m2s left, right and side. With costs, a second panel shows each system's
+    GFLOPs per second of audio, or the autoencoder's if the system is only that.
     """
     from matplotlib.figure import Figure
 
@@ -106,8 +106,9 @@ def stft_d_chart(summary: Summary, costs: Costs | None = None) -> str:
 
 
 def balance_chart(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """SVG after the paper's figure 3: log(E_left / E_right) of the output over the reference's, a panel for each
-    lambda, with Pearson's correlation; the first module with conditions. None where no row has a lambda.
+    """SVG after the paper's figure 3 for the first module with conditions; None if no row has a lambda.
+
+    Each lambda has a panel: log(E_left / E_right) of the output over that of the reference, with Pearson's correlation.
     """
     from matplotlib.figure import Figure
 
@@ -137,7 +138,7 @@ def balance_chart(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _label(text: str) -> str:
-    """In one line that leaves room for the bars."""
+    """The label on one line, short enough to leave room for the bars."""
     line = printable(text)
     return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"
 
@@ -145,7 +146,7 @@ def _label(text: str) -> str:
 def _our_style(salt: str) -> AbstractContextManager[None]:
     import matplotlib
 
-    # A "$" in a label is a "$".
+    # text.parse_math: a "$" in a label is printed as it is.
     return matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif", "text.parse_math": False}
     )
@@ -159,7 +160,7 @@ def _plain_axes(axes: Any, *, grid: Literal["x", "both"]) -> None:
 
 
 def as_file(svg: str) -> str:
-    """A picture that takes the colour of the text around it -> one for a file, which has no text around it."""
+    """Gives an SVG that uses the colour of the surrounding text a colour of its own, for a file by itself."""
     return svg.replace("<svg ", f'<svg color="{BAND_COLOURS[0]}" ', 1)
 
 

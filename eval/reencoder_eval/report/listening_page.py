@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with tables, chart and a listening test, which needs no other file."""
+"""Writes report.html, one self-contained file with the tables, charts and listening test of a run."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_report(run: Path) -> Path:
-    """report.html (and the chart as a file of its own) from what the folder holds; returns the report's path.
+    """Write report.html and the charts from the files of a run folder; returns the report's path.
 
-    The audio of the listening clips is embedded as FLAC: lossy formats would cut the band that is being judged.
+    The audio of the listening clips is embedded as FLAC, because lossy formats would cut the band under test.
     """
     description, rows, costs = description_of(run), finished_scores(run), costs_of(run)
     summary = summarise(rows)
@@ -63,7 +63,7 @@ def write_report(run: Path) -> Path:
         balances=Markup(balances) if balances else None,
         clips=clips,
         letters=string.ascii_uppercase,
-        digest=hashlib.sha256(sounds.encode()).hexdigest()[:16],  # what stored answers belong to
+        digest=hashlib.sha256(sounds.encode()).hexdigest()[:16],  # ties the listener's stored answers to these sounds
         columns=[_heading(column) for column in main_columns(summary.task)],
         paper=paper_rows(summary.task),
         here=here_rows(summary, costs),
@@ -77,14 +77,14 @@ def write_report(run: Path) -> Path:
 
 
 def _shown(value: object) -> object:
-    """What the template puts onto the page: texts without characters that are not to be seen."""
+    """Removes invisible characters from every text that the template puts onto the page."""
     return printable(value, lines=True) if type(value) is str else value
 
 
 def listening_clip(
     run: Path, clip: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], summary: Summary
 ) -> dict[str, Any]:
-    """One clip for the template: its signals, reference first, each with pictures, sound, scores and playback gain."""
+    """One clip for the template: its signals with the reference first, each with pictures, sound, scores and gain."""
     scored = {row["system"]: row for row in rows if row["clip"] == clip["id"]}
     labels = {REFERENCE: "Reference", **summary.labels}
     files = {name: audio_path(run, clip["id"], name, key=row["key"]) for name, row in scored.items()}
@@ -112,7 +112,7 @@ def listening_clip(
         for name, pictures, level, gain in zip(present, _pictures(audio), loudness, gains, strict=True)
     ]
     ours = (place for place, name in enumerate(present) if name.startswith(MODULES))
-    pair = (0, next(ours, 1))  # what A/B/X compares until the listener chooses
+    pair = (0, next(ours, 1))  # the signals that A/B/X compares until the listener chooses others
     return {**clip, "signals": signals, "pair": pair, "rate": rate, "seconds": audio[0].shape[1] / rate}
 
 
@@ -122,17 +122,17 @@ def _read_audio(path: Path) -> tuple[np.ndarray, int]:
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         remedy = "remove the file and evaluate again"
-        raise EvaluationError("cannot be read as audio", where=path, value=error, remedy=remedy) from None
+        raise EvaluationError("the file cannot be read as audio", where=path, value=error, remedy=remedy) from None
     return np.asarray(samples), rate
 
 
 def _loudness_as_played(audio: np.ndarray, *, sample_rate: int) -> float | None:
-    """(channels, samples) -> LUFS of what comes out on both sides: one channel sounds from the left and the right."""
+    """(channels, samples) -> LUFS as played; a single channel plays on both sides."""
     return integrated_loudness(np.broadcast_to(audio, (2, audio.shape[1])), sample_rate=sample_rate)
 
 
 def _pictures(audio: Sequence[np.ndarray]) -> list[list[tuple[str, str]]]:
-    """For each signal, (channels, samples), names and data addresses: mid and side if any of them is stereo."""
+    """For each signal, (channels, samples): (name, data URL) of each picture, mid and side if any signal is stereo."""
     views: dict[str, list[np.ndarray]] = {"": [signal[0] for signal in audio]}
     if any(len(signal) > 1 for signal in audio):
         views = {
@@ -145,7 +145,7 @@ def _pictures(audio: Sequence[np.ndarray]) -> list[list[tuple[str, str]]]:
 
 
 def main_columns(task: str) -> tuple[Column, ...]:
-    """Those that the paper has too."""
+    """The columns that the paper also has."""
     return GROUPS[task][0].columns
 
 
@@ -155,7 +155,7 @@ def paper_rows(task: str) -> list[tuple[str, ...]]:
 
 
 def here_rows(summary: Summary, costs: Costs | None) -> list[tuple[str, ...]]:
-    """Our rows in the paper's format: GFLOPs of the module, or of the autoencoder where there is no module."""
+    """Our rows in the paper's format, with the GFLOPs of the module or, without one, of the autoencoder."""
     rows = []
     for system, label in summary.labels.items():
         gflops = module_gflops(system, costs) or passes_gflops(system, costs)
@@ -166,7 +166,7 @@ def here_rows(summary: Summary, costs: Costs | None) -> list[tuple[str, ...]]:
 
 
 def split_interval(text: str) -> tuple[str, str]:
-    """ "1.41 [1.30, 1.52]" -> the value, and the interval that is set smaller."""
+    """ "1.41 [1.30, 1.52]" -> "1.41" and "1.30, 1.52]", which the page prints in smaller type."""
     value, bracket, rest = text.partition(" [")
     return value, bracket.strip() + rest
 
@@ -176,7 +176,7 @@ def _heading(column: Column) -> str:
 
 
 def _texts(columns: Sequence[Column], values: Mapping[str, float | None]) -> list[str]:
-    """For each column its value and, in brackets, those beside it."""
+    """For each column its value and, in brackets, the values beside it."""
     texts = []
     for column in columns:
         beside = " / ".join(number(values.get(metric)) for metric in column.beside)

@@ -1,4 +1,4 @@
-"""The card of a trained module with what evaluations found of it, beside the rows that need no module."""
+"""Makes the card of a trained module with its scores from evaluations, next to the rows without a module."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from reencoder_trainer.trained_module import load_module
 def card_with_results(
     module: str | Path, *, row: str, runs: Sequence[Path], name: str | None, licence: str | None
 ) -> str:
-    """`row`: the label that the module has in these evaluations' tables. EvaluationError where one has no such row."""
+    """`row` is the label of the module in the tables of `runs`. EvaluationError if a run has no such row."""
     results = "\n".join(results_of(run, row=row) for run in runs)
     return render_card(load_module(find_module(module)), name=name, licence=licence, results=results)
 
 
 def results_of(run: Path, *, row: str) -> str:
-    """Markdown: distances of the module, the input, the autoencoder and its reconstruction; of m2s figure 3 too."""
+    """Markdown tables of distances of module, input and autoencoder; for m2s also the correlations of figure 3."""
     rows, about = finished_scores(run), description_of(run)
     chosen = only(summarise(rows), row=row, where=run)
     tables = [table for table in text_tables(chosen, costs_of(run)) if len(table.rows) > 1][:2]
@@ -39,12 +39,13 @@ def results_of(run: Path, *, row: str) -> str:
 
 
 def only(summary: Summary, *, row: str, where: Path) -> Summary:
-    """The rows that need no module, and those of one module (of m2s there are several)."""
+    """The rows without a module and those of one module, which for m2s are several."""
     modules = {name: module for name in summary.labels if (module := module_of(name)) is not None}
     ours = {name for name, label in modules.items() if label == row}
     if not ours:
         there = ", ".join(dict.fromkeys(modules.values())) or "none"
-        raise EvaluationError("no module of this label was evaluated", where=where, value=f"{row}; there are: {there}")
+        remedy = f"give the label of a module in this run: {there}"
+        raise EvaluationError("no module of this label was evaluated", where=where, value=row, remedy=remedy)
     plain = {CEILING_ROW, INPUT_ROWS[summary.task], START_ROWS[summary.task]}
     kept = [name for name in summary.labels if name in plain | ours]
     return replace(
@@ -56,5 +57,5 @@ def only(summary: Summary, *, row: str, where: Path) -> Summary:
 
 
 def module_of(system: str) -> str | None:
-    """The label that a row's module was given, or None where it is not a module's."""
+    """The label of the row's module, or None if the row has no module."""
     return system.removeprefix(MODULES).partition(LAMBDA)[0] if system.startswith(MODULES) else None

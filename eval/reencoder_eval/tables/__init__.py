@@ -1,1 +1,1 @@
-"""From rows of scores to tables with intervals."""
+"""Turns rows of scores into tables with confidence intervals."""

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over tracks: resample weights, means, medians, correlations."""
+"""Bootstrap intervals of means, medians and correlations, resampling whole tracks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval."""
+    """A value and its 95 % percentile interval."""
 
     value: float
     low: float
@@ -20,20 +20,22 @@ class Interval:
 
 
 def correlations(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson's of (clips,) and (clips,), each clip as often as (resamples, clips) says -> (resamples,); 0 where
-    either does not vary."""
+    """Pearson's correlation of x and y, (clips,) each, for each row of `weights` (resamples, clips) -> (resamples,).
+
+    It is 0 where x or y does not vary.
+    """
     total = weights.sum(axis=1)
     mean_x, mean_y = weights @ x / total, weights @ y / total
     covariance = weights @ (x * y) / total - mean_x * mean_y
     variances = [weights @ (z * z) / total - mean * mean for z, mean in ((x, mean_x), (y, mean_y))]
     scale = np.sqrt(np.maximum(variances[0], 0) * np.maximum(variances[1], 0))
-    still = scale < 1e-9  # rounding, of squares that are of the order of 1
+    still = scale < 1e-9  # below the rounding error of squares near 1
     return np.where(still, 0.0, covariance / np.where(still, 1.0, scale)).clip(-1, 1)
 
 
 def resample_weights(tracks: Sequence[str], *, seed: int) -> np.ndarray:
-    """(RESAMPLES, clips): how often each clip occurs in each resample of whole tracks."""
-    if len(set(tracks)) == 1:  # one track says nothing about others: the interval is that of its clips
+    """(RESAMPLES, clips): the number of times each clip occurs in each resample of whole tracks."""
+    if len(set(tracks)) == 1:  # with a single track, resample its clips instead
         tracks = [str(number) for number in range(len(tracks))]
     names, track_of_clip = np.unique(np.asarray(tracks), return_inverse=True)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)

@@ -1,4 +1,4 @@
-"""Which scores the tables of a task show, and under what names."""
+"""Lists the scores that the tables of each task show, with their titles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """`metric` is shown with its interval and its median, those `beside` it as plain means in one cell."""
+    """`metric` is shown with its interval and median; the metrics in `beside` share one cell as plain means."""
 
     title: str
     metric: str
@@ -17,13 +17,13 @@ class Column:
 
     @property
     def detail(self) -> str | None:
-        """The metric beside it that matters most: the high band, the other channel."""
+        """The last metric in `beside`, which matters most: the high band, or the other channel."""
         return self.beside[-1] if self.beside else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """The columns of one table; `compared` if there is a table of paired differences too."""
+    """The columns of one table; `compared` adds a table of paired differences."""
 
     title: str
     columns: tuple[Column, ...]
@@ -39,7 +39,7 @@ LATENT = Group(
     (Column("latent L1", "latent_l1"),),
 )
 QUALITY = Group(
-    "what listeners would say, guessed by models of hearing: 1 to 5, larger is better",
+    "listeners' ratings as predicted by models of hearing: 1 to 5, larger is better",
     (Column("Zimtohrli", "zimtohrli"), Column("ViSQOL", "visqol")),
     compared=False,
 )
@@ -77,7 +77,7 @@ GROUPS = {
         QUALITY,
     ),
 }
-BALANCE = ("balance", "balance_reference")  # of figure 3: some rows have no other score
+BALANCE = ("balance", "balance_reference")  # for figure 3; some rows have no other scores
 
 
 def task_of(metrics: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""costs.json as text: GFLOPs, parameters, speed and memory of systems, and of a whole pipeline."""
+"""Turns costs.json into a table: GFLOPs, parameters, speed and memory of each system and of the autoencoder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ STAGES = ("encode", "decode")
 
 
 def module_gflops(system: str, costs: Costs | None) -> float | None:
-    """GFLOPs per second of what the system adds to the autoencoder; None where nothing is known or added."""
+    """GFLOPs per second of audio that the system adds to the autoencoder; None if unknown or nothing is added."""
     cost = _cost(system, costs)
     return (cost["module"] or {}).get("gflops") if cost else None
 
 
 def passes_gflops(system: str, costs: Costs | None) -> float | None:
-    """GFLOPs per second of the autoencoder's passes around the system."""
+    """GFLOPs per second of audio of the autoencoder's passes before and after the system."""
     cost = _cost(system, costs)
     if costs is None or not cost:
         return None
@@ -32,7 +32,7 @@ def times_real_time(system: str, costs: Costs | None) -> float | None:
 
 
 def cost_table(costs: Costs) -> TextTable:
-    """Every system that does any work, whether or not it has weights; the autoencoder's passes apart."""
+    """One row for each pass of the autoencoder and for each system that computes something, with or without weights."""
     columns = ("part", "parameters, M", "GFLOPs/s", "encode", "decode", "total", "x real time", "peak, MB")
     rows = [(f"Autoencoder, {stage}", *_count_texts(costs["autoencoder"][stage]), *[NOTHING] * 5) for stage in STAGES]
     for name, cost in costs["systems"].items():
@@ -55,7 +55,7 @@ def cost_table(costs: Costs) -> TextTable:
 
 
 def count_notes(costs: Costs | None) -> list[str]:
-    """What the counts say of themselves, each once."""
+    """The notes of the counts, each once."""
     if costs is None:
         return []
     counts = [*costs["autoencoder"].values(), *(cost["module"] for cost in costs["systems"].values())]

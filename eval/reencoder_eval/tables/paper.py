@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of the paper, to stand beside ours: its own autoencoder, music and modules."""
+"""Tables 1 and 2 of the paper, for comparison; they were measured with its own autoencoder, music and modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PaperRow:
-    """`values` by metric, as in scores.jsonl; GFLOPs per second of audio."""
+    """A row of the paper: `values` by metric as in scores.jsonl, and GFLOPs per second of audio."""
 
     label: str
     gflops: float

@@ -1,8 +1,8 @@
-"""Tables from scores.jsonl alone: means and medians with intervals, paired differences, the share of the gap closed.
+"""Makes the tables of a run from scores.jsonl: means and medians with intervals, paired differences, gap closed.
 
-Intervals are 95 % percentile bootstrap intervals, 10,000 resamples, seeded. Clips of one track are not independent, so
-whole tracks are resampled (cluster bootstrap), the same resamples for every row: differences are paired by clip.
-A metric is averaged over the clips on which every system has a value: the rows of a column speak of the same clips.
+Intervals are 95 % percentile bootstrap intervals over 10,000 seeded resamples. Clips of one track are not independent,
+so whole tracks are resampled (cluster bootstrap). All rows use the same resamples, so differences are paired by clip.
+A metric is averaged over the clips for which every system has a value, so all rows of a column cover the same clips.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from reencoder_pipeline.stores.atomic import write_text
 
 
 def write_tables(run: Path) -> Summary:
-    """tables.json and tables.md of a run folder, from its scores (and its costs, where there are any)."""
+    """Write tables.json and tables.md into a run folder, from its scores and, if measured, its costs.
+
+    EvaluationError if the run has no scores or is not finished.
+
+    Example::
+
+        summary = write_tables(Path("out/eval/bwe"))
+        summary.cells["autoencoder"]["stft_d_full"].mean  # Interval(value, low, high)
+    """
     summary = summarise(finished_scores(run))
     write_json(run / TABLES, summary.to_dict())
     tables = text_tables(summary, costs_of(run), latent_scores_of(run))
@@ -33,8 +41,8 @@ def write_tables(run: Path) -> Summary:
 def text_tables(
     summary: Summary, costs: Costs | None = None, latents: Mapping[str, Any] | None = None
 ) -> list[TextTable]:
-    """Scores and, where there is a row to compare with, paired differences; none of what nobody has; then Fréchet
-    distances and costs, where they are known."""
+    """One table per group of metrics, skipping groups without scores, and paired differences if the reference row was
+    run; then correlations, Fréchet distances and costs if measured."""
     tables = []
     for place, group in enumerate(GROUPS[summary.task]):
         if any(column.metric in cells for column in group.columns for cells in summary.cells.values()):
@@ -68,7 +76,7 @@ def scores_table(summary: Summary, group: Group, costs: Costs | None, *, with_co
         rows.append(tuple(row))
     title = f"{summary.clips} clips of {summary.tracks} tracks; {group.title}"
     if summary.silent:
-        title += f"; {summary.silent} clips left out, their reference is silent"
+        title += f"; {summary.silent} clips left out because their reference is silent"
     return TextTable(title, tuple(columns), tuple(rows))
 
 
@@ -109,7 +117,7 @@ def correlation_table(summary: Summary) -> TextTable:
 
 
 def frechet_table(summary: Summary, latents: Mapping[str, Any]) -> TextTable:
-    """Of whole sets of clips: there is one value a system, and no interval."""
+    """One distance per system, over all clips; it has no interval."""
     title = (
         f"Fréchet distance in the autoencoder's own latent space, {latents['frames']} frames of {latents['clips']} "
         "clips; smaller is better"

@@ -34,11 +34,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one system against the reference row, clip by clip: below zero is better.
+    """One metric of one system minus that of the reference row, paired by clip; below zero is better.
 
-    `better` is the share of clips with a smaller distance. `gap_closed`, of modules alone, is 0 at the reference row
-    and 1 at the autoencoder's own reconstruction; None where these do not differ clearly (the interval of the gap
-    includes 0) or the autoencoder's is the worse of the two.
+    `better` is the share of clips with a smaller distance. `gap_closed` exists for modules: 0 at the reference row and
+    1 at the autoencoder's reconstruction. It is None unless the reconstruction is clearly better than the reference
+    row (the interval of the gap lies below 0).
     """
 
     difference: Interval
@@ -50,7 +50,8 @@ class Comparison:
 class Summary:
     """Everything that the tables show, by system and then by metric, in the order of the rows.
 
-    `correlations` by label: Pearson's, of the balance of left and right in output and reference (figure 3)."""
+    `correlations` holds Pearson's correlation of the left-right balances of output and reference, by label (figure 3).
+    """
 
     task: str
     labels: dict[str, str]
@@ -67,10 +68,15 @@ class Summary:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, against: str | None = None, seed: int = 0) -> Summary:
-    """Rows of scores.jsonl -> Summary; EvaluationError without rows. Without the reference row nothing is compared.
+    """Rows of scores.jsonl -> Summary.
 
-    `against` is the label of another reference row than the input after the autoencoder; EvaluationError where there is
-    none of that name. Rows that have a balance and no other score belong to figure 3 alone.
+    Systems are compared with the input after the autoencoder, or with the row labelled `against`; without that row
+    there are no comparisons. Rows with no score except a balance are used only for figure 3. EvaluationError without
+    rows, or if `against` is not a label.
+
+    Example::
+
+        summary = summarise(finished_scores(Path("out/eval/bwe")), against="Input")
     """
     correlations = _correlations(rows, seed=seed)
     rows = [row for row in rows if set(row["scores"]) - set(BALANCE)]
@@ -117,12 +123,12 @@ def _system(label: str, labels: Mapping[str, str]) -> str:
     for system, its_label in labels.items():
         if its_label == label:
             return system
-    remedy = f"one of: {'; '.join(labels.values())}"
-    raise EvaluationError("no row of that name to compare with", where="--against", value=label, remedy=remedy)
+    remedy = f"choose from: {'; '.join(labels.values())}"
+    raise EvaluationError("there is no row of that name", where="--against", value=label, remedy=remedy)
 
 
 def _correlations(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Interval]:
-    """By label, of the rows of modules with a condition and of what they are compared with; on clips that have both."""
+    """Correlations by label, over the clips with a balance of both output and reference."""
     points: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     for row in rows:
         output, reference = (row["scores"].get(name) for name in BALANCE)

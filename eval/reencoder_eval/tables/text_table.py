@@ -1,4 +1,4 @@
-"""A table as text, and its forms: Markdown and the terminal."""
+"""Tables of text cells, as Markdown and for the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table as text, for whatever shows it."""
+    """A title, column names, and rows of text cells."""
 
     title: str
     columns: tuple[str, ...]
@@ -28,7 +28,7 @@ def number(value: float | None) -> str:
 
 
 def markdown(table: TextTable) -> str:
-    """Whatever a label holds is text in it."""
+    """The table in Markdown; special characters in cells are escaped."""
     rule = ["---", *["---:"] * (len(table.columns) - 1)]
     rows = [table.columns, *table.rows]
     cells = [[markdown_cell(cell) for cell in row] for row in rows]
@@ -40,7 +40,7 @@ def terminal(table: TextTable) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    # Text: "[1.30, 1.52]" is not markup, nor is what a label holds.
+    # Text: rich must not read "[1.30, 1.52]" or a label as markup.
     drawn = Table(title=Text(printable(table.title), style="table.title"), title_justify="left")
     for number_, column in enumerate(table.columns):
         drawn.add_column(Text(printable(column)), justify="right" if number_ else "left")

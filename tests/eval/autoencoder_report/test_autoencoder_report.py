@@ -156,7 +156,7 @@ def test_exit_3_when_a_file_failed(songs: Path, tmp_path: Path) -> None:
         ("configs/eval/bwe.yaml", (), ConfigError, "goes to --config"),
         (RESHAPING, ("source=/no/such/folder",), EvaluationError, "reencoder-cache fetch debian-music"),
         (RESHAPING, ("split=test", "test_share=0"), EvaluationError, "no track belongs to this split"),
-        (RESHAPING, ("clip_seconds=60",), EvaluationError, "no excerpt of 60 s"),
+        (RESHAPING, ("clip_seconds=60",), EvaluationError, "no clip of 60 s"),
         (RESHAPING, ("num_clip=3",), ConfigError, "did you mean num_clips"),
         (RESHAPING, ("diagnostic_seconds=0",), ConfigError, "diagnostic_seconds"),
     ],

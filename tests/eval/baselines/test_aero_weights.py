@@ -168,7 +168,7 @@ def change_state(package: dict[str, Any], name: str, tensor: Tensor | None) -> N
         (lambda package: package["models"]["generator"]["kwargs"].update(norm_groups=2), "settings that are not"),
         (lambda package: package["models"]["generator"]["kwargs"].pop("lr_sr"), "no 'lr_sr'"),
         (lambda package: package["models"]["generator"]["kwargs"].update(lr_sr=0), "sizes"),
-        (lambda package: change_state(package, "encoder.0.pre_conv.weight", None), "is no Aero"),
+        (lambda package: change_state(package, "encoder.0.pre_conv.weight", None), "is not the Aero"),
         (lambda package: change_state(package, "encoder.1.conv.bias", torch.zeros(3)), "do not fit"),
         (lambda package: change_state(package, "encoder.1.conv.bias", None), "do not fit"),
     ],

@@ -75,5 +75,5 @@ def test_a_name_nobody_knows_is_an_error_that_helps() -> None:
     with pytest.raises(ConfigError, match="folding is for bwe, not m2s"):
         load_baseline("folding", task="m2s")
     for name in SIGNAL_PROCESSING:
-        with pytest.raises(ConfigError, match="has no weights"):
+        with pytest.raises(ConfigError, match="takes no weights"):
             load_baseline(name, weights="x.safetensors", task="bwe")  # type: ignore[arg-type]

@@ -101,7 +101,7 @@ def test_silence_has_no_score(name: str, install: Callable[[Measure], None]) -> 
 @pytest.mark.parametrize(
     ("estimate", "reference", "message"),
     [
-        (noise(0)[:, 1:], noise(0), "equal length"),
+        (noise(0)[:, 1:], noise(0), "the same shape"),
         (noise(0)[0], noise(0)[0], r"\(channels, samples\)"),
         (noise(0, seconds=0.9), noise(0, seconds=0.9), "at least 1 s"),
         (noise(0) * np.nan, noise(0), "not finite"),

@@ -69,7 +69,7 @@ def test_what_is_silent_is_not_scored() -> None:
 
 
 def test_what_cannot_be_compared_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="equal length"):
+    with pytest.raises(EvaluationError, match="the same shape"):
         log_spectral_distance(noise(0)[1:], noise(0), sample_rate=RATE)
     with pytest.raises(EvaluationError, match="at least 2048"):
         log_spectral_distance(noise(0)[:2000], noise(0)[:2000], sample_rate=RATE)

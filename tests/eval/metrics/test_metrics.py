@@ -178,8 +178,8 @@ def test_si_sdr_ignores_level_and_offset_and_measures_noise() -> None:
 @pytest.mark.parametrize(
     ("estimate", "reference", "message"),
     [
-        (noise(0)[:-1], noise(0), "equal length"),
-        (noise(0)[None], noise(0)[None], "one channel"),
+        (noise(0)[:-1], noise(0), "the same shape"),
+        (noise(0)[None], noise(0)[None], r"the same shape, \(samples,\)"),
         (noise(0)[:1000], noise(0)[:1000], "at least 2048 samples"),
         (np.full(RATE, np.nan, np.float32), noise(0), "not finite"),
     ],

@@ -1,1 +1,1 @@
-"""Aero (Mandel, Tal and Adi, "AERO: Audio Super Resolution in the Spectral Domain", 2023), written anew."""
+"""Our implementation of Aero (Mandel, Tal and Adi, "AERO: Audio Super Resolution in the Spectral Domain", 2023)."""

@@ -1,4 +1,4 @@
-"""Aero as a row of the table: the low band at its own rate, through the network in segments, at the full rate."""
+"""Aero as a baseline: it takes the low band at its own rate, in segments, and gives audio at the full rate."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.stores.digests import file_digest
 
-# 2 s are kept of every 3.2 s, which costs 1.6 times the work of a single call; longer pieces than those of its training
-# (2 s) would make another model of it, and its attention takes 0.15 GB per tensor for 3.2 s, growing with the square.
-# No context makes segments equal a single call, whose level and group norms are those of all its audio. Measured with
-# random weights, 8 channels: segments of 1.2 s differ from a call of 4 s by -17 dB without context, by -28 to -31 dB
-# with 0.25, 0.5 and 1 s of it. The context here is one window of the recurrent layers, 0.6 s.
+# Each piece of 3.2 s keeps 2 s, which costs 1.6 times the work of a single call. The network was trained on 2 s and may
+# behave differently on longer pieces; its attention takes 0.15 GB per tensor for 3.2 s, growing with the square.
+# Segments never equal a single call, because level and group norms are over all audio of a call. Measured with random
+# weights and 8 channels: segments of 1.2 s differ from a call of 4 s by -17 dB without context, and by -28 to -31 dB
+# with 0.25, 0.5 and 1 s of context. The context here is one window of the recurrent layers, 0.6 s.
 SEGMENT_FRAMES = 700
 CONTEXT_FRAMES = 200
 
 
 def load_aero(*, weights: Path | None, device: str) -> Baseline:
-    """`weights` is a file of ours or of the original program; without one there is a cost and nothing to run."""
+    """`weights` is a file of ours or of the original program; without weights the baseline has costs and no scores."""
     model = load_aero_weights(weights) if weights else Aero(AeroConfig()).eval()
     parts = asdict(model.config), file_digest(weights) if weights else None, SEGMENT_FRAMES, CONTEXT_FRAMES
     config = model.config
@@ -38,10 +38,10 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
         """(1, samples) -> (1, samples) float32."""
         if sample_rate != config.high_rate:
             raise EvaluationError(
-                "this Aero makes audio of another rate",
+                "this Aero works at another sample rate",
                 where=weights,
-                value=f"{config.high_rate} Hz, and the clips have {sample_rate} Hz",
-                remedy="evaluate it on clips of its own rate",
+                value=f"{config.high_rate} Hz, while the clips have {sample_rate} Hz",
+                remedy="use an autoencoder of its rate",
             )
         low = torch.from_numpy(resample(audio, sample_rate, config.low_rate))[None]
         estimate = run_in_segments(
@@ -50,7 +50,7 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
             segment=SEGMENT_FRAMES * config.low_hop,
             context=CONTEXT_FRAMES * config.low_hop,
             factor=config.factor,
-            multiple=STRIDE * config.low_hop,  # recurrent windows lie where they would in a single call
+            multiple=STRIDE * config.low_hop,  # so that recurrent windows lie where they would in a single call
         )
         return estimate[0, :, : audio.shape[-1]].numpy()
 
@@ -68,7 +68,7 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
 
 
 def count_aero(model: Aero, *, seconds: int = 1) -> FlopCount:
-    """A second in one piece, as the literature counts; segments with context add (segment + 2 context) / segment."""
+    """The FLOPs of a second in one piece, as the literature counts; segments take (segment + 2 context) / segment."""
     device = next(model.parameters()).device
     example = torch.zeros(1, 1, seconds * model.config.low_rate, device=device)
     return count_flops(model, example, modules=[model], seconds=seconds)

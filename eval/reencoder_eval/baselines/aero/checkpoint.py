@@ -1,4 +1,4 @@
-"""Aero's weights on disk: our safetensors file, or the checkpoint of the original program."""
+"""Reads and writes Aero's weights: our safetensors file, or the checkpoint of the original program."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from reencoder_pipeline.stores.foreign_tensors import Inert, read_pickled
 
 KIND = "aero"
 ORIGINAL = "give a checkpoint.th of the original program, or our .safetensors file"
-# Settings of the original program that leave no trace in the tensors: a model with others is another model.
+# Settings of the original program that the tensors do not show; this implementation has only these values.
 UNSEEN = {"freq_emb": 0.2, "emb_scale": 10, "norm_groups": 4, "spec_upsample": True}
 
 
 def save_aero(path: Path, model: Aero, *, training: Mapping[str, Any]) -> None:
-    """One safetensors file; `training` says where the weights come from. Equal models give equal bytes."""
+    """Write one safetensors file; `training` records the weights' origin. Equal models give equal bytes."""
     save_baseline(path, model.state_dict(), kind=KIND, sizes=asdict(model.config), training=training)
 
 
 def load_aero_weights(path: Path) -> Aero:
-    """Either kind of file (ours by its suffix, .safetensors), in evaluation mode on the CPU, frozen.
+    """Read either kind of file (ours ends in .safetensors): an Aero in evaluation mode on the CPU, frozen.
 
-    CheckpointError when it is missing, foreign, damaged, or holds an Aero with other settings.
+    CheckpointError if the file is missing, foreign or damaged, or holds an Aero with other settings.
     """
     config, state = _read_ours(path) if path.suffix == ".safetensors" else _read_original(path)
     model = build_restored(lambda: Aero(config), config, state, where=path)
@@ -43,17 +43,13 @@ def _read_ours(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
 
 
 def _read_original(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
-    """`package["models"]["generator"]`: its tensors, and the settings that they do not show; nothing else is used."""
+    """Sizes and tensors from `package["models"]["generator"]`; the rest of the file is ignored."""
     package = read_pickled(path, error=CheckpointError, what="a checkpoint of Aero", stand_ins=True)
     try:
         generator = package["models"]["generator"]
         settings, state = dict(generator["kwargs"]), dict(generator["state"])
     except (KeyError, TypeError, ValueError, IndexError):
-        raise CheckpointError(
-            "holds no generator of Aero",
-            where=path,
-            remedy=ORIGINAL,
-        ) from None
+        raise CheckpointError("the file holds no generator of Aero", where=path, remedy=ORIGINAL) from None
     others = [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]
     if others:
         value = [shown(name) for name in others[:5]]
@@ -66,13 +62,13 @@ def _read_original(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
     if other_settings:
         value = shown(other_settings)
         raise CheckpointError(
-            "an Aero with settings that are not implemented", where=path, value=value, remedy=ORIGINAL
+            "this Aero has settings that are not implemented", where=path, value=value, remedy=ORIGINAL
         )
     return _config(settings, state, path), state
 
 
 def _config(settings: dict[str, Any], state: dict[str, Tensor], path: Path) -> AeroConfig:
-    """Rates and hop as they were set; the other sizes from the tensors, for a list among the settings may be inert."""
+    """Rates and hop from the settings, the other sizes from the tensors (lists among the settings may be inert)."""
     try:
         depth = sum(name.endswith("freq_attn_block.freq_fc.weight") for name in state)
         freqs = [state[f"encoder.{index}.freq_attn_block.freq_fc.weight"].shape[0] for index in range(depth)]
@@ -87,9 +83,9 @@ def _config(settings: dict[str, Any], state: dict[str, Tensor], path: Path) -> A
         )
     except KeyError as error:
         raise CheckpointError(
-            "the generator is no Aero that is implemented", where=path, value=f"no {shown(error)}", remedy=ORIGINAL
+            "the generator is not the Aero implemented here", where=path, value=f"no {shown(error)}", remedy=ORIGINAL
         ) from None
     except (ReencoderError, TypeError, ValueError, ZeroDivisionError, IndexError, OverflowError) as error:
         raise CheckpointError(
-            "the generator's sizes cannot be told", where=path, value=shown(error), remedy=ORIGINAL
+            "the generator's sizes cannot be read", where=path, value=shown(error), remedy=ORIGINAL
         ) from None

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 NORM_GROUPS = 4
 COMPRESSION = 4  # channels of a residual branch: a quarter
-WIDTH, STRIDE = 200, 100  # steps of a recurrent layer's windows
+WIDTH, STRIDE = 200, 100  # length and distance of a recurrent layer's windows, in steps
 HEADS = DECAYS = 4
-ON_ITSELF = -100.0  # what a step scores on itself before the softmax: practically never chosen
+ON_ITSELF = -100.0  # a step's score on itself before the softmax, so that it is practically never chosen
 
 
 class Encoder(nn.Module):
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
 
 class FrequencyAttention(nn.Module):
-    """Weighs every step by what all its frequencies hold, then mixes frequencies; (B, C, F, T) -> the same shape.
+    """Weights every step by all its frequencies, then mixes frequencies; (B, C, F, T) -> the same shape.
 
     Phasen's "frequency transformation block" (Yin et al. 2020).
     """
@@ -158,9 +158,9 @@ class Recurrent(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Attention over time without positions: a score falls with distance, as fast as its query says (Demucs v3).
+    """Attention over time without positions; scores fall with distance at a rate set by the query (Demucs v3).
 
-    (B, C, T) -> the same shape. Memory is B * 4 * T^2 values, a few times over.
+    (B, C, T) -> the same shape. It takes a few times B * 4 * T^2 values of memory.
     """
 
     decays: Tensor
@@ -174,7 +174,7 @@ class LocalAttention(nn.Module):
         self.proj = nn.Conv1d(channels, channels, 1)
         self.register_buffer("decays", torch.arange(1.0, DECAYS + 1) / math.sqrt(DECAYS), persistent=False)
         assert self.query_decay.bias is not None
-        with torch.no_grad():  # it sees far at first
+        with torch.no_grad():  # slow decay at first, so that it sees far
             self.query_decay.weight.mul_(0.01)
             self.query_decay.bias.fill_(-2.0)
 
@@ -204,12 +204,12 @@ class LayerScale(nn.Module):
 
 
 class FrequencyEmbedding(nn.Module):
-    """(F, C) added to a spectrum, so that a convolution over frequency knows where it is. Starts smooth."""
+    """(F, C) added to a spectrum, so that convolutions over frequency can depend on it. Starts smooth."""
 
     def __init__(self, freqs: int, channels: int, *, scale: float = 10.0) -> None:
         super().__init__()
         self.embedding = nn.Embedding(freqs, channels)
-        self.scale = scale  # its learning rate, in effect
+        self.scale = scale  # acts as a factor of the learning rate
         with torch.no_grad():
             weight = self.embedding.weight
             weight.copy_(weight.cumsum(dim=0) / torch.arange(1.0, freqs + 1).sqrt()[:, None] / scale)

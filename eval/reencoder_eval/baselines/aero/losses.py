@@ -1,4 +1,4 @@
-"""What Aero is trained on: multi-resolution STFT loss, hinge adversarial loss, feature matching."""
+"""Aero's losses: multi-resolution STFT loss, hinge adversarial loss, feature matching."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEATURES_WEIGHT = 100.0
 def generator_losses(
     estimate: Tensor, target: Tensor, of_estimate: FeatureMaps, of_target: FeatureMaps
 ) -> dict[str, Tensor]:
-    """The terms, weighted: their sum is the generator's loss. Audio is (B, 1, n). No feature maps: the first alone."""
+    """Weighted terms whose sum is the generator's loss. Audio is (B, 1, n). Without feature maps only "stft"."""
     reconstruction = {"stft": stft_loss(estimate, target)}
     if not of_estimate:
         return reconstruction
@@ -28,14 +28,14 @@ def generator_losses(
 
 
 def discriminator_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
-    """Hinge, summed over the sub-discriminators."""
+    """Hinge loss, summed over the sub-discriminators."""
     losses = [F.relu(1 + maps[-1].float()).mean() for maps in of_estimate]
     losses += [F.relu(1 - maps[-1].float()).mean() for maps in of_target]
     return torch.stack(losses).sum()
 
 
 def feature_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
-    """Mean distances of feature maps, scores left out: summed, times 4 / (strided layers + 1) / sub-discriminators."""
+    """Sum of the mean distances of feature maps except scores, times 4 / (strided layers + 1) / sub-discriminators."""
     strided_layers = len(of_target[0]) - 3
     distances = [
         F.l1_loss(ours.float(), theirs.detach().float())
@@ -46,8 +46,8 @@ def feature_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
 
 
 def stft_loss(estimate: Tensor, target: Tensor) -> Tensor:
-    """(B, 1, n) both -> half spectral convergence (over the whole batch) and half L1 of log magnitudes, the mean over
-    resolutions. The clip must be longer than 1024 samples."""
+    """Both (B, 1, n), n > 1024 -> half spectral convergence (over the batch) + half L1 of log magnitudes, the mean over
+    resolutions."""
     losses = []
     for resolution in RESOLUTIONS:
         magnitude, true_magnitude = (_magnitude(audio, *resolution) for audio in (estimate, target))

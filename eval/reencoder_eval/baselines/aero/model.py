@@ -21,10 +21,10 @@ INITIAL_STD = 0.1
 
 @dataclass(frozen=True)
 class AeroConfig:
-    """The defaults are the model of the literature's comparisons: 22.05 -> 44.1 kHz, 19.43 M parameters, 85 GFLOPs.
+    """Sizes of Aero. The defaults are those of the comparison: 22.05 -> 44.1 kHz, 19.43 M parameters, 85 GFLOPs.
 
-    `n_fft` and `hop` are those of the high rate. A layer of the encoder, and its mirror in the decoder, for each of
-    `strides`, which are steps in frequency; each one doubles the channels.
+    `n_fft` and `hop` are at the high rate. Each of `strides` (steps in frequency) makes one layer of the encoder and
+    its mirror in the decoder, and doubles the channels. ConfigError for sizes that do not fit together.
     """
 
     channels: int = 48
@@ -43,7 +43,8 @@ class AeroConfig:
             "a stride is not even": any(stride % 2 for stride in self.strides),
         }
         if found := [problem for problem, is_there in problems.items() if is_there]:
-            raise ConfigError("no sizes of an Aero", value=f"{'; '.join(found)}: {self}")
+            value = f"{'; '.join(found)}: {self}"
+            raise ConfigError("the sizes of Aero do not fit together", value=value, remedy="change the sizes named")
 
     @property
     def factor(self) -> int:
@@ -55,10 +56,10 @@ class AeroConfig:
 
 
 class Aero(nn.Module):
-    """(B, 1, n) at the low rate -> (B, 1, factor * n) at the high rate; the whole spectrum is made anew.
+    """(B, 1, n) at the low rate -> (B, 1, factor * n) at the high rate; the whole spectrum is predicted, also the low.
 
-    In evaluation mode items of a batch do not depend on each other, a gain passes through, and silence stays silence.
-    An output depends on the whole input: by the level, by group norms over time, and by recurrence and attention.
+    In evaluation mode items of a batch are independent, a gain of the input is a gain of the output, and silence stays
+    silence. An output depends on the whole input through its level, group norms over time, recurrence and attention.
     """
 
     low_window: Tensor
@@ -67,8 +68,9 @@ class Aero(nn.Module):
     def __init__(self, config: AeroConfig) -> None:
         super().__init__()
         self.config = config
-        # The low rate's window is shorter and its FFT is not: as many bins and frames as at the high rate, the paper's
-        # "spectral upsampling". Bin k is then k * low_rate / n_fft going in and k * high_rate / n_fft coming out.
+        # The low rate has a shorter window but the same FFT size, so that it has as many bins and frames as the high
+        # rate (the paper's "spectral upsampling"). Bin k is k * low_rate / n_fft Hz at the input and k * high_rate /
+        # n_fft Hz at the output.
         self.register_buffer("low_window", torch.hann_window(config.n_fft // config.factor), persistent=False)
         self.register_buffer("high_window", torch.hann_window(config.n_fft), persistent=False)
         encoders, decoders = [], []
@@ -95,7 +97,7 @@ class Aero(nn.Module):
             if index == 0:
                 x = x + EMBEDDING_WEIGHT * self.freq_emb().T[:, :, None]  # (F, C) -> (C, F, 1)
             skips.append(x)
-        x = torch.zeros_like(x)  # everything that is known comes through the skips
+        x = torch.zeros_like(x)  # all information comes through the skips
         for layer in self.decoder:
             x = layer(x, skips.pop())
         return self.synthesise(x * std + mean)[..., : self.config.factor * audio.shape[-1]]
@@ -103,7 +105,7 @@ class Aero(nn.Module):
     def analyse(self, audio: Tensor) -> Tensor:
         """(B, 1, n) -> real and imaginary parts, (B, 2, F, T), without the Nyquist bin; T = ceil(n / low_hop) + 1.
 
-        Audio is padded with zeros to whole hops, and to as many as the reflected edges need.
+        Audio is padded with zeros to whole hops, and to at least as many hops as the reflected edges need.
         """
         n_fft, hop = self.config.n_fft, self.config.low_hop
         num_hops = max(-(-audio.shape[-1] // hop), n_fft // 2 // hop + 1)
@@ -125,7 +127,7 @@ class Aero(nn.Module):
 
 @torch.no_grad()
 def _rescale(layer: nn.Module) -> None:
-    """Start 1-d convolutions near a standard deviation of 0.1: halfway there, as a ratio (Demucs' trick)."""
+    """Move the standard deviation of 1-d convolutions halfway to 0.1, on a log scale (as Demucs does)."""
     if isinstance(layer, nn.Conv1d):
         divisor = (layer.weight.std() / INITIAL_STD).sqrt()
         for parameter in layer.parameters():

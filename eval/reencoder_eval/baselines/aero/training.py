@@ -23,9 +23,9 @@ def aero_training(
     discriminator_filters: int = 16,
     seed: int = 0,
 ) -> AdversarialTraining:
-    """The published recipe: Adam at 3e-4, betas 0.9 and 0.999, no decay; it ran 125 epochs, 16 excerpts of 2 s a step.
+    """The published recipe: Adam at 3e-4, betas 0.9 and 0.999, no decay; 125 epochs with 16 excerpts of 2 s a step.
 
-    (Its configuration says 0.8 for the first beta, and its code uses 0.9.) `seed` decides the first weights.
+    (The original configuration has 0.8 for the first beta, but its code uses 0.9.) `seed` sets the initial weights.
     """
     config = AeroConfig(channels, n_fft, hop, strides, low_rate, high_rate)
     with torch.random.fork_rng(devices=[]):
@@ -33,7 +33,7 @@ def aero_training(
         generator, discriminator = Aero(config), MultiScaleDiscriminator(filters=discriminator_filters)
 
     def prepare(excerpt: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1 or 2, n) -> mono at the low rate, mono at the high rate; what is not a whole low sample is cut off."""
+        """(B, 1 or 2, n) -> mono at the low rate and at the high rate, cut to whole samples of the low rate."""
         target = excerpt[..., : excerpt.shape[-1] // config.factor * config.factor].float().mean(dim=1)
         low = resample(target.cpu().numpy(), config.high_rate, config.low_rate)  # as in evaluation
         return torch.from_numpy(low)[:, None].to(target.device), target[:, None]

@@ -1,3 +1,3 @@
-"""MusicHiFi (Zhu et al. 2024, arXiv 2403.10493), written from the paper: bandwidth extension and mono to stereo.
+"""Our implementation of MusicHiFi (Zhu et al. 2024, arXiv 2403.10493): bandwidth extension and mono to stereo.
 
-The generator has 46 M parameters and 111 GFLOPs per second of audio, as the paper says; its sizes follow from that."""
+The paper gives 46 M parameters and 111 GFLOPs per second of audio; the sizes of the generator follow from these."""

@@ -18,18 +18,18 @@ from reencoder_eval.metrics.flops import FlopCount, count_flops
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.stores.digests import file_digest
 
-VERSION = 1  # raise it when the same weights give another output
-SEGMENT = 1722 * HOP  # 10 s: an activation at its doubled rate takes 86 MB, and a handful live at once
+VERSION = 1  # raise it if the same weights give another output
+SEGMENT = 1722 * HOP  # 10 s: an activation at its doubled rate takes 86 MB, and a few exist at once
 COUNTED_FRAMES = 172  # a second, as the paper counts
 
 
 def load_musichifi_bwe(*, weights: Path | None, device: str) -> Baseline:
-    """Bandwidth extension by MusicHiFi; without weights it has a cost and no scores."""
+    """Bandwidth extension by MusicHiFi; without weights the baseline has costs and no scores."""
     model, sizes = _loaded(weights, "bwe", device=device)
     return Baseline(
         name="musichifi_bwe",
         label="MusicHiFi-BWE",
-        about="the low band plus a waveform that a BigVGAN makes of its mel spectrum; our implementation",
+        about="the low band plus a waveform that BigVGAN makes from its mel spectrum; our implementation",
         task="bwe",
         digest=_digest("musichifi_bwe", weights),
         run=model and (lambda audio, sample_rate: _waveform(model, audio, sample_rate=sample_rate)),
@@ -38,12 +38,12 @@ def load_musichifi_bwe(*, weights: Path | None, device: str) -> Baseline:
 
 
 def load_musichifi_m2s(*, weights: Path | None, device: str) -> Baseline:
-    """Mono-to-stereo upmixing by MusicHiFi, the mid copied; without weights it has a cost and no scores."""
+    """Mono-to-stereo upmixing by MusicHiFi, which keeps the mid; without weights it has costs and no scores."""
     model, sizes = _loaded(weights, "m2s", device=device)
     return Baseline(
         name="musichifi_m2s",
         label="MusicHiFi-M2S",
-        about="the mono signal as mid, and a side that a BigVGAN makes of its mel spectrum; our implementation",
+        about="the mono signal as mid, and a side that BigVGAN makes from its mel spectrum; our implementation",
         task="m2s",
         digest=_digest("musichifi_m2s", weights),
         run=model and _upmix(model),
@@ -52,7 +52,7 @@ def load_musichifi_m2s(*, weights: Path | None, device: str) -> Baseline:
 
 
 def count_generator(sizes: GeneratorSizes) -> FlopCount:
-    """Per second of audio. The mel spectrum, another 0.01 %, is left out; no memory is used."""
+    """The generator's FLOPs per second of audio. The mel spectrum would add 0.01 %. Counting takes no memory."""
     with torch.device("meta"):
         generator = Generator(sizes)
         mel = torch.zeros(1, sizes.mel_bands, COUNTED_FRAMES)
@@ -84,7 +84,7 @@ def _upmix(model: MusicHiFi) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def _waveform(model: MusicHiFi, audio: np.ndarray, *, sample_rate: int) -> np.ndarray:
-    """(1, samples) -> (1, samples) of the model."""
+    """(1, samples) -> the model's output, (1, samples)."""
     if sample_rate != SAMPLE_RATE:
         raise EvaluationError(
             f"MusicHiFi works at {SAMPLE_RATE} Hz only",

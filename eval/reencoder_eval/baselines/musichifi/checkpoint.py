@@ -1,4 +1,4 @@
-"""A trained MusicHiFi as one safetensors file, and back."""
+"""Reads and writes a trained MusicHiFi as one safetensors file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from reencoder_pipeline.named_function import shown
 
 
 def save_musichifi(path: Path, model: MusicHiFi, *, training: Mapping[str, Any]) -> None:
-    """Write the generator, the weight norm of its training multiplied out; `training` says where it comes from."""
+    """Write the generator without its weight norm (multiplied out); `training` records the weights' origin."""
     sizes = asdict(model.generator.sizes)
     save_baseline(path, plain_state(model.generator), kind=f"musichifi_{model.task}", sizes=sizes, training=training)
 
 
 def load_musichifi(path: Path, *, task: MusicHiFiTask) -> MusicHiFi:
-    """What save_musichifi wrote, in eval mode on the CPU; CheckpointError for anything else, and for another task."""
+    """Read a file of save_musichifi, in eval mode on the CPU. CheckpointError for other files or another task."""
     state, sizes, _ = read_baseline(path, kind=f"musichifi_{task}")
     known = sizes_of(GeneratorSizes, sizes, where=path)
     if known.hop != HOP:
         value = f"rates {shown(known.rates)}, whose product is not {HOP}"
-        raise CheckpointError("the sizes are none of MusicHiFi", where=path, value=value, remedy=WRITTEN)
+        raise CheckpointError("the sizes are not those of MusicHiFi", where=path, value=value, remedy=WRITTEN)
     generator = build_restored(lambda: Generator(known), known, state, where=path)
     model = MusicHiFi(task, known)
     model.generator = generator
@@ -37,10 +37,9 @@ def load_musichifi(path: Path, *, task: MusicHiFiTask) -> MusicHiFi:
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module as it would be without weight norm, which stays in place.
+    """The state of a module as if it had no weight norm; the module keeps it.
 
-    torch removes parametrisations from a class that a module shares with its copies: removed from a copy, they are
-    gone from the original.
+    (Removing the parametrisation from a copy would not do: torch removes it from a class that the original shares.)
     """
     state = {name: tensor for name, tensor in module.state_dict().items() if "parametrizations." not in name}
     for name, part in module.named_modules():

@@ -1,4 +1,4 @@
-"""The Descript Audio Codec's discriminator (Kumar et al. 2023): waveforms folded at periods, and bands of spectra."""
+"""The discriminator of the Descript Audio Codec (Kumar et al. 2023), on folded waveforms and on bands of spectra."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BAND_EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of half the sample rate
 
 
 class Discriminator(nn.Module):
-    """Audio (B, 1, L) -> of each sub-discriminator its feature maps, the last one being the scores.
+    """Audio (B, 1, L) -> for each sub-discriminator its feature maps, of which the last holds the scores.
 
-    Every item is brought to the same peak and mean first: level is for the other losses to judge.
+    Every item is first brought to the same peak and mean, so that level is left to the other losses.
     """
 
     def __init__(self, *, filters: int = 32) -> None:
@@ -54,7 +54,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class SpectrumDiscriminator(nn.Module):
-    """2-d convolutions over the complex spectrum, with other weights for each band; one score over all of them."""
+    """2-d convolutions over the complex spectrum, with separate weights per band and one score map over all bands."""
 
     window: Tensor
 
@@ -84,7 +84,7 @@ def _band_layers(filters: int) -> nn.ModuleList:
 
 
 def feature_maps(x: Tensor, layers: Iterable[nn.Module]) -> list[Tensor]:
-    """What every layer makes of the one before it, a leaky ReLU after each."""
+    """The outputs of all layers applied in series, each followed by a leaky ReLU."""
     maps = []
     for layer in layers:
         x = F.leaky_relu(layer(x), 0.1)

@@ -1,4 +1,4 @@
-"""The generator, BigVGAN (Lee et al. 2023): log-mel frames to a waveform by transposed convolutions and AMP blocks."""
+"""The generator, BigVGAN (Lee et al. 2023): turns log-mel frames into a waveform."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from torch import Tensor, nn
 # The filter around an activation, as published: 12 taps at the doubled rate, -6 dB at the old Nyquist frequency.
 TAPS = 12
 KAISER_BETA = 4.664
-REACH = TAPS // 2 - 1  # samples that an activation sees to each side, up and down together
+REACH = TAPS // 2 - 1  # samples that an activation sees to each side, through up- and downsampling together
 EDGES = 7  # taps of the first and the last convolution
 
 
 @dataclass(frozen=True)
 class GeneratorSizes:
-    """`channels` after the first convolution, halved by every stage; a stage upsamples by its rate.
+    """Sizes of the generator; the defaults are the published ones.
 
-    An AMP block per entry of `block_kernels`, each with one residual convolution per entry of `dilations`.
+    `channels` is the width after the first convolution. Each of `rates` makes a stage, which upsamples by the rate
+    and halves the channels. A stage has one AMP block per entry of `block_kernels`, and a block one residual convolution per
+    entry of `dilations`.
     """
 
     channels: int = 1536
@@ -38,13 +40,13 @@ class GeneratorSizes:
 
     @property
     def context(self) -> int:
-        """Frames to each side of its own that a sample depends on: 15 in the published sizes."""
+        """Frames on each side of its own that a sample depends on: 15 for the published sizes."""
         block = max((kernel - 1) // 2 for kernel in self.block_kernels) * sum(self.dilations)
-        first, last = 0, self.hop - 1  # the samples of frame 0, followed back to the frames they depend on
+        first, last = 0, self.hop - 1  # the samples of frame 0, traced back to the frames they depend on
         first, last = first - EDGES // 2 - REACH, last + EDGES // 2 + REACH
         for rate in reversed(self.rates):
             reach = block + len(self.dilations) * REACH
-            # kernel 2 rate, padding rate / 2: output o is made of inputs (o + padding - kernel + 1) / rate upwards
+            # kernel 2 rate, padding rate / 2: output o depends on inputs from (o + padding - kernel + 1) / rate upwards
             first, last = first - reach + rate // 2 - 2 * rate + 1, last + reach + rate // 2
             first, last = -(-first // rate), last // rate
         return max(-first, last) + EDGES // 2
@@ -119,14 +121,14 @@ class SmoothActivation(nn.Module):
         channels = x.shape[1]
         taps = self.taps.expand(channels, 1, TAPS)
         padded = F.pad(x, (REACH, REACH), mode="replicate")
-        # Each of the repeated samples adds two outputs, and the taps reach 5 past the first: these are cut off.
+        # The padding cuts off the outputs of the repeated samples (two each) and the 5 taps before the first.
         x = 2 * F.conv_transpose1d(padded, taps, stride=2, padding=3 * REACH, groups=channels)
         x = x + (self.log_frequency.exp() * x).sin().square() / (self.log_magnitude.exp() + 1e-9)
         return F.conv1d(F.pad(x, (REACH, REACH + 1), mode="replicate"), taps, stride=2, groups=channels)
 
 
 def low_pass() -> Tensor:
-    """(TAPS,) of a Kaiser-windowed sinc with the cutoff at half of Nyquist, scaled to leave a constant as it is."""
+    """(TAPS,) of a Kaiser-windowed sinc with its cutoff at half of Nyquist and unit gain for constants."""
     times = torch.arange(TAPS) - (TAPS - 1) / 2
     taps = torch.kaiser_window(TAPS, periodic=False, beta=KAISER_BETA) * torch.sinc(times / 2)
     return taps / taps.sum()

@@ -29,7 +29,7 @@ def generator_loss(
 ) -> dict[str, Tensor]:
     """Audio (B, 1, L) and feature maps of both -> three weighted terms, each a sum over its parts.
 
-    Without feature maps, before the discriminator plays a part, the mel term alone.
+    Without feature maps (before the discriminator takes part) there is only the mel term.
     """
     terms = {"mel": reconstruction * mel_distance(estimate, target, sample_rate=sample_rate)}
     if of_estimate:
@@ -39,7 +39,7 @@ def generator_loss(
 
 
 def discriminator_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
-    """Least squares (Mao et al. 2017): scores of targets towards 1, of estimates towards 0; the sum over parts."""
+    """Least squares (Mao et al. 2017): scores of targets tend to 1 and of estimates to 0; the sum over parts."""
     return sum_of(
         [
             fake[-1].float().square().mean() + (1 - real[-1].float()).square().mean()
@@ -49,7 +49,7 @@ def discriminator_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tens
 
 
 def feature_distance(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
-    """L1 of every feature map but the scores, summed."""
+    """Sum of the L1 distances of all feature maps except the scores."""
     return sum_of(
         [
             (fake.float() - real.detach().float()).abs().mean()
@@ -60,7 +60,7 @@ def feature_distance(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor
 
 
 def mel_distance(estimate: Tensor, target: Tensor, *, sample_rate: int) -> Tensor:
-    """Both (B, 1, L), L > 768 -> L1 of log10 mel magnitudes, summed over seven resolutions."""
+    """Both (B, 1, L), L > 768 -> L1 distance of log10 mel magnitudes, summed over seven resolutions."""
     with torch.autocast(estimate.device.type, enabled=False):
         distances = []
         for size, bands in SCALES:
@@ -74,7 +74,7 @@ def mel_distance(estimate: Tensor, target: Tensor, *, sample_rate: int) -> Tenso
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
-    """Of scalars."""
+    """The sum of scalar tensors."""
     return torch.stack(terms).sum()
 
 

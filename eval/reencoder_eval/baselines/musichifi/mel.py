@@ -1,4 +1,4 @@
-"""Spectra whose frame t is centred on hop t, and the log-mel input that is made of them."""
+"""Computes spectra whose frame t is centred on hop t, and the log-mel input of the generator from them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LogMel(nn.Module):
 
     @property
     def context(self) -> int:
-        """Frames to each side of its own that a frame shares samples with."""
+        """Frames on each side of its own with which a frame shares samples."""
         return -(-(len(self.window) - self.hop) // 2 // self.hop)
 
     def forward(self, audio: Tensor) -> Tensor:
-        # Reflection at the edges needs more samples than a window reaches past its frame: two hops, when it is four.
+        # Reflection at the edges needs more samples than the window reaches past its frame: two hops for four.
         short = max(0, 2 * self.hop - audio.shape[-1])
         magnitude = spectrum(F.pad(audio, (0, short)), window=self.window, hop=self.hop).abs()
         with torch.autocast(audio.device.type, enabled=False):
@@ -38,9 +38,9 @@ class LogMel(nn.Module):
 
 
 def spectrum(audio: Tensor, *, window: Tensor, hop: int) -> Tensor:
-    """(B, 1, L) -> complex (B, window // 2 + 1, ceil(L / hop)); frame t is centred on hop t, not on its start.
+    """(B, 1, L) -> complex (B, window // 2 + 1, ceil(L / hop)); frame t is centred on the middle of hop t.
 
-    The last hop is filled up with zeros; the edges reflect.
+    The last hop is padded with zeros; the edges are reflected.
     """
     audio = F.pad(audio.float(), (0, -audio.shape[-1] % hop))
     reach = (len(window) - hop) // 2

@@ -1,4 +1,4 @@
-"""MusicHiFi: what surrounds the generator in either task, its input and what its output is."""
+"""MusicHiFi: connects the generator to its input and output for bandwidth extension or upmixing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ FRAME_RATE = Fraction(SAMPLE_RATE, HOP)
 
 
 class MusicHiFi(nn.Module):
-    """Audio at 44.1 kHz, (B, 1, L) -> the same shape, in step.
+    """Audio at 44.1 kHz, (B, 1, L) -> the same shape, aligned.
 
-    bwe: low band -> low band + what the generator makes of its mel spectrum. The low band is brought back to the full
-    rate already, so it is itself the sinc-interpolated input of the skip connection, and every second sample of it is
-    the signal at 22.05 kHz.
+    bwe: low band -> low band + output of the generator for its mel spectrum. The low band already has the full rate, so
+    it is the sinc-interpolated input of the skip connection, and every second sample is the signal at 22.05 kHz.
     m2s: mid -> side.
     """
 
@@ -38,7 +37,7 @@ class MusicHiFi(nn.Module):
 
     @property
     def context(self) -> int:
-        """Samples, whole frames, to each side of a frame that its output depends on: 17 frames in published sizes."""
+        """Samples on each side of a frame that its output depends on: 17 whole frames for the published sizes."""
         return HOP * (self.mel.context + self.generator.sizes.context)
 
     def forward(self, audio: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the training of MusicHiFi needs: networks, losses, and excerpts of music as input and target."""
+"""MusicHiFi with its discriminator, losses and settings, for the trainer of baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reencoder_eval.baselines.musichifi.model import SAMPLE_RATE, MusicHiFi, Mus
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.errors import TrainingError
 
-MARGIN = 1024  # samples by which an excerpt is continued for the resampler, whose filter reaches past its edges
+MARGIN = 1024  # samples reflected at both ends of an excerpt, because the resampler's filter reaches past its edges
 
 
 def musichifi_training(
@@ -28,9 +28,9 @@ def musichifi_training(
     reconstruction: float = RECONSTRUCTION,
     seed: int = 0,
 ) -> AdversarialTraining:
-    """`channels` of the generator and `filters` of the discriminator are the published ones.
+    """The published recipe.
 
-    The paper trains on 500,000 batches of 45 excerpts of 16,384 samples. `save_musichifi` takes the generator.
+    `channels` of the generator and `filters` of the discriminator are the published ones. The paper trains on 500,000 batches of 45 excerpts of 16,384 samples.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def musichifi_training(
 
 
 def low_band_and_mono(audio: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1 or 2, n) -> low band and mono, (B, 1, n) each; by the resampler that makes the clips of an evaluation."""
+    """(B, 1 or 2, n) -> low band and mono, (B, 1, n) each, with the resampler of an evaluation's clips."""
     mono = audio.mean(dim=1)
     continued = np.pad(mono.cpu().numpy(), ((0, 0), (MARGIN, MARGIN)), mode="reflect")
     low = low_band(continued, sample_rate=SAMPLE_RATE)[:, MARGIN:-MARGIN]
@@ -64,6 +64,7 @@ def low_band_and_mono(audio: Tensor) -> tuple[Tensor, Tensor]:
 def mid_and_side(audio: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 2, n) -> (L + R) / 2 and (L - R) / 2, (B, 1, n) each."""
     if audio.shape[1] != 2:
-        raise TrainingError("mono-to-stereo upmixing is learnt from stereo", value=f"{audio.shape[1]} channel")
+        value, remedy = f"{audio.shape[1]} channel", "give stereo recordings"
+        raise TrainingError("training of upmixing needs stereo", value=value, remedy=remedy)
     left, right = audio.split(1, dim=1)
     return (left + right) / 2, (left - right) / 2
