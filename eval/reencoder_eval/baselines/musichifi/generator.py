@@ -22,9 +22,9 @@ EDGES = 7  # taps of the first and the last convolution
 class GeneratorSizes:
     """Sizes of the generator; the defaults are the published ones.
 
-    `channels` is the width after the first convolution. Each of `rates` makes a stage, which upsamples by the rate
-    and halves the channels. A stage has one AMP block per entry of `block_kernels`, and a block one residual convolution per
-    entry of `dilations`.
+    `channels` is the width after the first convolution. Each of `rates` makes a stage, which upsamples by the rate and
+    halves the channels. A stage has one AMP block per entry of `block_kernels`; a block has one residual convolution
+    per entry of `dilations`.
     """
 
     channels: int = 1536

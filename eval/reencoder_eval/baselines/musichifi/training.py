@@ -30,7 +30,8 @@ def musichifi_training(
 ) -> AdversarialTraining:
     """The published recipe.
 
-    `channels` of the generator and `filters` of the discriminator are the published ones. The paper trains on 500,000 batches of 45 excerpts of 16,384 samples.
+    `channels` of the generator and `filters` of the discriminator default to the published numbers. The paper trains on
+    500,000 batches of 45 excerpts of 16,384 samples.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
