@@ -24,7 +24,6 @@ from torch import Tensor
 from reencoder_pipeline.audio.mel import mel_filters
 from reencoder_pipeline.errors import EvaluationError
 
-METRICS_VERSION = 1  # raise it if any number below changes: stored scores of another version are computed again
 BANDS = ("full", "low", "high")
 METRICS = (*(f"{name}_{band}" for name in ("stft_d", "mel_d") for band in BANDS), "si_sdr")
 

@@ -90,12 +90,6 @@ def _blocks(file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
         yield np.asarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
 
 
-def survey_audio(audio: NDArray[np.float32], *, sample_rate: int) -> Survey:
-    """Survey (channels, samples) in memory."""
-    blocks = (audio[:, start : start + READ_SAMPLES] for start in range(0, audio.shape[1], READ_SAMPLES))
-    return survey_blocks(blocks, sample_rate, len(audio))
-
-
 def survey_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_channels: int) -> Survey:
     """Survey audio that arrives in blocks of (channels, samples)."""
     surveyor = Surveyor(sample_rate, num_channels)

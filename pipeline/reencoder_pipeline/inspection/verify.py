@@ -110,12 +110,6 @@ def _verify_values(cache: LatentCache, shard: Shard, folder: Path, values: Value
     yield from values.add(shard, joined)
 
 
-def verify_shard(cache: LatentCache, shard: Shard) -> list[Finding]:
-    """The files of one shard, and its commit record if there is one."""
-    with _on_disk(cache, shard) as folder:
-        return _verify_files(cache, shard, folder)
-
-
 @contextmanager
 def _on_disk(cache: LatentCache, shard: Shard) -> Iterator[Path]:
     """The folder below which a shard's files lie; behind a URL, a copy of one shard for as long as it is looked at."""

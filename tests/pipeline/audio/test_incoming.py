@@ -21,7 +21,6 @@ from reencoder_eval.apply.decision import Wishes, decide
 from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.scratch import Scratch, downmixed
 from reencoder_pipeline.audio.read import read_audio
-from reencoder_pipeline.audio.survey import survey_audio
 from reencoder_pipeline.build.plan import plan_build, remarks
 from reencoder_pipeline.cache.index import CachedTrack, shard_from_dict, shard_to_dict
 from reencoder_pipeline.cache.open_cache import open_cache
@@ -34,6 +33,7 @@ from reencoder_pipeline.inspection.outliers import far_above, far_deviations, lo
 from reencoder_pipeline.inspection.summary import report, summarise
 from reencoder_pipeline.inspection.value_checks import ValueCheck
 from reencoder_pipeline.inspection.verify import verify_cache
+from surveyed import survey_audio
 from tiny_build import build, music, tiny_config
 
 ONE_STREAM: dict[str, Any] = {"streams": ["mono"]}

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from reencoder_pipeline.audio.bandwidth import LongTermSpectrum
-from reencoder_pipeline.audio.survey import Survey, suited_tasks, survey, survey_audio
+from reencoder_pipeline.audio.survey import Survey, suited_tasks, survey
 from reencoder_pipeline.errors import AudioError
+from surveyed import survey_audio
 
 RATE = 44_100
 

@@ -14,7 +14,7 @@ from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES
 from reencoder_pipeline.cache.open_cache import open_cache, open_index
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.finding import Finding
-from reencoder_pipeline.inspection.verify import discard, verify_cache, verify_shard
+from reencoder_pipeline.inspection.verify import discard, verify_cache
 from tar_members import members_in
 from tiny_build import Built, build, leftovers, tree
 
@@ -60,7 +60,7 @@ def test_every_flipped_bit_of_a_shard_is_found_and_its_file_named(copy: Path) ->
     for file in [*files, *files, *rng.choice(np.array(large), size=20)]:
         content = file.read_bytes()
         flip(file, int(rng.integers(len(content))), int(rng.integers(8)))
-        found = [damage.file for damage in damages_of_shard(copy, file)]
+        found = [damage.file for damage in damages(copy)]
         assert found == [file.relative_to(copy).as_posix()] or same_json(file, content)
         file.write_bytes(content)
     assert damages(copy) == []
@@ -72,14 +72,6 @@ def same_json(file: Path, before: bytes) -> bool:
         return file.parent.name == "shards" and json.loads(file.read_bytes()) == json.loads(before)
     except ValueError:
         return False
-
-
-def damages_of_shard(path: Path, file: Path) -> list[Finding]:
-    """Of the one shard that the file belongs to."""
-    cache = open_index(path)
-    key = file.relative_to(path / "shards").parts[0].split(".")[0]
-    (shard,) = [shard for shard in cache.shards if shard.key == key]
-    return verify_shard(cache, shard)
 
 
 def test_the_block_of_a_flipped_frame_is_named(copy: Path, storage: str) -> None:
@@ -101,7 +93,7 @@ def test_the_block_of_a_flipped_frame_is_named(copy: Path, storage: str) -> None
             position = members[sorted(members)[number]].offset + frame * width
         position += int(rng.integers(width))
         flip(file, position)
-        (damage,) = damages_of_shard(copy, file)
+        (damage,) = damages(copy)
         start = (track.first_frame + frame) // CHUNK_FRAMES * CHUNK_FRAMES
         stop = min(start + CHUNK_FRAMES, shard.num_frames)
         assert damage.shard == shard.key
@@ -118,7 +110,7 @@ def test_damage_beside_the_frames_is_no_damage_of_the_frames(copy: Path, storage
     else:
         file = copy / "shards" / f"{shard.key}.tar"
         flip(file, file.stat().st_size - 1)  # the end of the archive
-    (damage,) = damages_of_shard(copy, file)
+    (damage,) = damages(copy)
     assert damage.problem == "content changed: outside the frames"
     open_cache(copy).read(shard.tracks[0], "left")
 
@@ -192,7 +184,7 @@ def test_a_missing_file_is_found_and_the_cache_not_opened(copy: Path) -> None:
     for file in [file for file in shard_files(copy) if not file.name.endswith(".json") or file.name == "zarr.json"][:6]:
         content = file.read_bytes()
         file.unlink()
-        (damage,) = damages_of_shard(copy, file)
+        (damage,) = damages(copy)
         assert (damage.file, damage.problem) == (file.relative_to(copy).as_posix(), "missing")
         with pytest.raises(CacheError, match="missing"):
             open_cache(copy)
