@@ -40,11 +40,12 @@ from reencoder_pipeline.exchange.stable_audio_format import frames_in, read_fiel
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.record import read_record
 from reencoder_pipeline.stores.digests import canonical_digest
-from reencoder_pipeline.training.metrics_log import Journal
+from reencoder_pipeline.training.metrics_log import MetricsLog
+from reencoder_pipeline.training.weights_file import HEADER, content_digest
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.run_list import list_runs
-from reencoder_trainer.trained_module import HEADER, load_module
-from reencoder_trainer.training_state import content_digest, load_state
+from reencoder_trainer.trained_module import load_module
+from reencoder_trainer.training_state import load_state
 
 NAMES = (
     "audio_a_wav",
@@ -303,10 +304,7 @@ def _runs(there: Workspace) -> list[Target]:
         path = _put(folder / "run/metrics.jsonl", content)
         _put(folder / "run/config.yaml", config)
         list_runs(folder)
-        with open(os.devnull, "w") as stream:  # noqa: PTH123, a stream for the progress line
-            Journal(
-                path.parent, step=1, steps=2, log_every=1, pending=[], tensorboard=False, stream=stream
-            ).__exit__()  # fmt: skip
+        MetricsLog(path.parent, step=1, log_every=1, say=lambda text: None).__exit__()
 
     def read_scores(content: bytes, folder: Path) -> None:
         _put(folder / "scores.jsonl", b"\n".join([content, *scores, b""]))

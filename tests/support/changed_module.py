@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from reencoder_trainer.training_state import content_digest
+from reencoder_pipeline.training.weights_file import content_digest
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 

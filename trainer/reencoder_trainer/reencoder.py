@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.training.autocast import Precision, autocast
+from reencoder_pipeline.training.autocast import Autocast, autocast
 from reencoder_trainer.release.find_module import HUB_NAME, find_module, module_file
 from reencoder_trainer.release.module_card import module_config, render_card
 from reencoder_trainer.release.streaming import ModuleStream, latency_frames
@@ -43,9 +43,9 @@ class ReEncoder(ModelHubMixin):
 
     _hub_mixin_config: Any = ()  # for None, the mixin would copy all arguments with their weights into config.json
 
-    def __init__(self, trained: TrainedModule, *, precision: Precision = "float32") -> None:
+    def __init__(self, trained: TrainedModule, *, precision: Autocast = "float32") -> None:
         self.trained = trained
-        self.precision: Precision = precision
+        self.precision: Autocast = precision
         self._hub_mixin_config = module_config(trained)
 
     @classmethod
@@ -53,7 +53,7 @@ class ReEncoder(ModelHubMixin):
         cls,
         name: str | Path,
         *,
-        precision: Precision = "float32",
+        precision: Autocast = "float32",
         revision: str | None = None,
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
@@ -154,7 +154,7 @@ class ReEncoder(ModelHubMixin):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         revision: str | None = None,
-        precision: Precision = "float32",
+        precision: Autocast = "float32",
     ) -> ReEncoder:
         """As ModelHubMixin.from_pretrained, but no arguments are taken from config.json, which is only for readers."""
         return cls._from_pretrained(
@@ -177,7 +177,7 @@ class ReEncoder(ModelHubMixin):
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
-        precision: Precision = "float32",
+        precision: Autocast = "float32",
     ) -> ReEncoder:
         if Path(model_id).is_dir():
             return cls(load_module(module_file(Path(model_id))), precision=precision)

@@ -8,25 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from reencoder_pipeline.config import Resampler
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.named_function import shown
-from reencoder_pipeline.stores.atomic import write_checkpoint
-from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_safetensors
+from reencoder_pipeline.stores.foreign_tensors import first_of, misfits
 from reencoder_pipeline.tasks import Task
+from reencoder_pipeline.training.weights_file import read_weights, write_weights
 from reencoder_trainer.module.condition import ConditionEncoder, Posterior, standard_normal
 from reencoder_trainer.module.latent_module import LatentModule
 from reencoder_trainer.module.normalisation import Normalisation, Scaling
 from reencoder_trainer.module_header import WRITTEN, ModuleHeader, parse_header
-from reencoder_trainer.training_state import content_digest, require_version
 
 MODULE_FORMAT = 2
-HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
 UNCONDITIONED = "use a module trained with condition.channels above 0, or call this one with latents alone"
 
 FIRST_WINDOW_SECONDS = 1.4  # the training window of modules whose header lacks it
@@ -170,8 +166,7 @@ def save_module(trained: TrainedModule, path: Path, *, weights: torch.dtype = to
         "window_frames": trained.window,
         "training": dict(trained.training),
     }
-    header["sha256"] = content_digest(header, tensors)
-    write_checkpoint(path, safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+    write_weights(path, tensors, header)
 
 
 def load_module(path: Path) -> TrainedModule:
@@ -252,20 +247,5 @@ def _require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple
 def _read(path: Path) -> tuple[ModuleHeader, dict[str, Tensor]]:
     """Header and tensors, compared with their digest."""
     again = "copy the file again, or resume its run, which writes it again"
-    damaged = CheckpointError("the module file is damaged", where=path, remedy=again)
-    if not path.exists():
-        raise CheckpointError("the module file does not exist", where=path, remedy="train one with reencoder-train")
-    metadata, tensors = read_safetensors(path, error=CheckpointError, what="a module", remedy=again)
-    if HEADER not in metadata:
-        value = [shown(key) for key in sorted(metadata)[:8]]
-        raise CheckpointError(
-            "the safetensors file is not a latent module of this program", where=path, value=value, remedy=WRITTEN
-        )
-    try:
-        values = dict(json.loads(metadata[HEADER]))
-    except (ValueError, TypeError, RecursionError):
-        raise damaged from None
-    require_version(values.get("format"), MODULE_FORMAT, path)
-    if values.pop("sha256", None) != content_digest(values, tensors):
-        raise damaged
+    values, tensors = read_weights(path, what="a latent module", version=MODULE_FORMAT, written=WRITTEN, again=again)
     return parse_header(json.dumps(values), path), tensors

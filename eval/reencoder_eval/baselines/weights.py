@@ -9,17 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from reencoder_pipeline.errors import CheckpointError, ReencoderError
 from reencoder_pipeline.named_function import shown
-from reencoder_pipeline.stores.atomic import write_checkpoint
-from reencoder_pipeline.stores.foreign_tensors import FLOATS, first_of, misfits, read_safetensors
-from reencoder_trainer.trained_module import HEADER
-from reencoder_trainer.training_state import content_digest, require_version
+from reencoder_pipeline.stores.foreign_tensors import FLOATS, first_of, misfits
+from reencoder_pipeline.training.weights_file import read_weights, write_weights
 
 BASELINE_FORMAT = 1
 WRITTEN = "give the file that the baseline's training wrote"
@@ -42,29 +39,17 @@ def save_baseline(
         "sizes": dict(sizes),
         "training": dict(training),
     }
-    header = json.loads(json.dumps(header))  # tuples become lists now, as they will for the reader's digest
-    header["sha256"] = content_digest(header, tensors)
-    write_checkpoint(path, safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+    write_weights(path, tensors, header)
 
 
 def read_baseline(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """State on the CPU, sizes, training; CheckpointError if it is missing, foreign, damaged or of another baseline."""
-    damaged = CheckpointError("the weights of the baseline are damaged", where=path, remedy="copy the file again")
-    if not path.exists():
-        raise CheckpointError(f"no such file with weights of {kind}", where=path, remedy="correct the path")
-    what, types = f"weights of {kind}", (*FLOATS, "I64")  # a batch norm counts its batches
-    metadata, state = read_safetensors(path, error=CheckpointError, what=what, remedy=WRITTEN, types=types)
-    try:
-        header = dict(json.loads(metadata.get(HEADER, "{}")))
-    except (ValueError, TypeError, RecursionError):
-        raise damaged from None
+    header, state = read_weights(
+        path, what="the weights of a baseline", version=BASELINE_FORMAT, written=WRITTEN, again="copy the file again",
+        types=(*FLOATS, "I64"),  # a batch norm counts its batches
+    )  # fmt: skip
     if "baseline" not in header:
-        value = [shown(key) for key in sorted(metadata)[:8]]
-        what = "a safetensors file, but not the weights of a baseline of this program"
-        raise CheckpointError(what, where=path, value=value, remedy=WRITTEN)
-    require_version(header.get("format"), BASELINE_FORMAT, path)
-    if header.pop("sha256", None) != content_digest(header, state):
-        raise damaged
+        raise CheckpointError("the file holds other weights than a baseline's", where=path, remedy=WRITTEN)
     if header["baseline"] != kind:
         value = f"{shown(header['baseline'])}, not {kind}"
         raise CheckpointError("the weights belong to another baseline", where=path, value=value, remedy=WRITTEN)
@@ -86,8 +71,8 @@ def sizes_of(kind: type[S], values: Mapping[str, Any], *, where: Path) -> S:
 
 
 def build_restored(build: Callable[[], M], sizes: Any, state: Mapping[str, Tensor], *, where: Path) -> M:
-    """build(), a module of these `sizes` (a dataclass), with its tensors. They are believed once the tensors fit:
-    first a module without memory is made, and not even that of more parts than there are tensors."""
+    """build(), a module of these `sizes` (a dataclass), with its tensors. The sizes are believed once the tensors
+    fit: first a module without memory is made, and not even that if it has more parts than there are tensors."""
     values = list(asdict(sizes).values())
     numbers = [number for value in values for number in (value if isinstance(value, tuple | list) else [value])]
     parts = math.prod(len(value) for value in values if isinstance(value, tuple | list))

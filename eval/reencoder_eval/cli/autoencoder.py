@@ -12,6 +12,7 @@ import typer
 
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.exit_codes import SOME_FAILED, run
+from reencoder_pipeline.progress import say
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
@@ -34,7 +35,7 @@ def train(
     settings = load_config(config, AutoencoderTrainConfig, set_ or [])
     from reencoder_pipeline.autoencoders.vocos.training.train import train_autoencoder
 
-    print(train_autoencoder(settings, resume=resume, progress=lambda line: print(line, file=sys.stderr, flush=True)))
+    print(train_autoencoder(settings, resume=resume, say=say))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from reencoder_pipeline.exit_codes import SOME_FAILED
 from reencoder_pipeline.exit_codes import run as run_app
+from reencoder_pipeline.progress import say
 
 if TYPE_CHECKING:
     from reencoder_eval.config import EvalConfig
@@ -100,7 +101,7 @@ def train_baseline(
     settings = load_config(config, BaselineTrainConfig, set_ or [])
     from reencoder_eval import train_baseline as train
 
-    typer.echo(train.train_baseline(settings, resume=resume, progress=lambda text: typer.echo(text, err=True)))
+    typer.echo(train.train_baseline(settings, resume=resume, say=say))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Which precision matrix products run in: bfloat16 if the processor has it, or float32."""
+"""Decides whether matrix products run in bfloat16 (autocast): where the processor has it, else in float32."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Autocast = Literal["auto", "float32", "bfloat16"]
 
 
-def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+def resolved(kind: Autocast, device: torch.device) -> Literal["float32", "bfloat16"]:
     """`auto` is bfloat16 on CUDA and on processors with AVX512-BF16 or AMX, float32 on all others.
 
     A processor without them emulates bfloat16: a matrix product took 50 times as long as in float32 (AVX2), a training
     step 4 to 5 times.
     """
-    if precision != "auto":
-        return precision
+    if kind != "auto":
+        return kind
     native = device.type == "cuda" or (device.type == "cpu" and _multiplies_bfloat16())
     return "bfloat16" if native else "float32"
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Matrix products in bfloat16, if `precision` comes to that on this device."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolved(precision, device) == "bfloat16")
+def autocast(device: torch.device, kind: Autocast) -> torch.autocast:
+    """Matrix products in bfloat16, if `kind` comes to that on this device."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolved(kind, device) == "bfloat16")
 
 
 def _multiplies_bfloat16() -> bool:

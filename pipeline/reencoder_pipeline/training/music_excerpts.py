@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +14,7 @@ from reencoder_pipeline.audio.read import read_audio
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.errors import AudioError, CorpusError
+from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import replacing
 from reencoder_pipeline.stores.digests import file_digest
 
@@ -21,7 +22,7 @@ VIEWS = ("left", "right", "mono", "mono")
 
 
 def decode_corpus(
-    tracks: Sequence[Track], folder: Path, *, sample_rate: int, workers: int | None, progress: Callable[[str], None]
+    tracks: Sequence[Track], folder: Path, *, sample_rate: int, workers: int | None, say: Say
 ) -> list[Path]:
     """Decode every track to folder/<sha256>.<rate>.s16, (samples, 2); finished files are kept, bad tracks named."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,9 +33,9 @@ def decode_corpus(
             try:
                 files.append(future.result())
             except (AudioError, OSError) as error:
-                progress(f"left out: {error}")
+                say(f"left out: {error}")
             if done % 20 == 0 or done == len(futures):
-                progress(f"decoded {done} of {len(futures)} tracks")
+                say(f"decoded {done} of {len(futures)} tracks")
     if not files:
         raise CorpusError("none of the tracks could be decoded", where=folder)
     return sorted(files)

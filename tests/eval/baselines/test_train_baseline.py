@@ -48,7 +48,7 @@ def config(songs: Path, out: Path, baseline: str, **changes: Any) -> BaselineTra
 
 
 def train(settings: BaselineTrainConfig, *, resume: bool = False) -> Path:
-    return train_baseline(settings, resume=resume, progress=lambda _: None)
+    return train_baseline(settings, resume=resume, say=lambda _: None)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

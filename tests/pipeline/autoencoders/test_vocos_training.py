@@ -127,7 +127,7 @@ def journal(run: Path, *, kind: str = "train") -> list[dict[str, Any]]:
 
 def train(folder: Path, name: str, *, steps: int, resume: bool = False, **extra: Any) -> Path:
     config = AutoencoderTrainConfig.model_validate(settings(folder, name, steps=steps, **extra))
-    return train_autoencoder(config, resume=resume, progress=lambda _: None)
+    return train_autoencoder(config, resume=resume, say=lambda _: None)
 
 
 def settings(folder: Path, name: str, *, steps: int, **extra: Any) -> dict[str, Any]:

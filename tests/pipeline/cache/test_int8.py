@@ -29,7 +29,7 @@ from reencoder_pipeline.inspection.seams import check_edges
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.windows.mapped_windows import WindowLoader
-from reencoder_trainer.windows.pooled_windows import StreamingLoader
+from reencoder_trainer.windows.pooled_windows import PoolLoader
 from tar_members import members_in
 from tiny_build import build, copied, tree
 from tiny_build import music as render
@@ -147,7 +147,7 @@ def test_windows_are_latents(cache: LatentCache) -> None:
         latents[stream] = {cache.read(track, stream)[first : first + FRAMES].tobytes()
                            for track in cache.tracks for first in range(track.num_frames - FRAMES + 1)}  # fmt: skip
     mapped = WindowLoader(cache, task, split="train", num_frames=FRAMES, seed=0)
-    streamed = StreamingLoader(cache, task, split="train", num_frames=FRAMES, seed=0, pool_shards=2)
+    streamed = PoolLoader(cache, task, split="train", num_frames=FRAMES, seed=0, pool_shards=2)
     for loader in (mapped, streamed):
         for step in range(6):
             whole = loader.batch(step, batch_size=8)
@@ -166,7 +166,7 @@ def test_behind_a_url_too(cache: LatentCache, s3_bucket: str, tmp_path: Path) ->
         assert np.array_equal(away.read(track, "low_band"), cache.read(track, "low_band"))
     task, found = get_task("bwe"), []
     for place in (cache, away):
-        loader = StreamingLoader(place, task, split="train", num_frames=FRAMES, seed=0, pool_shards=2)
+        loader = PoolLoader(place, task, split="train", num_frames=FRAMES, seed=0, pool_shards=2)
         found.append(loader.batch(5, batch_size=8))
         loader.close()
     assert all(torch.equal(found[0][stream], found[1][stream]) for stream in STREAMS)

@@ -10,7 +10,7 @@ import yaml
 
 import reencoder_pipeline.training.autocast as precision_module
 from reencoder_pipeline.errors import ConfigError
-from reencoder_pipeline.training.autocast import Precision, autocast, resolved
+from reencoder_pipeline.training.autocast import Autocast, autocast, resolved
 from tiny_cache import write_cache
 from training_run import run
 
@@ -28,14 +28,14 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_auto_is_what_the_device_multiplies(
-    asked: Precision, device: torch.device, native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    asked: Autocast, device: torch.device, native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision_module, "_multiplies_bfloat16", lambda: native)
     assert resolved(asked, device) == expected
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_matrix_products_run_in_it(precision: Precision, expected: torch.dtype) -> None:
+def test_matrix_products_run_in_it(precision: Autocast, expected: torch.dtype) -> None:
     with autocast(CPU, precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 

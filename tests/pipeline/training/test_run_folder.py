@@ -56,12 +56,12 @@ def train(request: pytest.FixtureRequest, places: tuple[Path, Path]) -> Train:
         model = {"n_fft": 512, "fine": [16, 32, 1], "coarse": [16, 32, 1], "latent_channels": 4}
         settings = {**shared, **audio, "out": str(out), "model": model, **changes}
         config = AutoencoderTrainConfig.model_validate(settings)
-        return train_autoencoder(config, resume=resume, progress=lambda _: None)
+        return train_autoencoder(config, resume=resume, say=lambda _: None)
 
     def train_a_baseline(out: Path, *, resume: bool = False, **changes: Any) -> object:
         small = {"baseline": "aero", "channels": 4, "discriminator_filters": 4, "adversary_from": 9}
         config = BaselineTrainConfig.model_validate({**shared, **audio, **small, "out": out, **changes})
-        return train_baseline(config, resume=resume, progress=lambda _: None)
+        return train_baseline(config, resume=resume, say=lambda _: None)
 
     return {"module": train_module, "autoencoder": train_the_autoencoder, "baseline": train_a_baseline}[request.param]
 

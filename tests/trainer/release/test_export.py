@@ -124,7 +124,7 @@ def test_what_cannot_be_exported_is_said_before_the_work(
         export_module(file, tmp_path, formats=["tflite"])
     with pytest.raises(CheckpointError, match=r"takes latents \(batch, 4, frames\)\n  found: \(1, 5, 9\)"):
         export_module(file, tmp_path, latents=[torch.zeros(1, 5, 9)])
-    with pytest.raises(CheckpointError, match="module file does not exist"):
+    with pytest.raises(CheckpointError, match="the file with a latent module does not exist"):
         export_module(tmp_path / "absent", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"needs packages[\s\S]*onnxscript[\s\S]*reencoder\[export\]"):

@@ -266,7 +266,7 @@ def test_foreign_files_are_errors(tmp_path: Path) -> None:
     safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "foreign")
     with pytest.raises(CheckpointError, match="not a latent module"):
         load_module(tmp_path / "foreign")
-    with pytest.raises(CheckpointError, match="module file does not exist"):
+    with pytest.raises(CheckpointError, match="the file with a latent module does not exist"):
         load_module(tmp_path / "absent")
     with pytest.raises(CheckpointError):
         load_module(tmp_path)

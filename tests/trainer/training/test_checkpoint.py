@@ -17,7 +17,7 @@ from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.stores.atomic import write_checkpoint
 from reencoder_pipeline.training.state_file import write_state
 from reencoder_trainer.training.optimisation import make_optimizer
-from reencoder_trainer.training_state import TrainingState, load_state, save_state, state_digest
+from reencoder_trainer.training_state import TrainingState, load_state, state_digest
 
 SETTINGS = {"lr": 0.1, "losses": {"mel": 1.0}}
 
@@ -43,7 +43,7 @@ def make_state() -> TrainingState:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training state's file, not to be changed."""
     path = tmp_path_factory.mktemp("state") / "state.pt"
-    save_state(make_state(), path, settings=SETTINGS)
+    write_state(path, vars(make_state()), kind="module", settings=SETTINGS)
     return path
 
 
@@ -160,7 +160,7 @@ def test_a_file_of_another_version_is_an_error(
     version: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reencoder_pipeline.training.state_file.STATE_FORMAT", version)
-    save_state(make_state(), tmp_path / "state", settings=SETTINGS)
+    write_state(tmp_path / "state", vars(make_state()), kind="module", settings=SETTINGS)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=rf"format {version!r}; this program reads format 3 and earlier"):
         load_state(tmp_path / "state")

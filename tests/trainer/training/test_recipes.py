@@ -15,9 +15,12 @@ import reencoder_trainer.training.alarms as alarms_module
 from reencoder_pipeline.cache.formats.zarr_shards import data_file
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import TrainingError
-from reencoder_pipeline.training.autocast import Precision
+from reencoder_pipeline.training.autocast import Autocast
+from reencoder_pipeline.training.ranks import Ranks
+from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.trained_module import TrainedModule, load_module
 from reencoder_trainer.training.learner import Estimator, Learner
+from reencoder_trainer.training.stopwatch import Stopwatch
 from reencoder_trainer.training.validation import validate
 from reencoder_trainer.training_state import load_state
 from reencoder_trainer.windows.mapped_windows import WindowLoader
@@ -148,7 +151,7 @@ def test_what_becomes_infinite_in_training_stops_before_the_update(
 @pytest.mark.parametrize("recipe", ["adversarial", "variational"])
 @pytest.mark.parametrize(("ema", "precision"), [(0.0, "bfloat16"), (0.9, "float32"), (0.9, "bfloat16")])
 def test_what_is_released_is_what_was_validated(
-    recipe: str, ema: float, precision: Precision, cache: Path, tmp_path: Path
+    recipe: str, ema: float, precision: Autocast, cache: Path, tmp_path: Path
 ) -> None:
     """With `ema` the average of the weights, which are others than the raw ones; the state keeps both.
 
@@ -217,17 +220,15 @@ def assert_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def validate_again(trained: TrainedModule, cache: Path, *, seed: int, precision: Precision) -> dict[str, float]:
+def validate_again(trained: TrainedModule, cache: Path, *, seed: int, precision: Autocast) -> dict[str, float]:
     opened = open_cache(cache)
     num_frames = opened.spec.frames_in(TINY["window_seconds"])
-    return validate(
-        Estimator(trained.module, trained.encoder),
-        WindowLoader(opened, trained.task, split="valid", num_frames=num_frames, seed=seed),
-        task=trained.task,
-        normalisation=trained.normalisation,
-        num_windows=TINY["valid_windows"],
-        batch_size=TINY["batch_size"],
-        precision=precision,
-        seed=seed,
-        device=torch.device("cpu"),
+    config = TrainConfig.model_validate(
+        {**TINY, "cache": cache, "out": cache / "run", "seed": seed, "precision": precision}
     )
+    learner = Learner(
+        Estimator(trained.module, trained.encoder), None, config=config, task=trained.task,
+        normalisation=trained.normalisation, mel=None, ranks=Ranks(0, 1, torch.device("cpu")), stopwatch=Stopwatch(),
+    )  # fmt: skip
+    windows = WindowLoader(opened, trained.task, split="valid", num_frames=num_frames, seed=seed)
+    return validate(learner, windows, num_windows=TINY["valid_windows"])

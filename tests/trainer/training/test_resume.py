@@ -17,7 +17,8 @@ import pytest
 import torch
 import yaml
 
-import reencoder_trainer.training.run as saving
+import reencoder_pipeline.training.loop as loop_module
+import reencoder_trainer.training.run as run_module
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError
 from reencoder_pipeline.training.autocast import resolved
 from reencoder_trainer.config import TrainConfig
@@ -102,7 +103,7 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
 
 @pytest.mark.parametrize("recipe", QUICK)
 @pytest.mark.parametrize(
-    "failing", [("save_state", 1), ("save_module", 1), ("save_state", 2), ("save_module", 2), ("save_module", 4)]
+    "failing", [("write_state", 1), ("save_module", 1), ("write_state", 2), ("save_module", 2), ("save_module", 4)]
 )
 def test_a_crash_within_a_checkpoint_loses_nothing(
     failing: tuple[str, int],
@@ -115,7 +116,8 @@ def test_a_crash_within_a_checkpoint_loses_nothing(
     """Before and between the two files of the first of four checkpoints, of the second, and of the last."""
     victim, checkpoint = failing
     saves = []
-    original = getattr(saving, victim)
+    module = loop_module if victim == "write_state" else run_module
+    original = getattr(module, victim)
 
     def crash_within(*arguments: Any, **settings: Any) -> None:
         saves.append(arguments)
@@ -123,11 +125,11 @@ def test_a_crash_within_a_checkpoint_loses_nothing(
             crash()
         original(*arguments, **settings)
 
-    monkeypatch.setattr(saving, victim, crash_within)
+    monkeypatch.setattr(module, victim, crash_within)
     with pytest.raises(RuntimeError, match="power"):
         run(cache, tmp_path, checkpoint_steps=5, **RECIPES[recipe])
     monkeypatch.undo()
-    saved = 5 * (checkpoint - (victim == "save_state"))
+    saved = 5 * (checkpoint - (victim == "write_state"))
     assert (load_state(tmp_path / "state.pt").step if saved else 0) == saved
     assert (tmp_path / "module.safetensors").exists() == (checkpoint > 1)
     run(cache, tmp_path, resume=True, **RECIPES[recipe])

@@ -137,7 +137,7 @@ def test_a_baselines_discriminator_learns_first(monkeypatch: pytest.MonkeyPatch)
         learning_rate=0.5,
         betas=(0.0, 0.0),
     )
-    metrics = BaselineLearner(training, device=CPU).update(torch.ones(1, 1, 1), adversarial=True)
+    metrics = BaselineLearner(training, device=CPU).update(torch.ones(1, 1, 1), 0, adversarial=True, where="")
     # It scores the estimate, 2, with 1 * 2; its weight falls by the rate, to 0.5; the generator then gets 0.5 * 2.
     assert (metrics["discriminator"], metrics["fooled"]) == (pytest.approx(2.0), pytest.approx(1.0))
     assert generator.weight.item() == pytest.approx(1.5)
@@ -158,7 +158,7 @@ def test_an_autoencoders_adversary_learns_first() -> None:
     heard: list[Tensor] = []
     model = trainer.parallel
     trainer.parallel = lambda *given: heard.append(model(*given)) or heard[-1]  # type: ignore[assignment, return-value]
-    metrics = trainer.update(audio, 0)
+    metrics = trainer.update(audio, 0, where="")
     after = trainer.adversary
     assert before is not None
     assert after is not None

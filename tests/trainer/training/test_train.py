@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from command_line import reencoder_train, run_apart
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError
 from reencoder_pipeline.training.autocast import resolved
-from reencoder_pipeline.training.metrics_log import Journal, Progress
+from reencoder_pipeline.training.metrics_log import MetricsLog
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.module.normalisation import Scaling
 from reencoder_trainer.trained_module import load_module
@@ -175,31 +174,17 @@ def test_rows_after_the_restored_step_and_torn_ones_are_cut(tmp_path: Path) -> N
     whole = [json.dumps({"kind": "train", "step": step}) + "\n" for step in (5, 10, 15)]
     (tmp_path / "metrics.jsonl").write_text("".join(whole) + '{"kind": "tr')
     for step, kept in ((20, 3), (10, 2), (4, 0)):
-        with Journal(tmp_path, step=step, steps=30, log_every=5, pending=[], tensorboard=False):
+        with MetricsLog(tmp_path, step=step, log_every=5):
             pass
         assert (tmp_path / "metrics.jsonl").read_text() == "".join(whole[:kept])
 
 
-def test_progress_says_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("reencoder_pipeline.training.metrics_log.time.monotonic", lambda: now[0])
-    stream = StringIO()
-    progress = Progress(1000, 2000, stream=stream)
-    for step, seconds in ((1010, 5.0), (1100, 50.0), (1110, 55.0), (1200, 100.0)):
-        now[0] = seconds
-        progress.update(step, "l1 0.5")
-    assert stream.getvalue().splitlines() == [
-        "step 1100/2000  l1 0.5  2.00 steps/s  7 min 30 s left",
-        "step 1200/2000  l1 0.5  2.00 steps/s  6 min 40 s left",
-    ]
-
-
-def test_a_synced_journal_is_all_on_the_disk(tmp_path: Path) -> None:
-    with Journal(tmp_path, step=0, steps=30, log_every=5, pending=[], tensorboard=False) as journal:
-        journal.valid(5, {"l1": 0.5})
-        journal.warn(5, None)
-        journal.warn(5, "look out")
-        journal.sync()
+def test_a_synced_log_is_all_on_the_disk(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, step=0, log_every=5) as log:
+        log.valid(5, {"l1": 0.5})
+        log.warn(5, None)
+        log.warn(5, "look out")
+        log.sync()
         assert [row["kind"] for row in rows(tmp_path)] == ["valid", "warning"]
 
 

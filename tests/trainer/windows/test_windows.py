@@ -17,6 +17,7 @@ from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.training.ranks import Ranks
 from reencoder_trainer.windows.draws import draw_windows
 from reencoder_trainer.windows.mapped_windows import WindowLoader
 from reencoder_trainer.windows.read_ahead import ReadAhead
@@ -149,7 +150,7 @@ def test_a_batch_must_divide_among_the_processes(cache: LatentCache) -> None:
 
 
 def ahead(loader: WindowLoader, *, depth: int, rank: int = 0, world_size: int = 1, steps: int = 9) -> ReadAhead:
-    return ReadAhead(loader, batch_size=4, rank=rank, world_size=world_size, depth=depth, steps=steps, pin=False)
+    return ReadAhead(loader, 4, ranks=Ranks(rank, world_size, torch.device("cpu")), depth=depth, steps=steps)
 
 
 @pytest.mark.parametrize("depth", [0, 2, 20])

@@ -74,7 +74,7 @@ class Learner:
         self.estimator, self.discriminator, self.mel = estimator, discriminator, mel
         self.average = copy.deepcopy(estimator) if config.ema else estimator
         self.optimizer = make_optimizer(estimator, weight_decay=config.weight_decay)
-        self._stopwatch = stopwatch
+        self.stopwatch = stopwatch
         if config.compile:
             for part in (estimator, discriminator):
                 if part is not None:
@@ -91,12 +91,12 @@ class Learner:
         and before the update it would spoil, if a loss or a gradient is not finite. Both are the same on every rank, so
         that all of them stop.
         """
-        with self._stopwatch.phase("compute"):
+        with self.stopwatch.phase("compute"):
             inputs, targets = self.windows(batch, swapped=self._swapped(step))
             with autocast(inputs.device, self.config.precision):
                 estimate, posterior = self._parallel(inputs, targets, self._noise(step))
         judged = self._update_discriminator(targets, estimate.detach(), step, batch, where=where)
-        with self._stopwatch.phase("compute"):
+        with self.stopwatch.phase("compute"):
             terms = self._terms(estimate, targets, posterior)
             weights = self._weights(step)
             loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -104,7 +104,7 @@ class Learner:
             loss.backward()
             norm = gradient_norm(self.estimator, max_norm=self.config.max_grad_norm)
             values = self._finite({"loss": loss, "grad_norm": norm, **terms}, batch, where=where)
-        with self._stopwatch.phase("optimizer"):
+        with self.stopwatch.phase("optimizer"):
             rate = self._rate(step, peak=self.config.lr, warmup_steps=self.config.warmup_steps)
             set_rate(self.optimizer, rate)
             self.optimizer.step()
@@ -178,7 +178,7 @@ class Learner:
     ) -> dict[str, float]:
         if self.discriminator is None:
             return {}
-        with self._stopwatch.phase("compute"):
+        with self.stopwatch.phase("compute"):
             with autocast(targets.device, self.config.precision):
                 # One call for both: DistributedDataParallel allows one forward before a backward.
                 scores = self._parallel_discriminator(torch.cat([targets, estimate.float()]))[-1]
@@ -189,7 +189,7 @@ class Learner:
             norm = gradient_norm(self.discriminator, max_norm=self.config.max_grad_norm)
             terms = {"loss": loss, "grad_norm": norm, "target_score": real.mean(), "estimate_score": fake.mean()}
             values = self._finite(terms, batch, where=where)
-        with self._stopwatch.phase("optimizer"):
+        with self.stopwatch.phase("optimizer"):
             config = self.config.discriminator
             rate = self._rate(step, peak=config.lr, warmup_steps=config.warmup_steps)
             set_rate(self.discriminator_optimizer, rate)

@@ -25,6 +25,7 @@ class Windows(Protocol):
     """A source of batches. `too_short` counts the split's tracks that are shorter than a window; they are not drawn."""
 
     split: str
+    num_frames: int
     num_tracks: int
     too_short: int
     num_windows: int
@@ -70,7 +71,7 @@ class WindowLoader:
     def __init__(self, cache: LatentCache, task: Task, *, split: str, num_frames: int, seed: int) -> None:
         usable, self.too_short = usable_tracks(cache, task, split=split, num_frames=num_frames)
         self.split, self.num_tracks = split, len(usable)
-        self._cache, self._task, self._num_frames = cache, task, num_frames
+        self._cache, self._task, self.num_frames = cache, task, num_frames
         positions = np.array([track.num_frames - num_frames + 1 for track in usable], dtype=np.int64)
         self.num_windows = int(positions.sum())
         self._draws = Draws(positions, seed=seed)
@@ -86,12 +87,12 @@ class WindowLoader:
         share = share_of(batch_size, world_size)
         mine = slice(rank * share, (rank + 1) * share)
         addresses, tracks = self._places(step, batch_size, mine)
-        windows = self._cache.gather(addresses, num_frames=self._num_frames)  # (streams * B, T, C)
+        windows = self._cache.gather(addresses, num_frames=self.num_frames)  # (streams * B, T, C)
         if self._scales is not None:
             windows = windows.float().mul_(self._scales[:, tracks].view(-1, 1, windows.shape[-1]))
         if self._cache.is_cold:
             following, _ = self._places(step + 1, batch_size, mine)
-            self._cache.read_ahead(following, num_frames=self._num_frames)  # during this batch's training step
+            self._cache.read_ahead(following, num_frames=self.num_frames)  # during this batch's training step
         return dict(zip(self._task.streams, windows.split(share), strict=True))
 
     def close(self) -> None:

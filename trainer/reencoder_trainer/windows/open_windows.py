@@ -5,7 +5,7 @@ from __future__ import annotations
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.windows.mapped_windows import WindowLoader, Windows
-from reencoder_trainer.windows.pooled_windows import StreamingLoader
+from reencoder_trainer.windows.pooled_windows import PoolLoader
 
 
 def open_windows(
@@ -14,4 +14,4 @@ def open_windows(
     """A loader over all windows of a split or, with `stream_shards`, over a pool of that many shards at a time."""
     if stream_shards is None:
         return WindowLoader(cache, task, split=split, num_frames=num_frames, seed=seed)
-    return StreamingLoader(cache, task, split=split, num_frames=num_frames, seed=seed, pool_shards=stream_shards)
+    return PoolLoader(cache, task, split=split, num_frames=num_frames, seed=seed, pool_shards=stream_shards)

@@ -35,7 +35,7 @@ def shard_order(num_shards: int, *, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-class StreamingLoader:
+class PoolLoader:
     """Windows out of a pool of `pool_shards` shards in memory, which slides over the epochs' orders end to end.
 
     A turn is the number of windows that an average shard holds end to end. After each turn the oldest shard leaves the
@@ -59,7 +59,7 @@ class StreamingLoader:
         usable, self.too_short = usable_tracks(cache, task, split=split, num_frames=num_frames)
         self.split, self.num_tracks = split, len(usable)
         self.num_windows = sum(track.num_frames - num_frames + 1 for track in usable)
-        self._cache, self._task, self._num_frames, self._seed = cache, task, num_frames, seed
+        self._cache, self._task, self.num_frames, self._seed = cache, task, num_frames, seed
         self._reader = ObjectReader(cache.origin)
         keys, chosen = {track.shard for track in usable}, set(usable)
         self._shards = [shard for shard in cache.shards if shard.key in keys]
@@ -92,7 +92,7 @@ class StreamingLoader:
         pool = self._pool(turn)
         self._hold(pool, ahead=self._pool(turn + AHEAD))
         channels, slot_values = self._cache.spec.channels, self._slots.shape[1]
-        positions = np.concatenate([self._lengths[number] - self._num_frames + 1 for number in pool])
+        positions = np.concatenate([self._lengths[number] - self.num_frames + 1 for number in pool])
         firsts = [np.cumsum(self._lengths[number]) - self._lengths[number] for number in pool]
         addresses = np.concatenate(
             [self._held[number][0] * slot_values + first * channels for number, first in zip(pool, firsts, strict=True)]
@@ -104,7 +104,7 @@ class StreamingLoader:
         windows = gather(
             self._slots.view(-1),
             (streams + places).reshape(-1),
-            num_frames=self._num_frames,
+            num_frames=self.num_frames,
             channels=channels,
         )
         if self._scales:
@@ -119,7 +119,7 @@ class StreamingLoader:
         """The number of shards that have left the pool before global batch `step`."""
         if self._pool_shards == len(self._shards):
             return 0
-        frames = batch_size * self._num_frames * len(self._shards)
+        frames = batch_size * self.num_frames * len(self._shards)
         turns_per_batch = frames / self._total_frames
         if turns_per_batch > self._pool_shards:
             raise ConfigError(

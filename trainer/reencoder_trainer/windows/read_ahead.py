@@ -6,21 +6,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
+from reencoder_pipeline.training.ranks import Ranks
 from reencoder_trainer.windows.mapped_windows import Windows
 
 
 class ReadAhead:
-    """The batches of `loader`, read by a thread up to `depth` steps ahead.
+    """This rank's batches of `loader`, read by a thread up to `depth` steps ahead.
 
-    `pin` puts them into page-locked memory, from which copies to the device are asynchronous. `depth` 0 starts no
-    thread and reads each batch on request: on the CPU a thread has no idle time to use.
+    For a CUDA device they lie in page-locked memory, from which copies are asynchronous. `depth` 0 starts no thread and
+    reads each batch on request: on the CPU a thread has no idle time to use.
     """
 
-    def __init__(
-        self, loader: Windows, *, batch_size: int, rank: int, world_size: int, depth: int, steps: int, pin: bool
-    ) -> None:
-        self._loader, self._batch_size, self._rank, self._world_size = loader, batch_size, rank, world_size
-        self._depth, self._steps, self._pin = depth, steps, pin
+    def __init__(self, loader: Windows, batch_size: int, *, ranks: Ranks, steps: int, depth: int) -> None:
+        self._loader, self._batch_size, self._rank, self._world_size = loader, batch_size, ranks.rank, ranks.world_size
+        self._depth, self._steps, self._pin = depth, steps, ranks.device.type == "cuda"
         self._pending: dict[int, Future[dict[str, Tensor]]] = {}
         self._reader = ThreadPoolExecutor(1) if depth else None
 

@@ -8,25 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.named_function import shown
-from reencoder_pipeline.stores.atomic import write_checkpoint
 from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_safetensors
+from reencoder_pipeline.training.weights_file import HEADER, write_weights
 
 FORMAT = "reencoder-vocos-1"
-HEADER = "reencoder"  # the one metadata key: safetensors writes several keys in no fixed order
 
 
 def save_vocos(model: Vocos, path: Path, *, training: dict[str, Any]) -> None:
     """Write float16 weights, atomically. float16 halves the file, and its rounding is far below the training noise."""
     tensors = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     header = {"format": FORMAT, "config": model.config.model_dump(), "training": training}
-    write_checkpoint(path, save(tensors, metadata={HEADER: json.dumps(header, sort_keys=True)}))
+    write_weights(path, tensors, header, signed=False)
 
 
 def load_vocos(path: Path) -> Vocos:

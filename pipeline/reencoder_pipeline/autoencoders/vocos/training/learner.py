@@ -1,7 +1,8 @@
-"""One update of the autoencoder (and of its adversary), its moving average, and the learning rate of a step."""
+"""Updates the autoencoder (and its adversary) and its moving average; computes the learning rate of a step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ class Trainer:
                 half.coarse.compile()
         self.parallel = ranks.parallel(self.model)
 
-    def update(self, audio: Tensor, step: int) -> dict[str, float]:
+    def update(self, audio: Tensor, step: int, *, where: str) -> dict[str, float]:
         """This rank's audio (B, 1, L) -> the loss terms of the step, averaged over ranks.
 
-        TrainingError before anything changes if a loss or a gradient is not finite.
+        TrainingError at `where`, before anything changes, if a loss or a gradient is not finite.
         """
         config, (rank, world_size) = self.config, (self.ranks.rank, self.ranks.world_size)
         audio = audio.to(self.ranks.device)
@@ -86,11 +87,11 @@ class Trainer:
             total = total + config.adversary.weight * fooled + config.adversary.features * features
             losses |= {"fooled": fooled, "features": features}
 
-        self._require_finite(total, losses, step)
+        self._require_finite(total, losses, where=where)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self._require_finite(norm, losses, step)
+        self._require_finite(norm, losses, where=where)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         self.optimizer.step()
@@ -108,7 +109,7 @@ class Trainer:
             parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary_optimizer}
         return {name: part.state_dict() for name, part in parts.items()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         load_optimizer(self.optimizer, state["optimizer"])
@@ -143,12 +144,13 @@ class Trainer:
         self.adversary_optimizer.step()
         return loss.item()
 
-    def _require_finite(self, value: Tensor, losses: dict[str, Tensor], step: int) -> None:
+    def _require_finite(self, value: Tensor, losses: dict[str, Tensor], *, where: str) -> None:
         if self.ranks.any(not bool(torch.isfinite(value))):
             values = {name: float(loss) for name, loss in losses.items()}
             raise TrainingError(
-                "loss or gradient is not finite; nothing was updated", where=f"step {step + 1}", value=values
-            )
+                "the loss or its gradient is not finite; nothing was updated", where=where, value=values,
+                remedy="lower lr or raise warmup_steps",
+            )  # fmt: skip
 
 
 def learning_rate(step: int, config: AutoencoderTrainConfig) -> float:

@@ -1,4 +1,4 @@
-"""How the moving average does on unseen music while it trains: the metrics' own distances, pictures and sound."""
+"""Validates the moving average on unseen music: the metrics' own distances, pictures and sound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.training.losses import reconstruction_losses, waveform_distance
-from reencoder_pipeline.training.metrics_log import Journal
+from reencoder_pipeline.training.metrics_log import MetricsLog
 
 STFT_D = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # (n_fft, hop, window) of STFT-D, section 4.1
 MEL_D = ((1024, 256, 1024),)  # and of mel-D
@@ -16,8 +16,8 @@ SHOWN = 2  # excerpts that TensorBoard shows
 
 
 @torch.inference_mode()
-def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], journal: Journal, step: int) -> None:
-    """Reconstruct (N, 1, L) from the posterior means; the distances become a row, two excerpts pictures and sound."""
+def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], log: MetricsLog, step: int) -> None:
+    """Reconstruct (N, 1, L) from the posterior means; writes a row of distances, and pictures and sound of two."""
     estimate = model.decoder(model.encoder(audio)[0])
     distances = [
         reconstruction_losses(x, y, resolutions=STFT_D, filterbanks=filterbanks)["spectral"].item()
@@ -27,7 +27,7 @@ def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], jou
         reconstruction_losses(x, y, resolutions=MEL_D, filterbanks=filterbanks)["mel"].item()
         for x, y in zip(estimate, audio, strict=True)
     ]
-    journal.valid(
+    log.valid(
         step,
         {
             "stft_d": float(np.mean(distances)),
@@ -38,9 +38,9 @@ def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], jou
     )
     for index in range(min(SHOWN, len(audio))):
         pair = torch.stack([audio[index, 0], estimate[index, 0]]).float().cpu()
-        journal.picture(step, f"reference above, estimate below/{index}", spectrogram_picture(pair))
+        log.picture(step, f"reference above, estimate below/{index}", spectrogram_picture(pair))
         for name, sound in zip(("reference", "estimate"), pair, strict=True):
-            journal.sound(step, f"{name}/{index}", sound.numpy(), sample_rate=model.config.sample_rate)
+            log.sound(step, f"{name}/{index}", sound.numpy(), sample_rate=model.config.sample_rate)
 
 
 def spectrogram_picture(audio: Tensor) -> np.ndarray:

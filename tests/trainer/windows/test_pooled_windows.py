@@ -20,8 +20,9 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.stores import checked_reader as object_reads
 from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.training.ranks import Ranks
 from reencoder_trainer.windows import pooled_windows as streaming_windows
-from reencoder_trainer.windows.pooled_windows import AHEAD, StreamingLoader, shard_order
+from reencoder_trainer.windows.pooled_windows import AHEAD, PoolLoader, shard_order
 from reencoder_trainer.windows.read_ahead import ReadAhead
 from sharded_cache import write_shards
 from training_run import assert_same_run, crash, run
@@ -46,20 +47,20 @@ def zarr_cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
 
 
 @pytest.fixture
-def make(request: pytest.FixtureRequest) -> Callable[..., StreamingLoader]:
+def make(request: pytest.FixtureRequest) -> Callable[..., PoolLoader]:
     """Loaders that are closed at the end of the test."""
 
     def made(
         cache: LatentCache, *, pool: int = POOL, task: str = "m2s", split: str = "train", seed: int = 0
-    ) -> StreamingLoader:
-        loader = StreamingLoader(cache, get_task(task), split=split, num_frames=FRAMES, seed=seed, pool_shards=pool)
+    ) -> PoolLoader:
+        loader = PoolLoader(cache, get_task(task), split=split, num_frames=FRAMES, seed=seed, pool_shards=pool)
         request.addfinalizer(loader.close)
         return loader
 
     return made
 
 
-def batches(loader: StreamingLoader, first: int, last: int) -> list[dict[str, Tensor]]:
+def batches(loader: PoolLoader, first: int, last: int) -> list[dict[str, Tensor]]:
     return [loader.batch(step, batch_size=BATCH) for step in range(first, last)]
 
 
@@ -88,7 +89,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_windows_are_consecutive_frames_of_one_track_in_all_streams(
-    cache: LatentCache, make: Callable[..., StreamingLoader]
+    cache: LatentCache, make: Callable[..., PoolLoader]
 ) -> None:
     frames = {(track.shard, track.id): {s: cache.read(track, s) for s in cache.streams} for track in cache.tracks}
     for batch in batches(make(cache), 0, STEPS):
@@ -101,14 +102,14 @@ def test_windows_are_consecutive_frames_of_one_track_in_all_streams(
             assert torch.equal(windows[:, :, :3], batch["mono"][:, :, :3])
 
 
-def test_counts_are_those_of_the_mapped_loader(zarr_cache: LatentCache, make: Callable[..., StreamingLoader]) -> None:
+def test_counts_are_those_of_the_mapped_loader(zarr_cache: LatentCache, make: Callable[..., PoolLoader]) -> None:
     loader = make(zarr_cache)
     assert (loader.num_tracks, loader.too_short) == (20, 10)
     assert loader.num_windows == sum(length - 59 for lengths in LENGTHS for length in lengths if length >= 60)
 
 
 def test_a_batch_comes_out_of_the_pool_and_the_pool_slides(
-    zarr_cache: LatentCache, make: Callable[..., StreamingLoader], monkeypatch: pytest.MonkeyPatch
+    zarr_cache: LatentCache, make: Callable[..., PoolLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched, loader = spy(monkeypatch), make(zarr_cache)
     orders = [shard_order(10, seed=0, epoch=epoch).tolist() for epoch in range(6)]
@@ -125,7 +126,7 @@ def test_a_batch_comes_out_of_the_pool_and_the_pool_slides(
 
 
 def test_over_epochs_every_shard_is_drawn_from_as_it_has_windows(
-    zarr_cache: LatentCache, make: Callable[..., StreamingLoader]
+    zarr_cache: LatentCache, make: Callable[..., PoolLoader]
 ) -> None:
     drawn, loader = np.zeros(10), make(zarr_cache)
     for step in range(400):
@@ -140,7 +141,7 @@ def test_over_epochs_every_shard_is_drawn_from_as_it_has_windows(
 # A function of (seed, step)
 
 
-def test_resuming_at_any_step_gives_the_same_batches(cache: LatentCache, make: Callable[..., StreamingLoader]) -> None:
+def test_resuming_at_any_step_gives_the_same_batches(cache: LatentCache, make: Callable[..., PoolLoader]) -> None:
     whole = batches(make(cache), 0, STEPS)
     for cut in range(1, STEPS):
         resumed = make(cache)
@@ -151,7 +152,7 @@ def test_resuming_at_any_step_gives_the_same_batches(cache: LatentCache, make: C
 
 
 def test_a_resumed_loader_fetches_what_it_needs_and_no_more(
-    zarr_cache: LatentCache, make: Callable[..., StreamingLoader], monkeypatch: pytest.MonkeyPatch
+    zarr_cache: LatentCache, make: Callable[..., PoolLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched, loader = spy(monkeypatch), make(zarr_cache)
     loader.batch(10_000, batch_size=BATCH)
@@ -159,7 +160,7 @@ def test_a_resumed_loader_fetches_what_it_needs_and_no_more(
     assert len(fetched) <= POOL + AHEAD
 
 
-def test_the_order_of_calls_does_not_matter(zarr_cache: LatentCache, make: Callable[..., StreamingLoader]) -> None:
+def test_the_order_of_calls_does_not_matter(zarr_cache: LatentCache, make: Callable[..., PoolLoader]) -> None:
     forwards, jumping = make(zarr_cache), make(zarr_cache)
     steps = np.random.default_rng(0).permutation(STEPS).tolist()
     jumped = {step: jumping.batch(step, batch_size=BATCH) for step in steps}
@@ -168,7 +169,7 @@ def test_the_order_of_calls_does_not_matter(zarr_cache: LatentCache, make: Calla
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_take_slices_of_the_same_batch(
-    world_size: int, zarr_cache: LatentCache, make: Callable[..., StreamingLoader]
+    world_size: int, zarr_cache: LatentCache, make: Callable[..., PoolLoader]
 ) -> None:
     whole, ranks = make(zarr_cache), [make(zarr_cache) for _ in range(world_size)]
     for step in (0, 7, 20):
@@ -179,7 +180,7 @@ def test_ranks_take_slices_of_the_same_batch(
         assert same(joined, whole.batch(step, batch_size=BATCH))
 
 
-def test_both_storages_hold_the_same_batches(tmp_path: Path, make: Callable[..., StreamingLoader]) -> None:
+def test_both_storages_hold_the_same_batches(tmp_path: Path, make: Callable[..., PoolLoader]) -> None:
     caches = [open_cache(write_shards(tmp_path / name, LENGTHS, storage=name)) for name in ("zarr", "webdataset")]
     assert all(same(*pair) for pair in zip(*(batches(make(cache), 0, 12) for cache in caches), strict=True))
 
@@ -199,7 +200,7 @@ def test_seeds_and_epochs_have_orders_of_their_own() -> None:
 
 
 def test_a_pool_for_all_shards_holds_all_and_fetches_each_once(
-    zarr_cache: LatentCache, make: Callable[..., StreamingLoader], monkeypatch: pytest.MonkeyPatch
+    zarr_cache: LatentCache, make: Callable[..., PoolLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched, loader = spy(monkeypatch), make(zarr_cache, pool=99)
     seen = set().union(*map(shards_of, batches(loader, 0, 60)))
@@ -207,16 +208,14 @@ def test_a_pool_for_all_shards_holds_all_and_fetches_each_once(
     assert sorted(fetched) == [f"shard{number:03d}" for number in range(10)]
 
 
-def test_read_ahead_takes_either_loader(zarr_cache: LatentCache, make: Callable[..., StreamingLoader]) -> None:
+def test_read_ahead_takes_either_loader(zarr_cache: LatentCache, make: Callable[..., PoolLoader]) -> None:
     expected = batches(make(zarr_cache), 0, 9)
-    ahead = ReadAhead(make(zarr_cache), batch_size=BATCH, rank=0, world_size=1, depth=2, steps=9, pin=False)
+    ahead = ReadAhead(make(zarr_cache), BATCH, ranks=Ranks(0, 1, torch.device("cpu")), depth=2, steps=9)
     with ahead as read:
         assert all(same(read.batch(step), batch) for step, batch in enumerate(expected))
 
 
-def test_the_valid_split_takes_the_memory_of_its_tracks_alone(
-    tmp_path: Path, make: Callable[..., StreamingLoader]
-) -> None:
+def test_the_valid_split_takes_the_memory_of_its_tracks_alone(tmp_path: Path, make: Callable[..., PoolLoader]) -> None:
     cache = open_cache(write_shards(tmp_path / "cache", LENGTHS, valid=2))
     loaders = {split: make(cache, split=split) for split in ("train", "valid")}
     values = {split: loader._slots.shape[1] for split, loader in loaders.items()}
@@ -227,7 +226,7 @@ def test_the_valid_split_takes_the_memory_of_its_tracks_alone(
 # Errors
 
 
-def test_threads_end_with_the_loader(zarr_cache: LatentCache, make: Callable[..., StreamingLoader]) -> None:
+def test_threads_end_with_the_loader(zarr_cache: LatentCache, make: Callable[..., PoolLoader]) -> None:
     before = set(threading.enumerate())
     loader = make(zarr_cache)
     loader.batch(0, batch_size=BATCH)
@@ -235,16 +234,14 @@ def test_threads_end_with_the_loader(zarr_cache: LatentCache, make: Callable[...
     assert set(threading.enumerate()) <= before
 
 
-def test_a_batch_larger_than_the_pool_is_an_error(
-    zarr_cache: LatentCache, make: Callable[..., StreamingLoader]
-) -> None:
+def test_a_batch_larger_than_the_pool_is_an_error(zarr_cache: LatentCache, make: Callable[..., PoolLoader]) -> None:
     with pytest.raises(ConfigError, match=r"(?s)stream_shards: a batch takes more.*3 shards.*worth 4\.3.*at least 5"):
         make(zarr_cache).batch(0, batch_size=16)
 
 
 @pytest.mark.parametrize("storage", ["zarr", "webdataset"])
 def test_a_flipped_bit_anywhere_is_an_error_when_its_shard_is_needed(
-    storage: str, tmp_path: Path, make: Callable[..., StreamingLoader]
+    storage: str, tmp_path: Path, make: Callable[..., PoolLoader]
 ) -> None:
     cache = open_cache(write_shards(tmp_path / "cache", LENGTHS, storage=storage))
     order = shard_order(10, seed=0, epoch=0)
@@ -264,7 +261,7 @@ def test_a_flipped_bit_anywhere_is_an_error_when_its_shard_is_needed(
         loader.close()
 
 
-def test_an_index_that_lies_about_a_tar_is_an_error(tmp_path: Path, make: Callable[..., StreamingLoader]) -> None:
+def test_an_index_that_lies_about_a_tar_is_an_error(tmp_path: Path, make: Callable[..., PoolLoader]) -> None:
     """Its digests are right, so nobody damaged the file: the index is of another writer."""
     import dataclasses
 
@@ -284,7 +281,7 @@ def test_from_object_storage_over_a_bad_network(
     cache: LatentCache,
     s3_bucket: str,
     flaky: FlakyNetwork,
-    make: Callable[..., StreamingLoader],
+    make: Callable[..., PoolLoader],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -305,12 +302,12 @@ def test_training_on_a_stream_resumes_to_the_same_weights(
     settings: dict[str, Any] = {"stream_shards": POOL, "valid_every": 0, "steps": 12, "checkpoint_steps": 4}
     run(zarr_cache.path, tmp_path / "whole", **settings)
     with monkeypatch.context() as broken:
-        original = StreamingLoader.batch
+        original = PoolLoader.batch
 
-        def batch(self: StreamingLoader, step: int, **slicing: int) -> dict[str, Tensor]:
+        def batch(self: PoolLoader, step: int, **slicing: int) -> dict[str, Tensor]:
             return crash() if step == 9 else original(self, step, **slicing)
 
-        broken.setattr(StreamingLoader, "batch", batch)
+        broken.setattr(PoolLoader, "batch", batch)
         with pytest.raises(RuntimeError, match="the power is gone"):
             run(zarr_cache.path, tmp_path / "resumed", **settings)
     run(zarr_cache.path, tmp_path / "resumed", resume=True, **settings)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from reencoder_eval.evaluation_folder import read_rows as read_scores
 from reencoder_pipeline.errors import CheckpointError, EvaluationError
-from reencoder_pipeline.training.metrics_log import Journal, read_rows
+from reencoder_pipeline.training.metrics_log import MetricsLog, read_rows
 from reencoder_trainer.run_list import list_runs
 from tiny_cache import write_cache
 from training_run import run
@@ -46,7 +45,7 @@ def test_damaged_rows_stay_and_so_do_those_behind_them(damaged: bytes, place: in
     lines.insert(place, damaged)
     left, said = opened(tmp_path, b"\n".join([*lines, row(5), row(6)]) + b"\n", step=4)
     assert left == b"\n".join(lines) + b"\n"
-    assert said == f"{tmp_path / 'metrics.jsonl'}: damaged lines, which are kept as they are: 1\n"
+    assert said == f"{tmp_path / 'metrics.jsonl'}: damaged lines, which are kept as they are: 1"
     rows, number = read_rows(tmp_path / "metrics.jsonl")
     assert ([each["step"] for each in rows], number) == ([1, 2, 3, 4], 1)
 
@@ -55,7 +54,7 @@ def test_a_row_whose_step_has_changed_takes_no_other_with_it(tmp_path: Path) -> 
     """A flipped bit that makes another number of it looks like a later row."""
     left, said = opened(tmp_path, b"\n".join([row(1), row(7), row(3), b"?", row(4), row(5)]) + b"\n", step=4)
     assert left == b"\n".join([row(1), row(3), b"?", row(4)]) + b"\n"
-    assert said.endswith("kept as they are: 1\n")
+    assert said.endswith("kept as they are: 1")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +98,9 @@ def test_a_training_resumes_with_a_damaged_row(tmp_path: Path, capfd: pytest.Cap
 
 def test_a_term_that_begins_between_two_rows_is_averaged_over_the_steps_that_have_it(tmp_path: Path) -> None:
     """A baseline's discriminator begins at `adversary_from`, wherever a row ends."""
-    with Journal(tmp_path, step=0, steps=9, log_every=3, pending=[], tensorboard=False, stream=StringIO()) as journal:
+    with MetricsLog(tmp_path, step=0, log_every=3) as log:
         for step, more in enumerate(({}, {"discriminator": 2.0}, {"discriminator": 4.0}), 1):
-            journal.train(step, {"l1": float(step), **more})
+            log.train(step, {"l1": float(step), **more})
     ((only,), _) = read_rows(tmp_path / "metrics.jsonl")
     assert (only["l1"], only["discriminator"]) == (2.0, 3.0)
 
@@ -130,9 +129,9 @@ def row(step: int, kind: str = "train") -> bytes:
 
 
 def opened(folder: Path, content: bytes | None, *, step: int) -> tuple[bytes, str]:
-    """metrics.jsonl and stderr, once a journal has been opened at `step`."""
+    """metrics.jsonl, and what is said, once the log has been opened at `step`."""
     if content is not None:
         (folder / "metrics.jsonl").write_bytes(content)
-    stream = StringIO()
-    Journal(folder, step=step, steps=9, log_every=1, pending=[], tensorboard=False, stream=stream).__exit__()
-    return (folder / "metrics.jsonl").read_bytes(), stream.getvalue()
+    said: list[str] = []
+    MetricsLog(folder, step=step, log_every=1, say=said.append).__exit__()
+    return (folder / "metrics.jsonl").read_bytes(), "\n".join(said)
