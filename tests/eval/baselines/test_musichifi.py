@@ -257,7 +257,7 @@ def test_what_is_wrong_with_a_weights_file(tmp_path: Path) -> None:
             read_baseline(file, kind=kind)
 
     refuses("another baseline", kind="musichifi_m2s")
-    refuses("no such file", tmp_path / "none.safetensors")
+    refuses("does not exist", tmp_path / "none.safetensors")
     (tmp_path / "text").write_text("weights")
     refuses("not a safetensors file", tmp_path / "text")
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
