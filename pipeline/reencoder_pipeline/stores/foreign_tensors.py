@@ -267,8 +267,8 @@ class _PickleStack:
         self._memo: dict[int, int] = {}
 
     def follow(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Follow one operation. ValueError when an object stands for more than `most` values; IndexError or KeyError where
-        there is nothing to take."""
+        """Follow one operation. ValueError if an object expands to over `most` values; IndexError or KeyError if the
+        stack or memo is empty."""
         if code.name in GET:
             self._stack.append(self._memo[int(argument)])
         elif code.name in PUT:
