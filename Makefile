@@ -4,20 +4,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-all lint clean help
 
 help:
 	@echo "make demo              fetch a little music, encode it, train a short run, evaluate, write a listening page"
 	@echo "make demo AUDIO=DIR    the same on your own music (a folder or a manifest)"
-	@echo "make test              ruff, pyright, pytest"
+	@echo "make test              ruff, pyright, and the tests that take seconds"
+	@echo "make test-all          ruff, pyright, and every test"
 	@echo "make lint              ruff and pyright only"
 	@echo "make clean             remove the virtual environment and everything under out/"
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m reencoder_eval.demo $(if $(AUDIO),--audio "$(AUDIO)")
 
+# A file's tests run in one process, so that its fixtures are made once and Ray has one cluster at a time.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

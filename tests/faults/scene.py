@@ -14,11 +14,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from zygote import Builder, Ended, Zygote
 
 from tiny_build import music, tree
 
 STORAGES = ("zarr", "webdataset")
+EITHER_STORAGE = ["zarr", pytest.param("webdataset", marks=pytest.mark.slow)]  # `make test` tries the first
 TRACKS = {f"{number}.wav": seconds for number, seconds in enumerate((0.8, 1.1, 0.75, 1.5, 0.9, 1.2, 0.8, 1.1))}
 PASSING = (".partial", ".lock")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene import STORAGES, Tally, scene
+from scene import EITHER_STORAGE, Tally, scene
 
 from reencoder_pipeline.cache.index import CachedTrack
 from reencoder_pipeline.cache.latent_cache import LatentCache
@@ -116,7 +116,7 @@ def _frames(cache: LatentCache, tracks: tuple[CachedTrack, ...]) -> Frames:
         return {(track.id, stream): cache.read(track, stream) for track in tracks for stream in cache.streams}
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", EITHER_STORAGE)
 def test_every_flipped_bit_is_noticed(storage: str) -> None:
     tally = flips_verified(storage, trials=150, seed=0)
     assert tally.wrong == []
@@ -124,7 +124,7 @@ def test_every_flipped_bit_is_noticed(storage: str) -> None:
     assert tally.noticed + tally.harmless + tally.recovered == tally.trials
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", EITHER_STORAGE)
 def test_no_flipped_bit_gets_through_a_checked_read(storage: str) -> None:
     tally = flips_read(storage, trials=100, seed=0)
     assert tally.wrong == []

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Literal
 
 import pytest
-from scene import STORAGES, Tally, scene
+from scene import EITHER_STORAGE, Tally, scene
 
 By = Literal["time", "operation", "last operations"]
 
@@ -49,7 +49,7 @@ def killed(storage: str, *, trials: int, seed: int, by: By) -> Tally:
 
 
 @pytest.mark.parametrize("by", ["time", "operation"])
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", EITHER_STORAGE)
 def test_a_killed_build_resumes_to_the_undisturbed_cache(storage: str, by: By) -> None:
     tally = killed(storage, trials=3, seed=0, by=by)
     assert (tally.wrong, tally.recovered) == ([], 3)

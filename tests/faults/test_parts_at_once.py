@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 import pytest
-from scene import STORAGES, Tally, scene
+from scene import Tally, scene
 from zygote import Ended
 
 PARTS = 3
@@ -40,7 +40,7 @@ def _faults(dice: random.Random, seconds: float, part: str | None = None) -> dic
     return dice.choice([{"part": part}, {"part": part, "kill_after": moment}])
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", EITHER_STORAGE)
 def test_parts_at_once_make_one_cache(storage: str) -> None:
     tally = crowds(storage, trials=4, seed=0)
     assert (tally.wrong, tally.recovered) == ([], 4)

@@ -81,6 +81,7 @@ def test_rows_take_turns_for_as_many_steps_as_their_seconds_hold(training: Any) 
     assert calls == [("quick", 7), ("slow", 7)]
 
 
+@pytest.mark.slow
 def test_every_recipe_is_split_into_phases_that_add_up(training: Any, cache: LatentCache, config: TrainConfig) -> None:
     recipes = training.recipe_configs(config, cache, channels=4)
     assert list(recipes) == ["bwe L1", "bwe L1 + D(4)", "bwe L1 + mel", "m2s L1 + condition"]
@@ -133,6 +134,7 @@ class CountingAutoencoder(LinearAutoencoder):
         return super().decode(latents)
 
 
+@pytest.mark.slow
 def test_audio_in_the_loop_encodes_both_streams_and_decodes_the_estimate(
     audio_in_the_loop: Any, cache: LatentCache, config: TrainConfig
 ) -> None:
@@ -157,6 +159,7 @@ def test_windows_of_music_are_pieces_of_it(audio_in_the_loop: Any) -> None:
     assert (drawn == audio_in_the_loop.draw_audio(music, num=8, num_samples=20, seed=1)).all()
 
 
+@pytest.mark.slow
 def test_evaluation_says_where_its_time_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +254,7 @@ def test_files_can_be_forgotten(loader: Any, tmp_path: Path) -> None:
     assert page_cache.resident_share(files) == 1
 
 
+@pytest.mark.slow
 def test_every_row_of_the_loader_runs_and_absent_peers_are_named(
     loader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,8 @@ import soundfile
 from reencoder_pipeline.autoencoder import load_autoencoder
 from tiny_build import music
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_row_runs_and_shares_add_up(
     tmp_path: Path, tiny_autoencoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -26,6 +26,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["S", "M2S"])
 def test_onnxruntime_is_timed_on_the_same_module(benchmark: Any, size: str) -> None:
     pytest.importorskip("onnxruntime")
@@ -38,6 +39,7 @@ def test_onnxruntime_is_timed_on_the_same_module(benchmark: Any, size: str) -> N
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_ratios_are_those_of_the_timings(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

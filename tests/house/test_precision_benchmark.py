@@ -89,6 +89,7 @@ def test_without_a_source_finer_rows_are_unknown_and_int8_errs_as_a_quantiser(
     assert line == ["float32", *line[1:3], "-", "-", "-", "-", "-", "-", line[-1]]
 
 
+@pytest.mark.slow
 def test_the_command(
     benchmark: Any,
     built: Callable[[str], Path],

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from reencoder_pipeline.corpora.synthetic import render_clips
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
     render_clips(tmp_path / "Music", count=14, seconds=12.0, seed=3)
     block = re.search(

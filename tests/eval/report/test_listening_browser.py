@@ -16,6 +16,8 @@ import pytest
 from example_run import CLIPS, HOSTILE, LABELS, RATE, write_run
 from reencoder_eval.report.listening_page import write_report
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome is installed")
 FLAGS = [

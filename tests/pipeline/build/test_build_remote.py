@@ -179,7 +179,7 @@ def test_failures_are_told_apart_and_a_final_one_is_not_tried_again(
     assert (len(log) > 1) == (requests > 1)
 
 
-def test_the_command_line_takes_a_url_and_says_at_once_that_nobody_is_there(
+def test_the_command_line_takes_a_url_and_says_at_once_that_no_server_answers(
     s3_bucket: str, songs: Path, tiny_autoencoder: Path, monkeypatch: pytest.MonkeyPatch, impatient: None,
 ) -> None:  # fmt: skip
     """Before the corpus is read: a typing mistake is not found after hours."""

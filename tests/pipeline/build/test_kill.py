@@ -19,6 +19,8 @@ from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.record import parse_record
 from tiny_build import Built, build, leftovers, tree
 
+pytestmark = pytest.mark.slow
+
 BUILD = (
     "import sys; from pathlib import Path; from tiny_build import build\n"
     "if __name__ == '__main__': build(Path(sys.argv[1]), Path(sys.argv[2]), 'tiny_build:load_slow', workers=2)\n"

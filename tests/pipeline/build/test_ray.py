@@ -88,6 +88,7 @@ def build_on(cluster: Any, music_and_a_bad_file: Path) -> Iterator[Callable[...,
 # Deaths
 
 
+@pytest.mark.slow
 def test_interrupted_and_gone_on_with_while_an_actor_is_killed(
     build_on: Callable[..., BuildResult],
     cluster: Any,
@@ -147,6 +148,7 @@ def test_all_nodes_die_and_another_joins(
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_is_named_and_the_others_are_made(
     build_on: Callable[..., BuildResult], quiet: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_shard_that_kills_is_named_and_the_others_are_made(
 # Errors
 
 
+@pytest.mark.slow
 def test_errors_of_actors_arrive_as_they_are(build_on: Callable[..., BuildResult], tmp_path: Path) -> None:
     with pytest.raises(AutoencoderError, match="no such autoencoder") as caught:
         build_on(tmp_path / "cache", "test_ray:load_elsewhere")

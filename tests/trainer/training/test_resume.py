@@ -136,6 +136,7 @@ def test_a_crash_within_a_checkpoint_loses_nothing(
     assert_same_run(tmp_path, unbroken(recipe))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_killed_run_resumes_to_the_same_bits(recipe: str, cache: Path, tmp_path: Path) -> None:
     """kill -9 from outside, somewhere in steps and checkpoints; then the same command."""

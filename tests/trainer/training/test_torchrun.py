@@ -14,6 +14,8 @@ from reencoder_trainer.training_state import load_state
 from tiny_cache import write_cache
 from training_run import RECIPES, environment, rows, run, write_config
 
+pytestmark = pytest.mark.slow
+
 # The recipes' own rates, and a row for every step. With this seed no gradient of a bias is exactly zero at the first
 # update but for rounding (L1's is a sum of 120 signs: with other seeds they cancel), which AdamW would blow up to a
 # whole step of its own size.
