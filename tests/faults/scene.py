@@ -60,6 +60,7 @@ class Scene:
         return replace(Builder(str(self.source), str(out), storage), **faults)
 
     def build(self, out: Path, storage: str, **faults: Any) -> Ended:
+        """`faults` are fields of Builder; `part="1/2"` makes a part."""
         return self.zygote.run([self.builder(out, storage, **faults)])[0]
 
     @contextmanager

@@ -10,13 +10,14 @@ import pytest
 from scene import EITHER_STORAGE, Tally, scene
 
 
-def full_at_operations(storage: str, *, trials: int, seed: int) -> Tally:
-    """Whatever the build does next that takes space fails, from a random operation on."""
-    here, dice, tally = scene(), random.Random(seed), Tally("disk full (injected)", storage)
+def full_at_operations(storage: str, *, trials: int, seed: int, part: str | None = None) -> Tally:
+    """Whatever the build, or a part of it, does next that takes space fails, from a random operation on."""
+    here, dice = scene(), random.Random(seed)
+    tally = Tally(f"disk full (injected){', a part' if part else ''}", storage)
     while tally.trials < trials:
         with here.place() as out:
             at = dice.randint(1, here.quiet[storage].operations)
-            ended = here.build(out, storage, fault="full", at=at)
+            ended = here.build(out, storage, part=part, fault="full", at=at)
             if ended.code == 0:
                 continue  # nothing that takes space came after it
             problems = [] if ended.code == 2 and "the disk is full" in ended.error else [f"error: {ended}"]
@@ -54,6 +55,11 @@ def full_small_disks(storage: str, *, trials: int, seed: int) -> Tally:
 @pytest.mark.parametrize("storage", EITHER_STORAGE)
 def test_a_disk_that_becomes_full_at_any_operation(storage: str) -> None:
     tally = full_at_operations(storage, trials=3, seed=0)
+    assert (tally.wrong, tally.noticed, tally.recovered) == ([], 3, 3)
+
+
+def test_a_disk_that_becomes_full_while_a_part_is_made() -> None:
+    tally = full_at_operations("zarr", trials=3, seed=0, part="2/2")
     assert (tally.wrong, tally.noticed, tally.recovered) == ([], 3, 3)
 
 

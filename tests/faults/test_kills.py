@@ -13,12 +13,13 @@ from scene import EITHER_STORAGE, Tally, scene
 By = Literal["time", "operation", "last operations"]
 
 
-def killed(storage: str, *, trials: int, seed: int, by: By) -> Tally:
-    """Every third or so is killed again while it resumes. Builds that end before their moment do not count.
+def killed(storage: str, *, trials: int, seed: int, by: By, part: str | None = None) -> Tally:
+    """Every third or so is killed again while it resumes. Builds that end before their moment do not count. With
+    `part`, that part is killed; the whole build then completes the cache.
 
     The last operations, which complete the cache, one after the other, each in the middle of writing.
     """
-    here, dice, tally = scene(), random.Random(seed), Tally(f"kill -9 by {by}", storage)
+    here, dice, tally = scene(), random.Random(seed), Tally(f"kill -9 by {by}{', a part' if part else ''}", storage)
     quiet = here.quiet[storage]
     for backwards in count():
         if tally.trials == trials:
@@ -27,12 +28,12 @@ def killed(storage: str, *, trials: int, seed: int, by: By) -> Tally:
             problems, kills = list[str](), 0
             while not kills or dice.random() < 0.3:
                 if by == "time":
-                    ended = here.build(out, storage, kill_after=dice.uniform(0.0, quiet.seconds))
+                    ended = here.build(out, storage, part=part, kill_after=dice.uniform(0.0, quiet.seconds))
                 elif by == "last operations":
                     ended = here.build(out, storage, fault="tear", at=quiet.operations - backwards)
                 else:
                     fault = dice.choice(["kill", "tear"])
-                    ended = here.build(out, storage, fault=fault, at=dice.randint(1, quiet.operations))
+                    ended = here.build(out, storage, part=part, fault=fault, at=dice.randint(1, quiet.operations))
                 problems += here.torn(out, storage)
                 if ended.code != -signal.SIGKILL:
                     problems += [ended.error] if ended.code else []
@@ -53,6 +54,12 @@ def killed(storage: str, *, trials: int, seed: int, by: By) -> Tally:
 def test_a_killed_build_resumes_to_the_undisturbed_cache(storage: str, by: By) -> None:
     tally = killed(storage, trials=3, seed=0, by=by)
     assert (tally.wrong, tally.recovered) == ([], 3)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_killed_part_is_completed_by_the_whole_build(storage: str) -> None:
+    tally = killed(storage, trials=4, seed=0, by="operation", part="1/2")
+    assert (tally.wrong, tally.recovered) == ([], 4)
 
 
 def test_a_build_that_is_killed_while_it_completes_the_cache() -> None:

@@ -26,7 +26,7 @@ class ObjectStore:
     """A Store behind an fsspec URL. The connection is made at the first use, in each process anew.
 
     Refused, slow and cut connections are tried again, then a CacheError says what could not be done. Only s3:// and
-    gs:// create exclusively; where a protocol does not, two builders may make the same shard, which costs their time.
+    gs:// create exclusively; behind another protocol a second build is not noticed, and makes the same shards again.
     """
 
     def __init__(self, url: str) -> None:

@@ -17,7 +17,7 @@ from typing import TextIO
 import yaml
 
 from reencoder_pipeline.errors import ConfigError
-from reencoder_pipeline.stores.atomic import scratch_owner
+from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner
 
 LOCK = ".lock"
 SHOWN = 5  # names of what is in the way
@@ -154,6 +154,8 @@ def _opened(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link may lead anywhere
     except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
         remedy = "choose another --out folder, or check its permissions"
         raise ConfigError(
             "the output folder cannot be written", where=path.parent, value=error.strerror, remedy=remedy

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from command_line import search_path
 from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.build import ray_workers
 from reencoder_pipeline.build.build import BuildResult, Progress, build_cache
@@ -55,7 +56,7 @@ def cluster(tiny_autoencoder: Path) -> Iterator[Any]:
         pytest.skip("looks for processes in /proc")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TINY_AUTOENCODER", str(tiny_autoencoder))  # nodes inherit these
-        environment.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support"))
+        environment.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{search_path()}")
         ray_workers.require_ray()
         from ray.cluster_utils import Cluster
 
