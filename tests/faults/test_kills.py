@@ -56,7 +56,7 @@ def test_a_killed_build_resumes_to_the_undisturbed_cache(storage: str, by: By) -
     assert (tally.wrong, tally.recovered) == ([], 3)
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", EITHER_STORAGE)
 def test_a_killed_part_is_completed_by_the_whole_build(storage: str) -> None:
     tally = killed(storage, trials=4, seed=0, by="operation", part="1/2")
     assert (tally.wrong, tally.recovered) == ([], 4)
