@@ -13,7 +13,7 @@ from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.build.packing import settings
 from reencoder_pipeline.build.parts import Part, jobs_of
 from reencoder_pipeline.build.plan import Plan, plan_build, remarks
-from reencoder_pipeline.cache.layout import SHARDS
+from reencoder_pipeline.cache.layout import record_key
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.shards.job import Job, is_made_of
@@ -141,8 +141,7 @@ def _with_sources(
     """The missing shards, each with the shards made before that hold some of its tracks."""
     if not missing:
         return []
-    names = [name.partition("/")[2] for name in sizes if name.startswith(f"{SHARDS}/") and name.endswith(".json")]
-    others = [name.removesuffix(".json") for name in names if "/" not in name]
+    others = [key for key in map(record_key, sizes) if key is not None]
     planned = {job.key for job in plan.jobs}  # what is no source among these, is not believed for its own shard either
     stale = read_records(store, [key for key in others if key not in planned], sizes)
     known = places([*there.values(), *stale.values()])

@@ -1,156 +1,19 @@
-"""What an index and a commit record have to say, field by field: a foreign or damaged one is refused by name."""
+"""Checks an index and commit records: fields, contradictions, and sizes that cannot hold what is promised."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any
 
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter, ValidationError
 
-from reencoder_pipeline.cache.formats.compression import MANTISSA_BITS, MOST_LEVEL, Codec, Compression
+from reencoder_pipeline.cache.formats.compression import MANTISSA_BITS, MOST_LEVEL, Compression
 from reencoder_pipeline.cache.formats.int8 import is_scale
 from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, is_own_file
+from reencoder_pipeline.cache.index_fields import IndexFields, RecordFields, ShardFields
 from reencoder_pipeline.cache.layout import ShardFormat, group_name, tar_name
 from reencoder_pipeline.errors import CacheError, shown
-from reencoder_pipeline.tasks import StreamName
-
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-Text = InstanceOf[str]  # the name of a file need not be text in any encoding
-Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=1, le=2**48)]
-Place = Annotated[int, Field(ge=0, le=2**48)]
-Checksum = Annotated[int, Field(ge=0, lt=2**32)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-LAX = Field(strict=False)  # a list may be a tuple, which JSON does not know; what is in it is strict
-Numbers = Annotated[list[float], LAX]
-Deviations = Annotated[list[Annotated[float, Field(ge=0)]], LAX]
-Words = Annotated[list[Word], LAX]
-
-
-class TrackFields(TypedDict):
-    """`CachedTrack` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    id: Text
-    split: Literal["train", "valid", "test"]
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|unknown)$")]
-    num_samples: Count
-    num_frames: Count
-    tasks: Words
-    bandwidth_hz: Annotated[float, Field(ge=0)] | None
-    side_mid_db: float | None
-    first_frame: Place
-    shard: Key
-    level_db: NotRequired[float | None]
-    peak_db: NotRequired[float | None]
-
-
-class ShardFields(TypedDict):
-    """`Shard` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    key: Key
-    num_frames: Place
-    tracks: Annotated[list[TrackFields], LAX]
-    files: dict[str, Annotated[tuple[Place, Digest], LAX]]
-    blocks: dict[str, Annotated[list[Checksum], LAX]]
-
-
-class SpecFields(TypedDict):
-    """`LatentSpec` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    autoencoder: Text
-    weights: Text
-    sample_rate: Annotated[int, Field(ge=1, le=10_000_000)]
-    hop: Annotated[int, Field(ge=1, le=10_000_000)]
-    channels: Annotated[int, Field(ge=1, le=1_000_000)]
-    stereo: Literal["per_channel", "joint"]
-
-
-class LowBandFields(TypedDict):
-    """How the stream `low_band` was made; "unknown" of imported latents."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    rate: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["unknown"]
-    resampler: Annotated[str, Field(max_length=200)]
-
-
-class StatisticsFields(TypedDict):
-    """`Statistics` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    mean: Numbers
-    std: Deviations
-
-
-class SumsFields(TypedDict):
-    """`Sums` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    count: Place
-    total: Numbers
-    squares: Deviations
-
-
-class TaskSumsFields(TypedDict):
-    """The sums over the tracks that serve exactly these tasks."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    tasks: Words
-    streams: dict[StreamName, SumsFields]
-
-
-class CompressionFields(TypedDict):
-    """`Compression` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    codec: Codec
-    level: Annotated[int, Field(ge=1)]
-
-
-class IndexFields(TypedDict):
-    """index.json without its digest."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    format: str
-    storage: Literal["zarr", "webdataset"]
-    precision: Literal["float16", "float32", "int8"]
-    compression: NotRequired[CompressionFields]
-    keep_bits: NotRequired[Annotated[int, Field(ge=1)]]
-    notes: NotRequired[list[Text]]
-    spec: SpecFields
-    streams: Annotated[list[StreamName], Field(min_length=1, strict=False)]
-    low_band: LowBandFields
-    statistics: dict[StreamName, StatisticsFields]
-    sums: NotRequired[list[TaskSumsFields]]
-    shards: list[ShardFields]
-
-
-class RecordFields(TypedDict):
-    """A commit record without its digest."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-
-    shard: ShardFields
-    sums: dict[Text, dict[StreamName, SumsFields]]
-    failures: Annotated[list[dict[Text, Text]], LAX]
-    retry: bool
-    recipes: NotRequired[Words]
-
 
 _INDEX, _SHARD, _RECORD = TypeAdapter(IndexFields), TypeAdapter(ShardFields), TypeAdapter(RecordFields)
 

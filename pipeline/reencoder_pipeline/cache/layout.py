@@ -20,6 +20,18 @@ def record_name(key: str) -> str:
     return f"{SHARDS}/{key}.json"
 
 
+def record_key(name: str) -> str | None:
+    """The key of the shard whose commit record has this name; None for any other name."""
+    key = name.removeprefix(f"{SHARDS}/").removesuffix(".json")
+    return key if name == record_name(key) and "/" not in key else None
+
+
+def entry_key(entry: str) -> str | None:
+    """The key of the shard whose folder, tar or commit record may have this name within SHARDS; None for others."""
+    key, dot, suffix = entry.partition(".")
+    return key if dot + suffix in ("", ".tar", ".json") else None
+
+
 def record_file(out: Path, key: str) -> Path:
     return out / record_name(key)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reencoder_pipeline.cache.formats.zarr_shards import is_own_file
 from reencoder_pipeline.cache.index import INDEX
-from reencoder_pipeline.cache.layout import SHARDS, record_name
+from reencoder_pipeline.cache.layout import SHARDS, entry_key, record_key, record_name
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.shards.record import parse_record_bytes
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner
@@ -20,7 +20,6 @@ from reencoder_pipeline.stores.store import Store, open_store
 from reencoder_pipeline.stores.writer_id import has_ended
 
 _KEY = re.compile(r"[0-9a-f]{20}")
-_PARTS = ("", ".tar", ".json")  # what of a shard lies in SHARDS, behind its key
 _OLD_CLAIM = re.compile(r"[0-9a-f]{20}\.claim")  # made by earlier versions, as are the next
 _OLD_BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
 _LOCK = re.compile(r"build\.lock|part-\d+-of-\d+\.lock")
@@ -70,8 +69,8 @@ def require_own_place(store: Store) -> None:
 
 def _has_records(store: Store, inside: Iterable[str]) -> bool:
     """Whether one of these entries of SHARDS is a commit record: it holds its own digest, and its key is its name."""
-    keys = (entry.removesuffix(".json") for entry in inside if entry.endswith(".json"))
-    records = ((key, parse_record_bytes(store.read(record_name(key)))) for key in keys if _KEY.fullmatch(key))
+    keys = [key for key in (record_key(f"{SHARDS}/{entry}") for entry in inside) if key and _KEY.fullmatch(key)]
+    records = ((key, parse_record_bytes(store.read(record_name(key)))) for key in keys)
     return any(record is not None and record.shard.key == key for key, record in records)
 
 
@@ -84,8 +83,8 @@ def _is_leftover(name: str, inside: Iterable[str]) -> bool:
 def _key_of(entry: str, known: Container[str] = ()) -> str | None:
     """The key of the shard that an entry of SHARDS belongs to; None for any other name. Keys have 20 hex digits,
     but those of a converted cache, which are `known`, have the names that its source gave them."""
-    key, dot, suffix = entry.partition(".")
-    return key if dot + suffix in _PARTS and (_KEY.fullmatch(key) or key in known) else None
+    key = entry_key(entry)
+    return key if key is not None and (_KEY.fullmatch(key) or key in known) else None
 
 
 def sweep(

@@ -18,8 +18,7 @@ import zarr
 from numcodecs import Blosc, Zstd
 from pydantic import ValidationError
 
-from encode_here import run_jobs_here
-from reencoder_pipeline.build import build as build_module
+from command_line import reencoder_cache
 from reencoder_pipeline.build.packing import settings
 from reencoder_pipeline.cache.formats.compression import Compression, rounded
 from reencoder_pipeline.cache.formats.zarr_shards import data_file
@@ -36,7 +35,7 @@ from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.windows.mapped_windows import WindowLoader
 from reencoder_trainer.windows.pooled_windows import StreamingLoader
 from sharded_cache import write_shards
-from tiny_build import build, command, music
+from tiny_build import build, music
 from tiny_build import tree as files_of
 
 CODECS = {"zstd": Compression("zstd", 3), "blosc": Compression("blosc", 5)}
@@ -75,12 +74,8 @@ def built(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         "int8": {"precision": "int8"},
         "int8 compressed": {"precision": "int8", "compression": "blosc", "compression_level": 9},
     }
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(build_module, "run_jobs", run_jobs_here)
-        for name, kind in kinds.items():
-            build(
-                folder / "songs", folder / name, tiny_autoencoder, streams=["mono", "low_band"], tasks=["bwe"], **kind
-            )
+    for name, kind in kinds.items():
+        build(folder / "songs", folder / name, tiny_autoencoder, streams=["mono", "low_band"], tasks=["bwe"], **kind)
     return {name: folder / name for name in kinds}
 
 
@@ -224,7 +219,7 @@ def test_settings_that_cannot_be(values: dict[str, Any], problem: str) -> None:
 
 
 def test_the_command_compresses(plain: Path, tmp_path: Path) -> None:
-    done = command("convert", plain, "--out", tmp_path / "out", "--format", "zarr", "--compression", "blosc")
+    done = reencoder_cache("convert", plain, "--out", tmp_path / "out", "--format", "zarr", "--compression", "blosc")
     assert done.returncode == 0, done.stderr
     assert open_cache(tmp_path / "out").format.compression == CODECS["blosc"]
 
