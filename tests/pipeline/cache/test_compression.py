@@ -33,7 +33,7 @@ from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.tasks import get_task
 from reencoder_trainer.windows.mapped_windows import WindowLoader
-from reencoder_trainer.windows.pooled_windows import StreamingLoader
+from reencoder_trainer.windows.pooled_windows import PoolLoader
 from sharded_cache import write_shards
 from tiny_build import build, music
 from tiny_build import tree as files_of
@@ -131,7 +131,7 @@ def test_trainings_and_exports_read_it(plain: Path, compressed: dict[str, Path],
         for path in (plain, compressed[codec])
     ]
     pools = [
-        StreamingLoader(open_cache(path), task, split="train", num_frames=60, seed=0, pool_shards=1)
+        PoolLoader(open_cache(path), task, split="train", num_frames=60, seed=0, pool_shards=1)
         for path in (plain, compressed[codec])
     ]
     for mine, other in (loaders, pools):
@@ -162,8 +162,8 @@ def test_it_is_read_behind_a_url(
     s3fs.S3FileSystem().put(f"{compressed[codec]}/", f"{s3_bucket}/cache/", recursive=True)
     away, home = open_cache(f"{s3_bucket}/cache"), open_cache(plain)
     assert verify_cache(away) == verify_cache(home)
-    pool = StreamingLoader(away, get_task("bwe"), split="train", num_frames=60, seed=0, pool_shards=2)
-    other = StreamingLoader(home, get_task("bwe"), split="train", num_frames=60, seed=0, pool_shards=2)
+    pool = PoolLoader(away, get_task("bwe"), split="train", num_frames=60, seed=0, pool_shards=2)
+    other = PoolLoader(home, get_task("bwe"), split="train", num_frames=60, seed=0, pool_shards=2)
     assert (pool.batch(1, batch_size=8)["mono"] == other.batch(1, batch_size=8)["mono"]).all()
     assert not any(path.is_file() for path in tmp_path.rglob("c/0/0"))  # the pool keeps no copies
     assert same(everything(away), everything(home))  # local copies
@@ -251,7 +251,7 @@ def readings(path: Path) -> Iterator[Callable[[], object]]:
     """Every way to read a cache."""
     task = get_task("bwe")
     yield lambda: everything(open_cache(path))
-    yield lambda: StreamingLoader(open_cache(path), task, split="train", num_frames=60, seed=0, pool_shards=2).batch(
+    yield lambda: PoolLoader(open_cache(path), task, split="train", num_frames=60, seed=0, pool_shards=2).batch(
         0, batch_size=4
     )
     yield lambda: convert_cache(path, path.with_name("converted"), storage="zarr", progress=silent)
