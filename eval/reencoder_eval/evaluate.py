@@ -13,7 +13,7 @@ from reencoder_eval.low_band import low_band_of, title_of
 from reencoder_eval.metrics.hearing_models import require_available
 from reencoder_eval.report.listening_page import write_report
 from reencoder_eval.request import EvaluationRequest
-from reencoder_eval.run_systems import Evaluation, Scoring, Setup, describe
+from reencoder_eval.run_systems import Evaluation, Scoring, Setup, describe_choice
 from reencoder_eval.systems.rows import systems_of
 from reencoder_eval.tables.score_tables import write_tables
 from reencoder_eval.tables.summary import Summary
@@ -38,10 +38,10 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         print(evaluation.rows[0]["scores"])
     """
     choice = choose(request)
-    setup = prepare(request)
+    setup = load_setup(request)
     title = title_of(request.task, low_rate=setup.low_rate, sample_rate=setup.autoencoder.spec.sample_rate)
     with working_in(request.out):
-        evaluation, _ = score(request, choice, setup, title=title)
+        evaluation, _ = score_systems(request, choice, setup, title=title)
     return evaluation
 
 
@@ -73,7 +73,7 @@ def tracks_of_split(source: Path, split: str | None, *, valid_share: float, test
     return chosen
 
 
-def prepare(request: EvaluationRequest) -> Setup:
+def load_setup(request: EvaluationRequest) -> Setup:
     """Load the autoencoder, the modules and the baselines, and make the rows of the table of them."""
     task, device = get_task(request.task), request.device
     coder = load_autoencoder(request.autoencoder, device=device)
@@ -100,8 +100,10 @@ def prepare(request: EvaluationRequest) -> Setup:
     return Setup(systems, coder, low_rate, resampler)
 
 
-def score(request: EvaluationRequest, choice: ClipChoice, setup: Setup, *, title: str) -> tuple[Evaluation, Summary]:
-    """Score every system on every clip, and write everything but the costs of it into the folder of the request."""
+def score_systems(
+    request: EvaluationRequest, choice: ClipChoice, setup: Setup, *, title: str
+) -> tuple[Evaluation, Summary]:
+    """Score every system on every clip, and write everything about it into the folder of the request."""
     write_run(request, choice, setup, title=title)
     evaluation = Scoring(request, setup).run(choice)
     summary = write_tables(request.out)
@@ -129,6 +131,6 @@ def write_run(request: EvaluationRequest, choice: ClipChoice, setup: Setup, *, t
                 for system in setup.systems
                 if system.scored == "all"
             ],
-            **describe(choice, listening_clips=request.listening_clips),
+            **describe_choice(choice, listening_clips=request.listening_clips),
         },
     )

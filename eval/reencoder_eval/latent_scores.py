@@ -42,7 +42,7 @@ def record_path(run: Path, key: str) -> Path:
     return run / LATENTS / f"{key}.npz"
 
 
-def write_record(path: Path, record: LatentRecord) -> None:
+def write_latent_record(path: Path, record: LatentRecord) -> None:
     """EvaluationError where a value is not a finite number: an autoencoder gave it."""
     statistics, content = record.statistics, io.BytesIO()
     if not _finite(record):
@@ -56,7 +56,7 @@ def write_record(path: Path, record: LatentRecord) -> None:
     write_whole(path, content.getbuffer())
 
 
-def read_record(path: Path) -> LatentRecord:
+def read_latent_record(path: Path) -> LatentRecord:
     try:
         with zipfile.ZipFile(path) as archive:  # written without compression: it unpacks to no more than its size
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
@@ -85,7 +85,7 @@ def add_latent_scores(run: Path, rows: Sequence[dict[str, Any]], references: Map
     `references` maps each clip to the key of its reference's record. Too few frames for a covariance: no Fréchet
     distances. A clip whose reference is silent has no score here either.
     """
-    records = {clip: read_record(record_path(run, key)).statistics for clip, key in references.items()}
+    records = {clip: read_latent_record(record_path(run, key)).statistics for clip, key in references.items()}
     if not records:
         return
     whole = reduce(add, records.values())
@@ -94,12 +94,12 @@ def add_latent_scores(run: Path, rows: Sequence[dict[str, Any]], references: Map
     for row in rows:
         path = record_path(run, row["key"])
         if path.is_file() and any(score is not None for score in row["scores"].values()):
-            row["scores"]["latent_l1"] = float((read_record(path).distance / std).mean())
+            row["scores"]["latent_l1"] = float((read_latent_record(path).distance / std).mean())
             sums.setdefault(row["system"], []).append(row["clip"])
     paths = {(row["system"], row["clip"]): record_path(run, row["key"]) for row in rows}
     distances: dict[str, float | None] = {}
     for system, clips in sums.items():
-        estimates = reduce(add, (read_record(paths[system, clip]).statistics for clip in clips))
+        estimates = reduce(add, (read_latent_record(paths[system, clip]).statistics for clip in clips))
         try:
             distances[system] = frechet_distance(estimates, reduce(add, (records[clip] for clip in clips)), std=std)
         except EvaluationError:

@@ -30,7 +30,7 @@ from reencoder_eval.evaluation_folder import (
     write_audio,
     write_rows,
 )
-from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_record
+from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_latent_record
 from reencoder_eval.metrics.latent import encode_clip
 from reencoder_eval.metrics.score import SCORING_VERSION, Scores, Submit, scoring_processes
 from reencoder_eval.request import EvaluationRequest
@@ -86,7 +86,7 @@ class Scoring:
         (self.out / AUDIO).mkdir(parents=True, exist_ok=True)
         self.known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_scores(self.out / name)}
         write_rows(self.out / JOURNAL, self.known.values())
-        self.failures = [failure_of(error, where=error.where) for error in choice.failures]
+        self.failures = [clip_failure(error, where=error.where) for error in choice.failures]
         total, interval = len(choice.clips) * len(self.runnable), 0.1 if sys.stderr.isatty() else 30.0
         with (
             scoring_processes(self.request.workers) as submit,
@@ -124,7 +124,7 @@ class Scoring:
         try:
             return load_clip(clip, task=self.task, sample_rate=rate, low_rate=low_rate, resampler=self.setup.resampler)
         except ReencoderError as error:
-            self.failures.append(failure_of(error, where=clip.id))
+            self.failures.append(clip_failure(error, where=clip.id))
             return None
 
     def run_one(
@@ -147,7 +147,7 @@ class Scoring:
             estimate = estimate_of(system, audio)
             if record is not None:
                 latents = encode_clip(estimate, autoencoder=self.setup.autoencoder, device=self.request.device)
-                write_record(record, LatentRecord.of(latents, reference))
+                write_latent_record(record, LatentRecord.of(latents, reference))
         except ReencoderError as error:
             scores.set_exception(error)
             return row, scores
@@ -169,7 +169,7 @@ class Scoring:
         try:
             self.rows.append({**row, "scores": scores.result()})
         except ReencoderError as error:
-            self.failures.append(failure_of(error, where=place))
+            self.failures.append(clip_failure(error, where=place))
             return
         except BrokenProcessPool:
             raise EvaluationError(
@@ -185,9 +185,9 @@ class Scoring:
         targets = audio.stack(self.task.targets)
         latents = encode_clip(targets, autoencoder=self.setup.autoencoder, device=self.request.device)
         try:
-            write_record(record_path(self.out, audio.digest), LatentRecord.of(latents, latents))
+            write_latent_record(record_path(self.out, audio.digest), LatentRecord.of(latents, latents))
         except EvaluationError as error:
-            self.failures.append(failure_of(error, where=audio.clip.id))
+            self.failures.append(clip_failure(error, where=audio.clip.id))
             return None
         self.references[audio.clip.id] = audio.digest
         if listened:
@@ -227,7 +227,7 @@ def _ahead(rows: Iterable[PendingRow], count: int) -> Iterator[PendingRow]:
     yield from started
 
 
-def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
+def describe_choice(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
     """Which excerpts were chosen, and which were passed over and why; files by name only, folders differ by machine."""
 
     def plain(clip: Clip) -> dict[str, Any]:
@@ -242,5 +242,5 @@ def describe(choice: ClipChoice, *, listening_clips: int) -> dict[str, Any]:
     }
 
 
-def failure_of(error: ReencoderError, *, where: object) -> dict[str, str]:
+def clip_failure(error: ReencoderError, *, where: object) -> dict[str, str]:
     return {"where": str(where), "what": error.what, "found": str(error.value)}

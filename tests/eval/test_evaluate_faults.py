@@ -30,7 +30,7 @@ from reencoder_eval.evaluation_folder import (
     SCORES,
     read_rows,
 )
-from reencoder_eval.latent_scores import read_record
+from reencoder_eval.latent_scores import read_latent_record
 from reencoder_eval.report.module_card import results_of
 from reencoder_eval.systems import module_rows, rows
 from reencoder_eval.systems.system import System
@@ -232,7 +232,7 @@ def test_damaged_statistics_and_audio_are_named(finished: Path, tmp_path: Path) 
     for content in (b"", whole[: len(whole) // 2], packed, b"PK\x03\x04" + b"x" * 100):
         record.write_bytes(content)
         with pytest.raises(EvaluationError, match=record.name):
-            read_record(record)
+            read_latent_record(record)
     sound = next((run / AUDIO).iterdir())
     sound.write_bytes(b"no sound")
     found = CliRunner().invoke(app, ["report", str(run)])

@@ -15,7 +15,7 @@ from torch import nn
 from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.outputs import Outputs
 from reencoder_eval.apply.files.scratch import Scratch
-from reencoder_eval.apply.options import Options
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_eval.apply.run import Outcome, apply_to
 from reencoder_pipeline.audio.resampling import resample
 from reencoder_pipeline.latents import LatentSpec
@@ -45,12 +45,12 @@ class Place:
         return path
 
     def apply(self, *inputs: Path, out: str = "out", **settings: Any) -> list[Outcome]:
-        """`settings` are those of Outputs and of Options."""
+        """`settings` are those of Outputs and of ApplyOptions."""
         files = find_inputs([str(one) for one in inputs], out=self.folder / out, stdin=sys.stdin.buffer)
         of_outputs = {
             name: settings.pop(name) for name in ("form", "latents", "overwrite", "dry_run") if name in settings
         }
-        options = Options(**{"autoencoder": str(self.autoencoder), "device": "cpu", **settings})
+        options = ApplyOptions(**{"autoencoder": str(self.autoencoder), "device": "cpu", **settings})
         return list(apply_to(files, Outputs(self.folder / out, **of_outputs), options))
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from reencoder_eval.apply.files.scratch import Block, Scratch
+from reencoder_eval.apply.files.scratch import Samples, Scratch
 
 TRANSITION_HZ = 600.0
 ATTENUATION_DB = 90.0
 
 
-def crossed(original: Scratch, estimate: Scratch, start: int, stop: int, *, edge_hz: float, sample_rate: int) -> Block:
+def crossed(
+    original: Scratch, estimate: Scratch, start: int, stop: int, *, edge_hz: float, sample_rate: int
+) -> Samples:
     """Samples [start, stop) of estimate + lowpass(original - estimate), both (channels, samples) and in time.
 
     The two filters of a crossover sum to one, so one of them is enough, and where original and estimate agree nothing

@@ -16,7 +16,7 @@ from reencoder_eval.apply.decision import Decision, Wishes
 from reencoder_eval.apply.files.latents_io import Latents
 from reencoder_eval.apply.files.reading import Sound
 from reencoder_eval.apply.files.scratch import Scratch, downmixed, excerpt, low_banded, resampled
-from reencoder_eval.apply.segments import Progress, decoded, encoded, margin_frames, through_module
+from reencoder_eval.apply.segments import PassProgress, decoded, encoded, margin_frames, through_module
 from reencoder_pipeline.autoencoder import Autoencoder
 from reencoder_pipeline.errors import CacheError
 from reencoder_trainer.trained_module import LowBand, TrainedModule
@@ -61,7 +61,13 @@ class Chain:
 
 
 def make_sound(
-    sound: Sound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, bits: int | None, progress: Progress
+    sound: Sound,
+    decision: Decision,
+    chain: Chain,
+    autoencoder: Autoencoder,
+    *,
+    bits: int | None,
+    progress: PassProgress,
 ) -> Iterator[tuple[Variant, Scratch, int]]:
     """Every variant with its audio and rate. Encoded once; decoded once for each.
 
@@ -94,7 +100,7 @@ def make_sound(
 
 
 def make_latents_of_sound(
-    sound: Sound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: Progress
+    sound: Sound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: PassProgress
 ) -> Iterator[tuple[Variant, Latents]]:
     """The same without decoding: float32 (k * C, T). A sound that needs no work is only encoded."""
     source = MirroredSound.of(sound, decision, autoencoder)
@@ -153,7 +159,7 @@ class MirroredSound:
 
 
 def _input_latents(
-    source: MirroredSound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: Progress
+    source: MirroredSound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: PassProgress
 ) -> Scratch:
     """What is decoded or goes on to the upmixer: the input's latents, upsampled where that is decided."""
     spec, audio = autoencoder.spec, source.wide

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Options:
+class ApplyOptions:
     """`upsample` and `upmix` name the modules of the two steps; None leaves a step out.
 
     `autoencoder`: None takes the one that the modules were trained on, if that is house. `band_hz` replaces the

@@ -21,8 +21,8 @@ from reencoder_eval.apply.files.outputs import Outputs, require_folder, require_
 from reencoder_eval.apply.files.reading import Sound, opened
 from reencoder_eval.apply.files.writing import LOSSLESS, container_of, copy_file, require_free, write_sound
 from reencoder_eval.apply.make import Chain, make_latents, make_latents_of_sound, make_sound
-from reencoder_eval.apply.options import Options
-from reencoder_eval.apply.segments import SEGMENT_SECONDS, Progress
+from reencoder_eval.apply.options import ApplyOptions
+from reencoder_eval.apply.segments import SEGMENT_SECONDS, PassProgress
 from reencoder_pipeline.autoencoder import load_own_autoencoder
 from reencoder_pipeline.errors import AudioError, CheckpointError, ConfigError, ReencoderError
 from reencoder_trainer.release.find_module import find_module
@@ -55,7 +55,7 @@ class Outcome:
 def apply_to(
     files: Sequence[InputFile],
     outputs: Outputs,
-    options: Options,
+    options: ApplyOptions,
     *,
     progress: Callable[[InputFile, float], None] = lambda file, share: None,
 ) -> Iterator[Outcome]:
@@ -68,7 +68,7 @@ def apply_to(
     Example::
 
         files = find_inputs(["music"], out=Path("out"), stdin=sys.stdin.buffer)
-        for outcome in apply_to(files, Outputs(Path("out")), Options(upsample="bwe_s")):
+        for outcome in apply_to(files, Outputs(Path("out")), ApplyOptions(upsample="bwe_s")):
             print(outcome.text())
     """
     chain = prepare(files, outputs, options)
@@ -83,7 +83,7 @@ def apply_to(
         yield outcome
 
 
-def prepare(files: Sequence[InputFile], outputs: Outputs, options: Options) -> Chain:
+def prepare(files: Sequence[InputFile], outputs: Outputs, options: ApplyOptions) -> Chain:
     """Load the modules and, where sound is to be made, the autoencoder; make the folder of the outputs.
 
     An error for modules or options that do not fit, a reference that cannot be read, a folder that cannot be written,
@@ -140,7 +140,7 @@ def _oracle(like: Path, upmixer: TrainedModule, chain: Chain) -> Tensor:
         raise ConfigError("the reference cannot be read", where=like, value=error, remedy=remedy) from None
 
 
-def _outcome_of(file: InputFile, outputs: Outputs, chain: Chain, progress: Progress) -> Outcome:
+def _outcome_of(file: InputFile, outputs: Outputs, chain: Chain, progress: PassProgress) -> Outcome:
     names = [variant.name for variant in chain.variants] or [""]
     if not outputs.overwrite and (existing := outputs.finished(file, names)):
         return Outcome(str(file.path), "skipped", existing, ["exists"])
@@ -159,7 +159,7 @@ def _text_of(error: BaseException, path: Path) -> str:
 
 
 def _apply_to_sound(
-    file: InputFile, sound: Sound, decision: Decision, outputs: Outputs, chain: Chain, *, progress: Progress
+    file: InputFile, sound: Sound, decision: Decision, outputs: Outputs, chain: Chain, *, progress: PassProgress
 ) -> Outcome:
     """Make and write what is decided. Without an autoencoder, in a dry run, say it. Variants that exist are left as
     they are, unless they are to be overwritten."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reencoder_eval.apply.files.scratch import Block, Scratch
+from reencoder_eval.apply.files.scratch import Samples, Scratch
 from reencoder_eval.systems.system import decode, encode
 from reencoder_pipeline.encoding.segments import plan_segments
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
     from reencoder_trainer.trained_module import TrainedModule
 
-Progress = Callable[[float], None]  # takes the share of a pass that has been done since the last call
+PassProgress = Callable[[float], None]  # takes the share of a pass that has been done since the last call
 
 SEGMENT_SECONDS = 20.0
 # L1 of the validation tracks was the same for windows of 1.4, 4, 10 and 30 s and for whole tracks, to 0.02 %.
@@ -48,7 +48,7 @@ def encoded(
     device: str,
     start: int = 0,
     num_frames: int | None = None,
-    progress: Progress = lambda share: None,
+    progress: PassProgress = lambda share: None,
 ) -> Scratch:
     """(k, samples) at the autoencoder's rate -> (k * C, num_frames): each channel on its own, from `start` on."""
     spec = autoencoder.spec
@@ -70,7 +70,7 @@ def decoded(
     margin: int,
     num_samples: int,
     device: str,
-    progress: Progress = lambda share: None,
+    progress: PassProgress = lambda share: None,
 ) -> Scratch:
     """(k * C, margin + frames + margin) -> (k, num_samples): each channel on its own."""
     spec = autoencoder.spec
@@ -108,7 +108,7 @@ def through_module(
     items = latents.width // channels_in
     output = Scratch(items * channels_out, folder=latents.folder)
 
-    def run(piece: Block) -> Block:
+    def run(piece: Samples) -> Samples:
         batch = torch.from_numpy(piece.copy()).to(device).reshape(items, channels_in, -1)
         return trained(batch, condition).reshape(items * channels_out, -1).cpu().numpy()
 
@@ -125,14 +125,14 @@ def through_module(
 
 
 def _over_windows(
-    run: Callable[[Block], Block], latents: Scratch, *, window: int, context: int, fade: int
-) -> Iterator[Block]:
+    run: Callable[[Samples], Samples], latents: Scratch, *, window: int, context: int, fade: int
+) -> Iterator[Samples]:
     """The estimates of overlapping windows, one after the other, cross-faded over 2 * `fade` frames at every joint."""
-    previous: Block | None = None  # what the window before says about the frames around the joint
+    previous: Samples | None = None  # what the window before says about the frames around the joint
     for segment in plan_segments(len(latents), segment_frames=window, context=context + fade):
         estimate = run(latents.read(segment.start, segment.stop))
 
-        def between(start: int, stop: int, estimate: Block = estimate, offset: int = segment.start) -> Block:
+        def between(start: int, stop: int, estimate: Samples = estimate, offset: int = segment.start) -> Samples:
             return estimate[:, start - offset : stop - offset]
 
         start = segment.keep_start

@@ -12,8 +12,15 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
-from reencoder_eval.autoencoder_report.readings import number, readings
-from reencoder_eval.autoencoder_report.report_tables import METRIC_NAMES, clips_text, millions, score_table, size_table
+from reencoder_eval.autoencoder_report.readings import measured, readings
+from reencoder_eval.autoencoder_report.report_tables import (
+    METRIC_NAMES,
+    Report,
+    clips_text,
+    millions,
+    score_table,
+    size_table,
+)
 from reencoder_eval.autoencoder_report.training_music import Music, read_music
 from reencoder_eval.autoencoder_report.weights_record import weights_file
 from reencoder_eval.config import AutoencoderEvalConfig
@@ -32,8 +39,6 @@ NOT_AS_WRITTEN = (KeyError, TypeError, AttributeError, ValueError, ArithmeticErr
 FOLLOWS_WAVEFORM_DB = 10.0
 FAR_FROM_PAPER = 1.5
 
-Report = Mapping[str, Any]
-
 
 def write_card(
     name: str, *, measured: Path, out: Path, music: Path | None, licence: str | None, overwrite: bool = False
@@ -50,7 +55,7 @@ def write_card(
     command = shlex.join(["reencoder-autoencoder", "card", name, "--from", str(measured), "--out", str(out), *words])
     try:
         require_same_weights(name, report, where=measured / AUTOENCODER)
-        text = render_card(
+        text = autoencoder_card(
             report,
             name=name,
             music=read_music(manifest) if manifest else None,
@@ -75,7 +80,7 @@ def require_same_weights(name: str, report: Report, *, where: Path) -> None:
         )
 
 
-def render_card(report: Report, *, name: str, music: Music | None, licence: str, commands: Sequence[str]) -> str:
+def autoencoder_card(report: Report, *, name: str, music: Music | None, licence: str, commands: Sequence[str]) -> str:
     """Markdown with front matter. Nothing in it is written by hand: what is not in `report` is "not measured"."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -111,7 +116,7 @@ def render_card(report: Report, *, name: str, music: Music | None, licence: str,
             fence="`" * max(3, 1 + max((len(run) for run in re.findall("`+", "".join(commands))), default=0)),
             snippet=printable(json.dumps(name, ensure_ascii=False)),
             versions=report["versions"],
-            number=number,
+            number=measured,
             millions=millions,
         )
     except NOT_AS_WRITTEN as error:
@@ -176,11 +181,11 @@ def limits(report: Report) -> list[str]:
     si_sdr = values.get("si_sdr")
     if si_sdr is not None and si_sdr < FOLLOWS_WAVEFORM_DB:
         found.append(
-            f"It does not follow the waveform closely (SI-SDR {number(si_sdr)} dB): do not subtract its output from "
+            f"It does not follow the waveform closely (SI-SDR {measured(si_sdr)} dB): do not subtract its output from "
             "the original, and do not mix the two."
         )
     far = [
-        f"{METRIC_NAMES[metric]} {number(values[metric])} against {number(paper[metric])}"
+        f"{METRIC_NAMES[metric]} {measured(values[metric])} against {measured(paper[metric])}"
         for metric in METRIC_NAMES
         if metric in values and metric in paper and values[metric] > FAR_FROM_PAPER * paper[metric]
     ]
@@ -188,7 +193,7 @@ def limits(report: Report) -> list[str]:
         found.append(f"It is well behind the paper's autoencoder (on other music) in {'; '.join(far)}.")
     sinc = report["scores"].get("sinc", {})
     better = [
-        f"{METRIC_NAMES[metric]} {number(sinc[metric]['value'])} against {number(values[metric])}"
+        f"{METRIC_NAMES[metric]} {measured(sinc[metric]['value'])} against {measured(values[metric])}"
         for metric in METRIC_NAMES
         if metric in sinc and metric in values and _is_better(metric, sinc[metric]["value"], values[metric])
     ]

@@ -37,11 +37,11 @@ GAIN = 0.5
 SHIFTS = (1, 16, 256, 512)  # samples
 NOISE_SIZES = (0.0, 0.05, 0.1, 0.2, 0.5)  # in units of each channel's standard deviation
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
+Walk = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Posterior:
+class PosteriorWidth:
     """Of autoencoders that have one: N(mean, sigma^2) per latent, trained against N(0, 1)."""
 
     sigma: tuple[float, ...]  # mean over frames, per channel
@@ -110,7 +110,7 @@ class Diagnostics:
     clips: tuple[str, ...]
     samples: int  # per clip
     channels: ChannelStatistics
-    posterior: Posterior | None
+    posterior: PosteriorWidth | None
     gain: GainError
     mixing: MixingError | None
     high_band: HighBand
@@ -148,7 +148,7 @@ class Coder:
 
 
 def diagnose(
-    autoencoder: Autoencoder, excerpts: Sequence[Excerpt], *, seed: int, device: str, progress: Progress = iter
+    autoencoder: Autoencoder, excerpts: Sequence[Excerpt], *, seed: int, device: str, progress: Walk = iter
 ) -> Diagnostics:
     """All diagnostics; `progress` wraps the walk over the excerpts that takes most of the time."""
     if not excerpts:
@@ -178,7 +178,7 @@ def diagnose(
     )
 
 
-def posterior(coder: Coder, excerpts: Sequence[Excerpt]) -> Posterior | None:
+def posterior(coder: Coder, excerpts: Sequence[Excerpt]) -> PosteriorWidth | None:
     pairs = [coder.posterior(excerpt.mono) for excerpt in excerpts]
     known = [pair for pair in pairs if pair is not None]
     if not known:
@@ -186,7 +186,7 @@ def posterior(coder: Coder, excerpts: Sequence[Excerpt]) -> Posterior | None:
     mean, log_std = (np.concatenate(arrays, axis=-1).astype(np.float64) for arrays in zip(*known, strict=True))
     sigma = np.exp(log_std).mean(axis=-1)
     nats = 0.5 * (np.square(mean) + np.exp(2 * log_std) - 1) - log_std
-    return Posterior(tuple(sigma.tolist()), int((sigma >= UNUSED_SIGMA).sum()), float(nats.sum(axis=0).mean()))
+    return PosteriorWidth(tuple(sigma.tolist()), int((sigma >= UNUSED_SIGMA).sum()), float(nats.sum(axis=0).mean()))
 
 
 def gain_error(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray) -> GainError:

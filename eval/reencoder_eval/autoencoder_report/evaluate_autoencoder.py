@@ -21,7 +21,7 @@ from reencoder_eval.autoencoder_report.latent_figure import latent_figure
 from reencoder_eval.autoencoder_report.weights_record import weights_record
 from reencoder_eval.clips.excerpts import Excerpt, load_excerpts
 from reencoder_eval.config import ClipsConfig
-from reencoder_eval.evaluate import choose, prepare, score
+from reencoder_eval.evaluate import choose, load_setup, score_systems
 from reencoder_eval.evaluation_folder import AUTOENCODER, LATENTS_FIGURE, plain, read_json, working_in, write_json
 from reencoder_eval.request import EvaluationRequest
 from reencoder_eval.run_contents import costs_of
@@ -64,19 +64,19 @@ def evaluate_autoencoder(
         raise EvaluationError("there is no music to measure on", where=request.source, remedy=remedy)
     name, out = request.autoencoder, request.out
     choice = choose(request)
-    setup = prepare(request)
+    setup = load_setup(request)
     setup = replace(setup, systems=[system for system in setup.systems if system.name in ROWS])
     coder = setup.autoencoder
     weights = weights_record(name, digest=coder.spec.weights)
     with working_in(out):
-        evaluation, summary = score(request, choice, setup, title=f"Autoencoder {name}: reconstruction")
+        evaluation, summary = score_systems(request, choice, setup, title=f"Autoencoder {name}: reconstruction")
         excerpts: Sequence[Excerpt] = []
         if diagnostic_clips:
             first = choice.clips[:diagnostic_clips]
             excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=setup.resampler)
         known = read_json(out / AUTOENCODER)
         settings = {
-            **settings_of(request),
+            **request_settings(request),
             "diagnostic_clips": diagnostic_clips,
             "diagnostic_seconds": diagnostic_seconds,
         }
@@ -107,7 +107,7 @@ def evaluate_autoencoder(
     return report, evaluation
 
 
-def settings_of(request: EvaluationRequest) -> dict[str, Any]:
+def request_settings(request: EvaluationRequest) -> dict[str, Any]:
     """What the measurements depend on, as JSON holds it."""
     settings = {key: getattr(request, key) for key in (*ClipsConfig.model_fields, "out")}
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}

@@ -47,7 +47,7 @@ def delay(audio: np.ndarray, samples: float, rate: int, random: np.random.Genera
     return np.concatenate([np.zeros(count), audio[: len(audio) - count]])
 
 
-def low_pass(audio: np.ndarray, edge: float, rate: int, random: np.random.Generator) -> np.ndarray:
+def cut_highs(audio: np.ndarray, edge: float, rate: int, random: np.random.Generator) -> np.ndarray:
     """Everything above `edge` (1: Nyquist) fades out within a sixth of an octave; no phase shift."""
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(audio), 0.5), 1e-6) / edge)
     return np.fft.irfft(np.fft.rfft(audio) * np.clip(1 - 6 * octaves, 0, 1), len(audio))
@@ -68,7 +68,7 @@ KINDS: dict[str, tuple[Change, float, float]] = {
     "noise": (add_noise, 0.003, 0.1),
     "gain": (amplify, 0.5, 6.0),  # dB
     "shift": (delay, 1.0, 64.0),  # samples
-    "low-pass": (low_pass, 0.8, 0.15),
+    "low-pass": (cut_highs, 0.8, 0.15),
     "smear": (smear, 0.01, 0.3),  # seconds
 }
 

@@ -129,7 +129,7 @@ def readings(diagnostics: Values | None) -> list[Reading]:
             elif one.name == ABSENT[absent][0]:
                 lines.append(Reading(*ABSENT[absent], one.meaning.partition(" ({")[0]))
         for kind in diagnostics["proximity"]["kinds"]:
-            value = f"latent L1 {number(kind['latent_l1'])}, STFT-D {number(kind['stft_d'])}"
+            value = f"latent L1 {measured(kind['latent_l1'])}, STFT-D {measured(kind['stft_d'])}"
             meaning = "mean of these perturbations: how far they move latents, and sound"
             lines.append(Reading(f"  {kind['kind']}", value, meaning))
     except (KeyError, TypeError) as error:
@@ -182,7 +182,7 @@ def _derived(values: Values) -> dict[str, Any]:
     }
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def measured(value: float | None, digits: int = 2) -> str:
     return NOT_MEASURED if value is None else f"{value:z.{digits}f}"
 
 
@@ -193,11 +193,11 @@ def span(values: Sequence[float | None]) -> str:
 
 
 FORMATS = {
-    "0": partial(number, digits=0),
-    "1": partial(number, digits=1),
-    "2": number,
+    "0": partial(measured, digits=0),
+    "1": partial(measured, digits=1),
+    "2": measured,
     "span": span,
-    "series": lambda pairs: ", ".join(f"{size:g}: {number(value)}" for size, value in pairs),
+    "series": lambda pairs: ", ".join(f"{size:g}: {measured(value)}" for size, value in pairs),
     "listed": lambda order: ", ".join(map(str, order[:LISTED])),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reencoder_eval.autoencoder_report.readings import NOT_MEASURED, number, readings
+from reencoder_eval.autoencoder_report.readings import NOT_MEASURED, measured, readings
 from reencoder_eval.tables.text_table import NOTHING, TextTable
 
 METRIC_NAMES = {
@@ -37,7 +37,7 @@ def score_table(report: Report) -> TextTable:
             label,
             with_interval(scores.get("autoencoder", {}).get(metric)),
             with_interval(scores.get("sinc", {}).get(metric)),
-            number(paper[metric]) if metric in paper else NOTHING,
+            measured(paper[metric]) if metric in paper else NOTHING,
         )
         for metric, label in METRIC_NAMES.items()
     )
@@ -56,8 +56,8 @@ def size_table(report: Report) -> TextTable:
         ),
         (
             "GFLOPs per second of audio (2 per multiply-add)",
-            *(number(value) for value in (size["encode_gflops"], size["decode_gflops"], total)),
-            number(report["paper"]["gflops"], 0),
+            *(measured(value) for value in (size["encode_gflops"], size["decode_gflops"], total)),
+            measured(report["paper"]["gflops"], 0),
         ),
     )
     return TextTable(latents_text(report), ("size", "encoder", "decoder", "both", "paper"), rows)
@@ -89,7 +89,7 @@ def latents_text(report: Report) -> str:
 def with_interval(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return NOT_MEASURED
-    return f"{number(cell['value'])} [{number(cell['low'])}, {number(cell['high'])}]"
+    return f"{measured(cell['value'])} [{measured(cell['low'])}, {measured(cell['high'])}]"
 
 
 def millions(count: int | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from reencoder_eval.apply.options import Options
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.exit_codes import SOME_FAILED
 from reencoder_pipeline.exit_codes import run as run_app
@@ -89,7 +89,7 @@ def upsample(  # noqa: PLR0917, typer reads the signature
     if then is None and of_upmix:
         remedy = "add --then upmix, or leave out --upmix-module, --seed, --variants, --width, --like and --lambda"
         raise ConfigError("these options are of the upmix", remedy=remedy)
-    options = Options(
+    options = ApplyOptions(
         upsample=module, upmix=(upmix_module or UPMIXES) if then else None, autoencoder=autoencoder, band_hz=band,
         crossover=crossover, width=width, seed=seed, variants=variants, like=like, share=share, device=device,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def upmix(  # noqa: PLR0917, typer reads the signature
     as_json: Json = False,
 ) -> None:
     """Make mono stereo. Files that are stereo already are copied."""
-    options = Options(
+    options = ApplyOptions(
         upmix=module, autoencoder=autoencoder, force=force, mono_compatible=mono_compatible, width=width, seed=seed,
         variants=variants, like=like, share=share, device=device,
     )  # fmt: skip
@@ -185,7 +185,7 @@ def _outputs(  # noqa: PLR0917, as the commands have them
     return Outputs(out, form, latents=latents, overwrite=overwrite, dry_run=dry_run)
 
 
-def _apply(inputs: list[str], outputs: Outputs, options: Options, *, as_json: bool) -> None:
+def _apply(inputs: list[str], outputs: Outputs, options: ApplyOptions, *, as_json: bool) -> None:
     """Apply the modules to what the inputs name, and print what came of each file."""
     from reencoder_eval.apply.files.inputs import find_inputs
     from reencoder_eval.apply.run import apply_to

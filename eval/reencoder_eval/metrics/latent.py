@@ -1,7 +1,7 @@
-"""Distances in the autoencoder's latent space: L1 of one clip, and the Fréchet distance between two sets of clips.
+"""Latents of clips, and the Fréchet distance between two sets of clips in the autoencoder's latent space.
 
-They are what a latent module was trained on, and the Fréchet distance needs no other network. They do not replace
-distances of sound: values of different autoencoders do not compare, and latents lack what the autoencoder cannot hear.
+A latent module was trained on these latents, and the distance needs no other network. It does not replace distances of
+sound: values of different autoencoders do not compare, and latents lack what the autoencoder cannot hear.
 """
 
 from __future__ import annotations
@@ -12,43 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from reencoder_eval.metrics import latent_statistics
 from reencoder_eval.metrics.latent_statistics import SMALLEST_STD
-from reencoder_eval.metrics.spectral import SILENCE_DBFS, level_dbfs
 from reencoder_pipeline.errors import EvaluationError
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
-
-
-def latent_l1(
-    estimate: np.ndarray,
-    reference: np.ndarray,
-    *,
-    autoencoder: Autoencoder,
-    std: np.ndarray,
-    device: torch.device | str = "cpu",
-) -> float | None:
-    """Mean L1 between E(estimate) and E(reference) of one clip, both (channels, samples), in units of `std` (C,).
-
-    With the standard deviations that normalised a training it equals that training's L1. None for a reference below
-    -60 dBFS. EvaluationError if shapes or channels differ.
-
-    Example::
-
-        latent_l1(estimate, reference, autoencoder=load_autoencoder("house"), std=np.ones(64))
-    """
-    if estimate.shape != reference.shape or estimate.ndim != 2:
-        raise EvaluationError(
-            "estimate and reference must have the same shape, (channels, samples)",
-            value=f"estimate {estimate.shape}, reference {reference.shape}",
-            remedy="compensate the system's delay and cut its output to its input's length",
-        )
-    _require_channels(len(std), expected=autoencoder.spec.channels)
-    if level_dbfs(reference) < SILENCE_DBFS:
-        return None
-    x, y = (encode_clip(signal, autoencoder=autoencoder, device=device) for signal in (estimate, reference))
-    return latent_statistics.latent_l1(x, y, std)
 
 
 @torch.inference_mode()

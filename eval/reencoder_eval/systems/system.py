@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 NOT_FINITE = "the audio holds values that are not finite numbers"
-Stage = Literal["encode", "decode"]
-BOTH: tuple[Stage, ...] = ("encode", "decode")
+Pass = Literal["encode", "decode"]
+BOTH: tuple[Pass, ...] = ("encode", "decode")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class System:
     about: str
     digest: str
     run: Callable[[ClipAudio], np.ndarray] | None
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[Pass, ...] = ()
     count: Callable[[], FlopCount] | None = None
     scored: Literal["all", "balance"] = "all"
 
@@ -92,7 +92,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor, *, length: int) -> np.ndar
     return decoded.mean(dim=1)[:, :length].float().cpu().numpy()  # joint stereo decodes to two channels
 
 
-def count_pass(autoencoder: Autoencoder, stage: Stage) -> FlopCount:
+def count_pass(autoencoder: Autoencoder, stage: Pass) -> FlopCount:
     """GFLOPs of encoding or decoding a second of one channel; the parameters are those of the whole autoencoder."""
     spec = autoencoder.spec
     frames = spec.frames_in(1.0)

@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from example_report import METRICS, cell, make_report
-from reencoder_eval.autoencoder_report.card import TEMPLATES, limits, measuring_commands, render_card, write_card
+from reencoder_eval.autoencoder_report.card import TEMPLATES, autoencoder_card, limits, measuring_commands, write_card
 from reencoder_eval.autoencoder_report.readings import readings
 from reencoder_eval.autoencoder_report.training_music import Music, read_music
 from reencoder_eval.cli.autoencoder import app
@@ -32,7 +32,9 @@ from reencoder_pipeline.stores.digests import file_digest
 
 def render(report: dict[str, Any], *, music: Music | None = None, licence: str = "MIT") -> str:
     name = report["name"]
-    return render_card(report, name=name, music=music, licence=licence, commands=measuring_commands(report, name=name))
+    return autoencoder_card(
+        report, name=name, music=music, licence=licence, commands=measuring_commands(report, name=name)
+    )
 
 
 def front_matter(card: str) -> dict[str, Any]:

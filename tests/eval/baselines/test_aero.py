@@ -15,7 +15,7 @@ from reencoder_eval.baselines.aero.baseline import load_aero
 from reencoder_eval.baselines.aero.checkpoint import save_aero
 from reencoder_eval.baselines.aero.discriminators import MultiScaleDiscriminator
 from reencoder_eval.baselines.aero.layers import LocalAttention, Recurrent
-from reencoder_eval.baselines.aero.losses import discriminator_loss, feature_loss, generator_losses, stft_loss
+from reencoder_eval.baselines.aero.losses import aero_losses, feature_loss, hinge_loss_of_discriminator, stft_loss
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
 from reencoder_eval.baselines.aero.training import aero_training
 from reencoder_pipeline.errors import ConfigError, EvaluationError
@@ -163,9 +163,9 @@ def test_the_stft_loss_of_equal_and_of_half_as_loud_audio() -> None:
 def test_adversarial_losses_are_hinges() -> None:
     maps = [torch.ones(1, 2, 3)] * 3
     fake, real = [[*maps, torch.tensor([0.5, -3.0])]] * 3, [[*maps, torch.tensor([0.25, 2.0])]] * 3
-    assert discriminator_loss(fake, real).item() == pytest.approx(3 * ((1.5 + 0) / 2 + (0.75 + 0) / 2))
+    assert hinge_loss_of_discriminator(fake, real).item() == pytest.approx(3 * ((1.5 + 0) / 2 + (0.75 + 0) / 2))
     audio = noise(1, 1, 2048)
-    losses = generator_losses(audio, audio, fake, real)
+    losses = aero_losses(audio, audio, fake, real)
     assert losses["adversarial"].item() == pytest.approx(3 * (0.5 + 4) / 2)
     assert losses["features"] == losses["stft"] == 0
 

@@ -16,7 +16,7 @@ from reencoder_eval.baselines.baseline import load_baseline
 from reencoder_eval.baselines.in_segments import run_in_segments
 from reencoder_eval.baselines.musichifi import baseline as musichifi
 from reencoder_eval.baselines.musichifi.checkpoint import load_musichifi, save_musichifi
-from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSizes, SmoothActivation, low_pass
+from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSizes, SmoothActivation, kaiser_low_pass
 from reencoder_eval.baselines.musichifi.mel import FLOOR, LogMel
 from reencoder_eval.baselines.musichifi.model import HOP, SAMPLE_RATE, MusicHiFi, MusicHiFiTask
 from reencoder_eval.baselines.weights import read_baseline, restore, save_baseline
@@ -85,7 +85,7 @@ def test_a_sample_depends_on_its_frame_and_its_context(sizes: GeneratorSizes, co
 
 
 def test_the_filter_of_an_activation() -> None:
-    taps = low_pass()
+    taps = kaiser_low_pass()
     assert taps.sum().item() == pytest.approx(1)
     torch.testing.assert_close(taps, taps.flip(0))
     times = torch.arange(12) - 5.5

@@ -12,10 +12,10 @@ import torch
 from reencoder_eval.baselines.musichifi.checkpoint import load_musichifi, save_musichifi
 from reencoder_eval.baselines.musichifi.discriminators import BAND_EDGES, PERIODS, WINDOWS, Discriminator
 from reencoder_eval.baselines.musichifi.losses import (
-    discriminator_loss,
     feature_distance,
     generator_loss,
-    mel_distance,
+    mel_spectrum_l1,
+    squared_loss_of_discriminator,
 )
 from reencoder_eval.baselines.musichifi.mel import spectrum
 from reencoder_eval.baselines.musichifi.model import SAMPLE_RATE, MusicHiFi, MusicHiFiTask
@@ -82,7 +82,7 @@ def test_adversarial_losses_by_hand() -> None:
     fake = [[torch.zeros(2, 3), torch.full((2, 1), 0.5)], [torch.ones(4), torch.zeros(1)]]
     real = [[torch.full((2, 3), 2.0), torch.ones(2, 1)], [torch.full((4,), 1.5), torch.full((1,), 3.0)]]
     assert feature_distance(fake, real).item() == pytest.approx(2 + 0.5)
-    assert discriminator_loss(fake, real).item() == pytest.approx(0.25 + 0 + 0 + 4)
+    assert squared_loss_of_discriminator(fake, real).item() == pytest.approx(0.25 + 0 + 0 + 4)
     audio = 10 * torch.from_numpy(noise(1, 1, 2_000))  # loud enough to stay off the floor
     terms = generator_loss(audio, 10 * audio, fake, real, sample_rate=SAMPLE_RATE)
     assert terms["adversarial"].item() == pytest.approx(0.25 + 1)
@@ -93,11 +93,11 @@ def test_adversarial_losses_by_hand() -> None:
 
 def test_mel_distance_is_silence_safe() -> None:
     silence = torch.zeros(1, 1, 2_000, requires_grad=True)
-    distance = mel_distance(silence, torch.from_numpy(noise(1, 1, 2_000)), sample_rate=SAMPLE_RATE)
+    distance = mel_spectrum_l1(silence, torch.from_numpy(noise(1, 1, 2_000)), sample_rate=SAMPLE_RATE)
     distance.backward()
     assert silence.grad is not None
     assert torch.isfinite(silence.grad).all()
-    assert mel_distance(silence, silence, sample_rate=SAMPLE_RATE).item() == 0
+    assert mel_spectrum_l1(silence, silence, sample_rate=SAMPLE_RATE).item() == 0
     assert (mel_filters(2048, bands=320, sample_rate=SAMPLE_RATE).sum(dim=1) > 0).all()
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from known_autoencoders import HOP, Reshaping
-from reencoder_eval.metrics.latent import FrechetStatistics, encode_clip, frechet_distance, latent_l1
+from reencoder_eval.metrics.latent import FrechetStatistics, encode_clip, frechet_distance
+from reencoder_eval.metrics.latent_statistics import latent_l1
 from reencoder_pipeline.errors import EvaluationError
 
 
@@ -37,9 +38,10 @@ def random_covariance(channels: int, *, seed: int) -> np.ndarray:
 def test_latent_l1_counts_in_standard_deviations(channels: int) -> None:
     autoencoder = Reshaping(scale=torch.arange(1.0, HOP + 1))
     std = np.arange(1.0, HOP + 1) * 0.5
-    reference = noise(channels, 640)
-    assert latent_l1(reference + 0.25, reference, autoencoder=autoencoder, std=std) == pytest.approx(0.5, rel=1e-5)
-    assert latent_l1(reference, reference, autoencoder=autoencoder, std=std) == 0.0
+    audio = noise(channels, 640)
+    estimate, reference = (encode_clip(one, autoencoder=autoencoder) for one in (audio + 0.25, audio))
+    assert latent_l1(estimate, reference, std) == pytest.approx(0.5, rel=1e-5)
+    assert latent_l1(reference, reference, std) == 0.0
 
 
 def test_channels_are_encoded_one_by_one_or_jointly() -> None:
@@ -48,17 +50,6 @@ def test_channels_are_encoded_one_by_one_or_jointly() -> None:
     assert latents.shape == (2, HOP, 40)
     np.testing.assert_array_equal(latents[1], stereo[1].reshape(40, HOP).T)
     assert encode_clip(stereo, autoencoder=Reshaping(stereo=True)).shape == (1, HOP, 40)
-
-
-def test_a_silent_reference_has_no_latent_l1() -> None:
-    assert latent_l1(noise(1, 640), 1e-4 * noise(1, 640), autoencoder=Reshaping(), std=np.ones(HOP)) is None
-
-
-def test_latent_l1_refuses_what_does_not_fit() -> None:
-    with pytest.raises(EvaluationError, match="the same shape"):
-        latent_l1(noise(1, 640), noise(2, 640), autoencoder=Reshaping(), std=np.ones(HOP))
-    with pytest.raises(EvaluationError, match="3 channels, not 16"):
-        latent_l1(noise(1, 640), noise(1, 640), autoencoder=Reshaping(), std=np.ones(3))
 
 
 # Fréchet distance

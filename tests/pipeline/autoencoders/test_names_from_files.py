@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from changed_module import changed_module
 from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.outputs import Outputs
-from reencoder_eval.apply.options import Options
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_eval.apply.run import apply_to
 from reencoder_pipeline.autoencoder import load_autoencoder, load_own_autoencoder, shipped_name
 from reencoder_pipeline.autoencoders.find_weights import refuse_what_brings_code
@@ -98,7 +98,7 @@ def test_apply_takes_no_name_from_a_module(name: str, tmp_path: Path, sprung: Ca
     files = find_inputs([str(source)], out=tmp_path / "out", stdin=sys.stdin.buffer)
 
     def apply(named: str | None) -> None:
-        list(apply_to(files, Outputs(tmp_path / "out"), Options(upsample=path, autoencoder=named)))
+        list(apply_to(files, Outputs(tmp_path / "out"), ApplyOptions(upsample=path, autoencoder=named)))
 
     with pytest.raises(AutoencoderError, match=name):
         apply(None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from reencoder_eval.apply.files.scratch import BLOCK, Block, Scratch
+from reencoder_eval.apply.files.scratch import BLOCK, Samples, Scratch
 from reencoder_pipeline.audio.read import audio_header, length_slack, open_sequential
 from reencoder_pipeline.audio.sound_lengths import has_id3_chunk
 from reencoder_pipeline.audio.survey import Survey, survey_blocks
@@ -78,7 +78,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
         yield Sound(path, rate, audio, survey, *kind, tags, has_other_tags=other)
 
 
-def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Block]:
+def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Samples]:
     """(channels, samples); a read stops at a gap in an Ogg stream while the one after it goes on: read until none."""
     while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
@@ -86,7 +86,7 @@ def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Block]:
         yield np.ascontiguousarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
 
 
-def _kept(blocks: Iterator[Block], audio: Scratch) -> Iterator[Block]:
+def _kept(blocks: Iterator[Samples], audio: Scratch) -> Iterator[Samples]:
     for block in blocks:
         audio.append(block)
         yield block

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reencoder_pipeline.audio.block_resampling import BlockLowBand
 
-Block = NDArray[np.float32]
+Samples = NDArray[np.float32]
 
 IN_MEMORY = 32 * 2**20  # bytes; what is larger goes to a file without a name, which no end of the process leaves behind
 BLOCK = 2**18  # samples that are worked on at a time
@@ -38,21 +38,21 @@ class Scratch:
     def close(self) -> None:
         self._file.close()
 
-    def append(self, block: Block) -> None:
+    def append(self, block: Samples) -> None:
         """(width, n) at the end. OSError when the disk is full."""
         assert block.shape[0] == self.width, (block.shape, self.width)
         self._file.seek(self.length * self.width * 4)
         self._file.write(np.ascontiguousarray(block.T, dtype=np.float32).tobytes())  # (width, n) -> (n, width)
         self.length += block.shape[1]
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int) -> Samples:
         """(width, stop - start); all of it must be there."""
         assert 0 <= start <= stop <= self.length, (start, stop, self.length)
         self._file.seek(start * self.width * 4)
         content = self._file.read((stop - start) * self.width * 4)
         return np.frombuffer(content, dtype=np.float32).reshape(-1, self.width).T  # (n, width) -> (width, n)
 
-    def read_mirrored(self, start: int, stop: int) -> Block:
+    def read_mirrored(self, start: int, stop: int) -> Samples:
         """(width, stop - start) of a signal that goes on beyond its ends as in a mirror."""
         if 0 <= start <= stop <= self.length:
             return self.read(start, stop)

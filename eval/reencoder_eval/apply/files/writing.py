@@ -15,7 +15,7 @@ import soundfile
 
 from reencoder_eval.apply.files.latents_io import NPY
 from reencoder_eval.apply.files.reading import Sound
-from reencoder_eval.apply.files.scratch import Block, Scratch
+from reencoder_eval.apply.files.scratch import Samples, Scratch
 from reencoder_pipeline.errors import AudioError, CacheError, ConfigError
 from reencoder_pipeline.safe_text import read_json
 from reencoder_pipeline.stores.atomic import replacing
@@ -177,7 +177,7 @@ def _extremes(audio: Scratch, path: Path) -> tuple[float, float]:
     return highest, lowest
 
 
-def _samples(block: Block, bits: int | None) -> np.ndarray:
+def _samples(block: Samples, bits: int | None) -> np.ndarray:
     """Integers of full scale 2**(bits - 1), left-aligned in int32 for 24 bits.
 
     libsndfile's own conversion multiplies by one less than that, and would not give samples back as they were read.

@@ -18,7 +18,7 @@ HEADS = DECAYS = 4
 ON_ITSELF = -100.0  # a step's score on itself before the softmax, so that it is practically never chosen
 
 
-class Encoder(nn.Module):
+class AeroEncoder(nn.Module):
     """(B, C_in, F, T) -> (B, C, F / stride, T)."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         return F.glu(self.norm2(self.rewrite(x)), dim=1)
 
 
-class Decoder(nn.Module):
+class AeroDecoder(nn.Module):
     """x and skip, (B, C, F, T) each -> (B, C_out, F * stride, T)."""
 
     def __init__(self, channels: int, out_channels: int, *, stride: int, kernel: int, last: bool, deep: bool) -> None:

@@ -13,7 +13,7 @@ POWER_FLOOR = 1e-7
 FEATURES_WEIGHT = 100.0
 
 
-def generator_losses(
+def aero_losses(
     estimate: Tensor, target: Tensor, of_estimate: FeatureMaps, of_target: FeatureMaps
 ) -> dict[str, Tensor]:
     """Weighted terms whose sum is the generator's loss. Audio is (B, 1, n). Without feature maps only "stft"."""
@@ -27,7 +27,7 @@ def generator_losses(
     }
 
 
-def discriminator_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
+def hinge_loss_of_discriminator(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
     """Hinge loss, summed over the sub-discriminators."""
     losses = [F.relu(1 + maps[-1].float()).mean() for maps in of_estimate]
     losses += [F.relu(1 - maps[-1].float()).mean() for maps in of_target]

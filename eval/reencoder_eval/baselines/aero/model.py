@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reencoder_eval.baselines.aero.layers import Decoder, Encoder, FrequencyEmbedding
+from reencoder_eval.baselines.aero.layers import AeroDecoder, AeroEncoder, FrequencyEmbedding
 from reencoder_pipeline.errors import ConfigError
 
 KERNEL = 8
@@ -78,9 +78,9 @@ class Aero(nn.Module):
         for index, stride in enumerate(config.strides):
             kernel, first, deep = min(KERNEL, freqs), index == 0, index >= FIRST_DEEP
             encoders.append(
-                Encoder(in_channels, channels, freqs=freqs, stride=stride, kernel=kernel, first=first, deep=deep)
+                AeroEncoder(in_channels, channels, freqs=freqs, stride=stride, kernel=kernel, first=first, deep=deep)
             )
-            decoders.append(Decoder(channels, in_channels, stride=stride, kernel=kernel, last=first, deep=deep))
+            decoders.append(AeroDecoder(channels, in_channels, stride=stride, kernel=kernel, last=first, deep=deep))
             in_channels, channels, freqs = channels, GROWTH * channels, freqs // stride
         self.encoder = nn.ModuleList(encoders)
         self.decoder = nn.ModuleList(reversed(decoders))

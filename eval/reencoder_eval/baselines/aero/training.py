@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reencoder_eval.baselines.adversarial import AdversarialTraining
 from reencoder_eval.baselines.aero.discriminators import MultiScaleDiscriminator
-from reencoder_eval.baselines.aero.losses import discriminator_loss, generator_losses
+from reencoder_eval.baselines.aero.losses import aero_losses, hinge_loss_of_discriminator
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
 from reencoder_pipeline.audio.resampling import resample
 
@@ -43,8 +43,8 @@ def aero_training(
         discriminator=discriminator,
         prepare=prepare,
         generate=generator,
-        generator_loss=generator_losses,
-        discriminator_loss=discriminator_loss,
+        generator_loss=aero_losses,
+        discriminator_loss=hinge_loss_of_discriminator,
         learning_rate=3e-4,
         betas=(0.9, 0.999),
     )

@@ -61,7 +61,7 @@ class Generator(nn.Module):
         widths = [sizes.channels // 2**stage for stage in range(len(sizes.rates) + 1)]
         self.first = nn.Conv1d(sizes.mel_bands, widths[0], EDGES, padding=EDGES // 2)
         self.stages = nn.ModuleList(
-            Stage(before, after, rate=rate, kernels=sizes.block_kernels, dilations=sizes.dilations)
+            UpsamplingStage(before, after, rate=rate, kernels=sizes.block_kernels, dilations=sizes.dilations)
             for (before, after), rate in zip(pairwise(widths), sizes.rates, strict=True)
         )
         self.activation = SmoothActivation(widths[-1])
@@ -74,7 +74,7 @@ class Generator(nn.Module):
         return self.last(self.activation(x))
 
 
-class Stage(nn.Module):
+class UpsamplingStage(nn.Module):
     """(B, before, T) -> (B, after, T * rate): upsampling, then the mean of AMP blocks of different kernels."""
 
     def __init__(
@@ -82,14 +82,14 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.upsample = nn.ConvTranspose1d(before, after, 2 * rate, rate, padding=rate // 2)
-        self.blocks = nn.ModuleList(Block(after, kernel, dilations=dilations) for kernel in kernels)
+        self.blocks = nn.ModuleList(ResidualBlock(after, kernel, dilations=dilations) for kernel in kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.upsample(x)
         return reduce(torch.add, (block(x) for block in self.blocks)) / len(self.blocks)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """AMP block of the second kind, (B, C, T) -> the same shape: one activation and one convolution per dilation."""
 
     def __init__(self, channels: int, kernel: int, *, dilations: tuple[int, ...]) -> None:
@@ -115,7 +115,7 @@ class SmoothActivation(nn.Module):
         super().__init__()
         self.log_frequency = nn.Parameter(torch.zeros(channels, 1))
         self.log_magnitude = nn.Parameter(torch.zeros(channels, 1))
-        self.register_buffer("taps", low_pass(), persistent=False)
+        self.register_buffer("taps", kaiser_low_pass(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -127,7 +127,7 @@ class SmoothActivation(nn.Module):
         return F.conv1d(F.pad(x, (REACH, REACH + 1), mode="replicate"), taps, stride=2, groups=channels)
 
 
-def low_pass() -> Tensor:
+def kaiser_low_pass() -> Tensor:
     """(TAPS,) of a Kaiser-windowed sinc with its cutoff at half of Nyquist and unit gain for constants."""
     times = torch.arange(TAPS) - (TAPS - 1) / 2
     taps = torch.kaiser_window(TAPS, periodic=False, beta=KAISER_BETA) * torch.sinc(times / 2)

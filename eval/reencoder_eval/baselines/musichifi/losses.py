@@ -31,14 +31,14 @@ def generator_loss(
 
     Without feature maps (before the discriminator takes part) there is only the mel term.
     """
-    terms = {"mel": reconstruction * mel_distance(estimate, target, sample_rate=sample_rate)}
+    terms = {"mel": reconstruction * mel_spectrum_l1(estimate, target, sample_rate=sample_rate)}
     if of_estimate:
         terms["adversarial"] = sum_of([(1 - maps[-1].float()).square().mean() for maps in of_estimate])
         terms["matching"] = matching * feature_distance(of_estimate, of_target)
     return terms
 
 
-def discriminator_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
+def squared_loss_of_discriminator(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
     """Least squares (Mao et al. 2017): scores of targets tend to 1 and of estimates to 0; the sum over parts."""
     return sum_of(
         [
@@ -59,7 +59,7 @@ def feature_distance(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor
     )
 
 
-def mel_distance(estimate: Tensor, target: Tensor, *, sample_rate: int) -> Tensor:
+def mel_spectrum_l1(estimate: Tensor, target: Tensor, *, sample_rate: int) -> Tensor:
     """Both (B, 1, L), L > 768 -> L1 distance of log10 mel magnitudes, summed over seven resolutions."""
     with torch.autocast(estimate.device.type, enabled=False):
         distances = []

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from reencoder_eval.baselines.adversarial import AdversarialTraining
 from reencoder_eval.baselines.musichifi.discriminators import Discriminator
 from reencoder_eval.baselines.musichifi.generator import GeneratorSizes
-from reencoder_eval.baselines.musichifi.losses import RECONSTRUCTION, discriminator_loss, generator_loss
+from reencoder_eval.baselines.musichifi.losses import RECONSTRUCTION, generator_loss, squared_loss_of_discriminator
 from reencoder_eval.baselines.musichifi.model import SAMPLE_RATE, MusicHiFi, MusicHiFiTask
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.errors import TrainingError
@@ -46,7 +46,7 @@ def musichifi_training(
         prepare=low_band_and_mono if task == "bwe" else mid_and_side,
         generate=model,
         generator_loss=partial(generator_loss, sample_rate=SAMPLE_RATE, reconstruction=reconstruction),
-        discriminator_loss=discriminator_loss,
+        discriminator_loss=squared_loss_of_discriminator,
         learning_rate=1e-4,
         betas=(0.8, 0.99),
         decay=0.999996,
