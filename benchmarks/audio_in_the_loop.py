@@ -1,12 +1,12 @@
-"""What the cache saves: the L1 step from shards beside the same step with audio in it, in one interleaved run.
+"""Measures what the cache saves: an L1 training step from shards against the same step with audio in it.
 
     python benchmarks/audio_in_the_loop.py CACHE [--music FOLDER_OR_MANIFEST] [--size S] [--autoencoder-preset paper_b]
 
-Encode in the loop: random windows of music in memory, their low band as the cache's build makes it, both encoded, then
-the update. Decode in the loop: the update from shards, but its loss is a multi-resolution STFT distance between the
-decoded estimate and music, so gradients pass the decoder. Neither gives the windows the context that a build gives,
-or checks that the loss is finite: both are a little cheaper here than they would be. What the music is costs nothing,
-so without --music it is noise, and a window of music need not be that of the latents. A preset has random weights.
+Encode in the loop: random windows of music in memory and their low band, made as in a build, are encoded before the
+update. Decode in the loop: the update from shards, with a multi-resolution STFT distance between the decoded estimate
+and music as its loss, so gradients pass the decoder. Both are slightly cheaper here than in practice: windows have no
+context and the loss is not checked for NaN. The content of the music does not matter, so without --music it is noise,
+and windows of music are not those of the latents. A preset has random weights. Rows take turns.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def draw_audio(music: Sequence[Audio], *, num: int, num_samples: int, seed: int)
 def loop_rows(
     config: TrainConfig, cache: LatentCache, autoencoder: Autoencoder, music: Sequence[Audio], *, audio_batch: int
 ) -> dict[str, Callable[[int], Timing]]:
-    """Blocks of the four kinds of steps; those with audio do `audio_batch` windows, the others the config's batch."""
+    """Blocks of the four kinds of steps, with `audio_batch` windows if they take audio, else the config's batch."""
     device = torch.device(config.device)
     num_samples = cache.spec.num_samples(cache.spec.frames_in(config.window_seconds))
     draws = (draw_audio(music, num=audio_batch, num_samples=num_samples, seed=seed) for seed in count())
@@ -186,7 +186,7 @@ def new_loader(config: TrainConfig, cache: LatentCache) -> WindowLoader:
 
 
 def make_low_band(audio: Audio, cache: LatentCache) -> Audio:
-    """(B, samples) -> the same of the low band, one window after the other, as a build does with tracks."""
+    """(B, samples) -> their low band, one window after the other, as a build makes it."""
     rate, settings = cache.spec.sample_rate, cache.low_band
     windows = [
         low_band(window[None], sample_rate=rate, low_rate=settings["rate"], resampler=settings["resampler"])[0]

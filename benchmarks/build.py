@@ -1,17 +1,17 @@
-"""How near to the bare encoder is a build, how far a loop over whole files, and what a long track costs in memory?
+"""Compares the speed of a build with the bare encoder and with a loop over files, and measures its memory.
 
     python benchmarks/build.py SOURCE [--minutes 30] [--workers N] [--rounds 3] [--hours 3] [--autoencoder NAME]
 
-SOURCE is a folder or manifest; the first stereo tracks of it that make up the minutes are used. Rows take turns:
+SOURCE is a folder or manifest, of which the first stereo tracks are used, up to --minutes. Rows take turns:
 
     bare encoder      the same segments, already in memory; nothing but `encode`
     build             `reencoder-cache build`, from the command to the finished index
     files one by one  a whole file is read, made into streams, encoded at once and stored with np.save
 
-Each row has as many processes, of one thread. The clock of bare encoder and loop starts when all of these have loaded
-the autoencoder; of a build, planning and the start of its processes are named, and its ratio is given with and without.
-Then: where the processor's time goes outside the encoder, and the peak memory of encoding `--hours` of audio and three
-minutes with a tiny autoencoder (0: neither).
+All rows have the same number of processes, with one thread each. The time of bare encoder and loop starts when all
+processes have loaded the autoencoder. A build's ratio is given with and without its planning and process starts.
+Then follow the processor time outside the encoder, and the peak memory of encoding `--hours` of audio and three minutes
+with a tiny autoencoder (0: neither).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def chosen(tracks: Sequence[Track], *, minutes: float) -> list[Track]:
-    """The first stereo tracks of 20 s or more: of a mono file a build encodes two streams, the other rows four."""
+    """The first stereo tracks of 20 s or more (a build encodes two streams of a mono file, the others four)."""
     found, seconds = [], 0.0
     for track in tracks:
         info = soundfile.info(track.path)
@@ -130,7 +130,7 @@ def compare(tracks: Sequence[Track], config: CacheConfig, *, workers: int, round
 
 
 def in_processes(works: Sequence[Work], config: CacheConfig, starts: list[float]) -> float:
-    """Seconds from when all processes are prepared until the last is done; adds those until then to `starts`."""
+    """Seconds from when all processes are ready until the last is done; the seconds before are added to `starts`."""
     context = get_context("spawn")
     barrier = context.Barrier(len(works) + 1)
     processes = [context.Process(target=_process, args=(work, config.autoencoder, barrier)) for work in works]
@@ -191,7 +191,7 @@ def files_one_by_one(
 def timed_build(
     tracks: Sequence[Track], config: CacheConfig, *, workers: int, folder: Path, planning: list[float]
 ) -> float:
-    """Seconds of a whole build; adds those of its planning."""
+    """Seconds of a whole build; the seconds of its planning are added to `starts`."""
     listing = folder / "tracks.txt"
     listing.write_text("".join(f"{track.path.resolve()}\n" for track in tracks))
     with tempfile.TemporaryDirectory(dir=folder) as out:
@@ -212,7 +212,7 @@ def timed_build(
 
 
 def print_shares(tracks: Sequence[Track], config: CacheConfig) -> None:
-    """The processor's time, of one thread, on the first track."""
+    """Processor time of one thread on the first track."""
     torch.set_num_threads(1)
     track, autoencoder = tracks[0], load_autoencoder(config.autoencoder)
     spec, context = autoencoder.spec, autoencoder.context
@@ -242,7 +242,7 @@ def print_shares(tracks: Sequence[Track], config: CacheConfig) -> None:
 
 
 def cost(call: Callable[[], object]) -> float:
-    """Of the quicker of two."""
+    """The quicker of two runs."""
     found = [time.process_time()]
     for _ in range(2):
         call()
@@ -255,7 +255,7 @@ def cost(call: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of a process, in MB: resident before it encoded, at its peak, and of that the latents that it made."""
+    """Memory of a process in MB: before encoding, at its peak, and the latents' share of the peak."""
 
     before: float
     peak: float
@@ -299,7 +299,7 @@ def encode_alone(path: Path, config: CacheConfig) -> Memory:
 
 
 def peak_mb() -> float:
-    """Linux alone: into getrusage's figure of a process it counts its parent's peak, into this one not."""
+    """Linux only. Unlike getrusage's figure, this one does not include the parent's peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 

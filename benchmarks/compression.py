@@ -1,4 +1,4 @@
-"""What compressed shards cost: bytes, error of the latents, and seconds to open a cache and to read it once.
+"""Measures compressed shards: bytes, error of the latents, and seconds to open a cache and to read it once.
 
     python benchmarks/compression.py CACHE [--rounds 5] [--folder DIR]
 
@@ -88,7 +88,7 @@ def table(source: Path, folder: Path, *, rounds: int) -> Iterator[str]:
 def write(
     exact: LatentCache, out: Path, precision: str, compression: Compression | None, keep_bits: int | None
 ) -> None:
-    """The cache with its latents stored otherwise."""
+    """Converts the cache to another storage of its latents."""
     form = replace(exact.format, precision=precision, compression=compression)
     shards: list[Shard] = []
     for shard in exact.shards:
@@ -118,7 +118,7 @@ def data_bytes(cache: LatentCache) -> int:
 
 
 def prepared(path: Path) -> LatentCache:
-    """Opened, with all streams mapped or decoded."""
+    """Opens the cache, with all streams mapped or decoded."""
     cache = open_cache(path)
     cache.prepare(cache.tracks, cache.streams)
     return cache

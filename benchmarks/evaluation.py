@@ -1,8 +1,8 @@
-"""Where the time of an evaluation goes: reading, systems, latents, metrics; and what processes that score are worth.
+"""Times the parts of an evaluation (reading, systems, latents, metrics) and the gain from scoring processes.
 
     python benchmarks/evaluation.py SOURCE [--task bwe|m2s] [--clips N] [--seconds S] [--baselines NAME ...]
 
-The parts are timed one after the other on the same clips; then the whole runs with 0, 1 and 2 scoring processes in
+The parts are timed one after the other on the same clips. Then whole evaluations with 0, 1 and 2 scoring processes take
 turns.
 """
 

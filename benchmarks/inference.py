@@ -1,9 +1,9 @@
-"""What a module costs in use: alone, in a batch, as a stream and between encoder and decoder, beside the baselines.
+"""Measures the cost of using a module: alone, in batches, streaming, between encoder and decoder, and of baselines.
 
     python benchmarks/inference.py [--size S M M2S] [--length SECONDS] [--threads N] [--quick] [--no-compile]
 
-All weights are random (the house autoencoder's are its own): what is measured is cost, at full size. Every table's rows
-take turns. Also where the time of the first size goes, by operator.
+Only cost is measured, at full size, so all weights except the house autoencoder's are random. The rows of each table
+take turns. The last table splits the time of the first size by operator.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def compiled_call(size: str, reencoder: ReEncoder, latents: torch.Tensor) -> dic
 def baseline_calls(
     length: float, *, device: torch.device, batch: int = 1
 ) -> dict[str, tuple[Call, nn.Module, torch.Tensor]]:
-    """Each at its full size, on as much audio as a call of the modules."""
+    """The baselines at full size, on as much audio as a call of the modules."""
     torch.manual_seed(0)
     aero = Aero(AeroConfig()).eval().to(device)
     found: dict[str, tuple[nn.Module, torch.Tensor]] = {
@@ -182,7 +182,7 @@ def print_alone(
 def print_batch(
     modules: Mapping[str, ReEncoder], options: argparse.Namespace, plan: Plan, *, device: torch.device
 ) -> None:
-    """Baselines too on CUDA, which one call alone does not fill; on the CPU they would take minutes a call."""
+    """Calls in batches; on CUDA also baselines, which on the CPU would take minutes a call."""
     calls: dict[str, Call] = {}
     for size, reencoder in modules.items():
         latents = torch.randn(BATCH, reencoder.spec.channels, reencoder.spec.frames_in(BATCH_SECONDS), device=device)
@@ -206,7 +206,7 @@ def print_goals(sizes: Iterable[str], baselines: Iterable[str], timings: Mapping
 
 
 def module_gflops(reencoder: ReEncoder) -> float:
-    """Per second of audio; the encoder of the condition is not run."""
+    """FLOPs per second of audio, without the condition encoder."""
     module, frames = reencoder.trained.module, reencoder.spec.frames_in(1)
     latents = torch.zeros(1, module.in_channels, frames, device=reencoder.trained.normalisation.inputs.mean.device)
     channels = module.condition_channels
@@ -215,7 +215,7 @@ def module_gflops(reencoder: ReEncoder) -> float:
 
 
 def print_streams(size: str, spec: LatentSpec, plan: Plan, *, device: torch.device) -> None:
-    """A block goes on with one long piece, as a player would."""
+    """A block continues one long piece, as a player would."""
     reencoder = random_module(size, spec, response_frames=1).to(device)
     stream = reencoder.streaming()
     milliseconds = 1000 * stream.latency_seconds

@@ -1,23 +1,23 @@
-"""Windows per second of the cache's loader beside memcpy and beside what people use today, in one run on one data set.
+"""Compares the windows per second of the cache's loader with memcpy and with other loaders, on one data set.
 
     python benchmarks/loader.py [--gigabytes 2] [--no-cold] [--folder DIR] [--markdown benchmarks/RESULTS.md]
 
-With all peers: half an hour on a quiet machine, 12 GB of disk (17 with --folder), and as much memory free, since the
-warm part wants the files in it. The data set is noise in tracks of 2 to 6 minutes: low_band, mono, left and right,
-float16 latents of 64 channels. bwe reads two of these streams, m2s three. A window is counted once, whatever its
+With all peers it takes half an hour on a quiet machine, 12 GB of disk (17 with --folder), and as much free memory,
+because the warm part needs the files there. The data set is noise in tracks of 2 to 6 minutes: low_band, mono, left and
+right, float16 latents of 64 channels. bwe reads two of these streams, m2s three; a window counts once for all its
 streams. Every row delivers the same bytes in batches as the trainer's step takes them: frames before channels, float16,
-on the CPU (widening and transposing are the device's work). Every row's first batch is looked up in the data, and the
-tracks in it are counted: many, if windows are independent.
+on the CPU (widening and transposing are the device's work). The first batch of every row is looked up in the data, and
+its tracks are counted: there are many if windows are independent.
 
 memcpy is a torch `copy_` of as many bytes as a batch has, from anywhere in the data into a buffer that is used again;
 it is measured before and after every block of every row, and rows take turns.
 
-Two parts. Warm: all files in the page cache. Cold: the files dropped from it before each block, and a block so short
-that what it reads stays a small share of the data, as if the data were larger than memory.
+There are two parts. Warm: all files are in the page cache. Cold: the files are dropped from it before each block, and
+blocks are short enough to read only a small share of the data, as if the data were larger than memory.
 
-Peers: .npy files in a torch DataLoader, zarr-python and webdataset are always there; litdata, mosaicml-streaming and
-zarrs where they are installed (without their dependencies these are enough here: lightning-utilities and obstore for
-the first; brotli, python-snappy, cramjam, xxhash, zstd and catalogue for the second).
+Peers: .npy files in a torch DataLoader, zarr-python and webdataset always run; litdata, mosaicml-streaming and zarrs
+run if they are installed. (Installed without dependencies, litdata needs lightning-utilities and obstore here;
+mosaicml-streaming needs brotli, python-snappy, cramjam, xxhash, zstd and catalogue.)
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def measure(folder: Path, arguments: argparse.Namespace, report: Report) -> None
 
 
 def tracks_drawn(row: Row, wanted: Windows, proof: Proof) -> int:
-    """Of the first batch, every window of which has to be in the data."""
+    """Checks the first batch: each of its windows must be in the data."""
     progress(f"{row.name}: is it right?")
     with closing(row.open(wanted)) as batches:
         return proof.tracks_in(next(batches), wanted, name=row.name)
@@ -134,7 +134,7 @@ def tracks_drawn(row: Row, wanted: Windows, proof: Proof) -> int:
 
 
 def in_memory(rows: Sequence[Row]) -> str:
-    """Read every file once; say what came of it."""
+    """Read every file once and report how much stayed in memory."""
     files = sorted({file for row in rows for file in page_cache.files_in(row.folder)})
     page_cache.warm(files)
     size = sum(file.stat().st_size for file in files) / 1e9
@@ -142,7 +142,7 @@ def in_memory(rows: Sequence[Row]) -> str:
 
 
 def warm_timings(rows: Sequence[Row], wanted: Windows, plan: Plan) -> dict[str, list[Timing]]:
-    """Seconds of a batch; the phase `memcpy` is what copying as many bytes took beside it."""
+    """Seconds of a batch; the phase `memcpy` is the time of copying the same number of bytes next to it."""
     copy = memcpy(wanted)
     with ExitStack() as opened:
         blocks = {row.name: warm_block(row, wanted, copy, plan.seconds, opened) for row in rows}
@@ -152,7 +152,7 @@ def warm_timings(rows: Sequence[Row], wanted: Windows, plan: Plan) -> dict[str, 
 
 
 def warm_block(row: Row, wanted: Windows, copy: Step, seconds: float, opened: ExitStack) -> Block:
-    """A row stays open from block to block, unless it has workers: they would go on in other rows' time."""
+    """A row stays open between blocks unless it has workers, which would keep working in other rows' time."""
     progress(row.name)
     if kept := None if row.workers else opened.enter_context(closing(row.open(wanted))):
         lasting(lambda: next(kept), seconds / 2)  # first looks at pages, and what they make a loader do
@@ -178,7 +178,7 @@ def memcpy(wanted: Windows) -> Step:
 
 
 def lasting(step: Step, seconds: float) -> float:
-    """Seconds of one of as many steps as take `seconds`."""
+    """Mean seconds of a step, over the steps that fit into `seconds`."""
     started, steps = time.perf_counter(), 0
     while (passed := time.perf_counter() - started) < seconds or not steps:
         step()
@@ -190,9 +190,9 @@ def lasting(step: Step, seconds: float) -> float:
 
 
 def cold_timing(row: Row, wanted: Windows, plan: Plan) -> Cold:
-    """Blocks that begin with nothing in memory, until they took as long as a warm one; medians over blocks.
+    """Blocks that start with no file in memory, until they took as long as a warm block; medians over blocks.
 
-    A row first delivers what it has ready, and notices that its files are not in memory. Then they are dropped again.
+    A row first delivers its prepared batches and notices that files are not in memory; then they are dropped again.
     """
     progress(f"{row.name}, cold")
     files, blocks, passed = page_cache.files_in(row.folder), [], 0.0

@@ -1,7 +1,7 @@
-"""What people use today: the same windows from .npy files, zarr-python, WebDataset, litdata and mosaicml-streaming.
+"""Other loaders: the same windows from .npy files, zarr-python, WebDataset, litdata and mosaicml-streaming.
 
-zarr-python reads our cache. The others have their own files of a task's streams; but for plain .npy they hold
-(T, streams, C) a track, so that a window lies in one piece, and a whole batch of places is drawn at once.
+zarr-python reads our cache. The others have their own files of a task's streams. Except in plain .npy, a track is
+stored as (T, streams, C), so that a window lies in one piece, and the positions of a whole batch are drawn at once.
 litdata and mosaicml-streaming are optional, and so is zarrs, a faster pipeline for zarr-python.
 """
 
@@ -41,7 +41,7 @@ TORCHVISION = ("torchvision", "torchvision.datasets", "torchvision.transforms", 
 
 
 def peer_rows(wanted: Windows, zarr_cache: Path, folder: Path) -> list[Row]:
-    """All rows that can run here, with their files in `folder`: made if they are missing."""
+    """All rows that can run here; their files are written into `folder` if they are missing."""
     rows = [*npy_rows(wanted, folder), *zarr_rows(zarr_cache), *webdataset_rows(wanted, folder)]
     if find_spec("litdata"):
         rows += litdata_rows(wanted, folder)
@@ -51,7 +51,7 @@ def peer_rows(wanted: Windows, zarr_cache: Path, folder: Path) -> list[Row]:
 
 
 def made(path: Path, write: Callable[[Path], None]) -> Path:
-    """`path`, complete or absent: written beside its place and renamed."""
+    """Makes `path` complete or absent: it is written under another name and renamed."""
     if not path.exists():
         partial = path.with_name(f"{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -65,7 +65,7 @@ def made(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 class NpyTracks(Dataset[dict[str, Tensor]]):
-    """As it is usually written: an item is a window of that track, stream -> (T, C), at a place of its own choice."""
+    """The usual dataset: an item is a random window of its track, stream -> (T, C)."""
 
     def __init__(self, tracks: Sequence[Mapping[str, Path]], *, frames: int, kept: Kept) -> None:
         self._tracks, self._frames, self._mapped = tracks, frames, kept != "loaded per item"
@@ -85,7 +85,7 @@ class NpyTracks(Dataset[dict[str, Tensor]]):
 
 
 class TunedTracks(Dataset[Tensor]):
-    """Item (track, first frame) is a window (T, streams, C): one slice of a file that is mapped for good."""
+    """Item (track, first frame) is a window (T, streams, C): one slice of a file that stays mapped."""
 
     def __init__(self, files: Sequence[Path], *, frames: int) -> None:
         self._maps, self._frames = [npy_tensor(file, mapped=True) for file in files], frames
@@ -178,7 +178,7 @@ def _zarr_row(path: Path, *, rust: bool) -> Row:
 
 
 def cut(tracks: Iterable[Record], wanted: Windows) -> Iterator[Record]:
-    """All windows of each track side by side, from a random first frame on."""
+    """All windows of each track, end to end from a random first frame."""
     generator = np.random.default_rng(0)
     for track in tracks:
         first = int(generator.integers(min(wanted.frames, len(track) - wanted.frames + 1)))
@@ -187,7 +187,7 @@ def cut(tracks: Iterable[Record], wanted: Windows) -> Iterator[Record]:
 
 
 def shuffled(windows: Iterator[Record], wanted: Windows) -> Batches:
-    """Windows leave a full buffer at random, and the next ones take their places."""
+    """Shuffles windows in a full buffer, from which random ones leave and into which the next ones go."""
     generator = np.random.default_rng(0)
     buffer = [next(windows) for _ in range(BUFFER)]
     while True:
@@ -300,15 +300,15 @@ def mosaic_rows(wanted: Windows, folder: Path) -> list[Row]:
 
 
 def _again(dataset: Iterable[Any]) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Repeats the loader for ever."""
     while True:
         yield from dataset
 
 
 @contextmanager
 def torchvision_or_stub() -> Iterator[None]:
-    """mosaicml-streaming's data sets of images want two names of torchvision. Where it is missing, empty ones stand in
-    while mosaicml-streaming is imported, and are gone afterwards. transformers, which looks for it too, comes first."""
+    """mosaicml-streaming imports two names of torchvision for its image data sets. If torchvision is missing, empty
+    modules replace it during that import. transformers also looks for torchvision, so it is imported first."""
     if find_spec("torchvision"):
         yield
         return

@@ -1,4 +1,4 @@
-"""What every row of the loader's benchmark delivers, our own rows and the limits, and the proof that a row is right."""
+"""Defines the windows of the loader's benchmark, our rows, the limits, and the check of every row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reads = Literal["exactly", "around", "track", "sequence"]
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows that are asked of every row: of `frames` frames, `batch` at once, of all streams of a task."""
+    """The windows that every row delivers: `frames` frames of all streams of a task, `batch` windows at once."""
 
     noise: Noise
     task: Task
@@ -44,12 +44,12 @@ class Windows:
 
     @property
     def rows(self) -> list[int]:
-        """Where the streams stand in noise.frames."""
+        """Indices of the streams in noise.frames."""
         return [STREAMS.index(name) for name in self.streams]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of a batch: (B, T, streams, C)."""
+        """Shape of a batch: (B, T, streams, C)."""
         return self.batch, self.frames, len(self.streams), self.noise.frames.shape[2]
 
     @property
@@ -58,7 +58,7 @@ class Windows:
 
     @property
     def data_bytes(self) -> int:
-        """Of the task's streams."""
+        """Bytes of all streams of the task."""
         return self.noise.frames[self.rows[0]].nbytes * len(self.streams)
 
     def record(self, number: int) -> NDArray[np.float16]:
@@ -66,7 +66,7 @@ class Windows:
         return np.ascontiguousarray(self.noise.track(number)[self.rows].transpose(1, 0, 2))
 
     def places(self) -> Iterator[list[tuple[int, int]]]:
-        """Endless batches of (track, first frame), drawn in one go: every place of the data is equally likely."""
+        """Endless batches of (track, first frame), drawn at once; every position in the data is equally likely."""
         positions = np.maximum(self.noise.lengths - self.frames + 1, 0)
         ends, generator = np.cumsum(positions), np.random.default_rng(0)
         while True:
@@ -78,11 +78,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to get batches. `open` opens what there is to open and returns an endless stream of them, to be closed.
+    """One way to get batches. `open` opens its files and returns an endless iterator of batches, which must be closed.
 
-    `independent`: each window is drawn from all data, whatever was drawn before; else a buffer of windows is shuffled.
-    `reads` is what one more window takes from a disk: its own pages, as much around them as the kernel reads ahead, its
-    whole track, or the next piece of a pass over everything. `tuned`: a peer as nobody ships it, made fast for us.
+    `independent`: each window is drawn from all data; otherwise a buffer of windows is shuffled. `reads` says what one
+    more window reads from a disk: its own pages, the kernel's read-ahead around them, its whole track, or the next
+    piece of a pass over everything. `tuned`: a peer that we made faster than its shipped form.
     """
 
     name: str
@@ -143,7 +143,7 @@ def stream_first(wanted: Windows) -> NDArray[np.float16]:
 
 
 class Proof:
-    """Finds windows in the data that everything was written from."""
+    """Looks windows up in the original data."""
 
     def __init__(self, noise: Noise, stream: int) -> None:
         self._noise = noise
@@ -152,7 +152,7 @@ class Proof:
         self._keys = self._keys[self._order]
 
     def tracks_in(self, batch: Batch, wanted: Windows, *, name: str) -> int:
-        """How many tracks a batch has windows of. CacheError if one of its windows is not a window of the data."""
+        """The number of tracks in a batch. CacheError if a window is not in the data."""
         if not isinstance(batch, Tensor):
             batch = torch.stack([batch[stream] for stream in wanted.streams], dim=2)
         if batch.shape != wanted.shape or batch.dtype != torch.float16:

@@ -1,4 +1,4 @@
-"""Tables and goals of the loader's benchmark, printed and appended to a Markdown file."""
+"""Prints the tables and goals of the loader's benchmark and appends them to a Markdown file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Cold:
 
 
 class Report:
-    """Prints, and appends to a file where there is one."""
+    """Prints text and, if there is a file, appends it."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -106,7 +106,7 @@ def _rates(step: float, wanted: Windows) -> tuple[str, str]:
 
 
 def reached(rows: Sequence[Row], timings: Mapping[str, Sequence[Timing]], *, frames: int) -> list[Goal]:
-    """What the loader is for, as ratios of this run. Peers are beaten by its Zarr shards."""
+    """The loader's goals as ratios of this run; its Zarr shards are compared with peers."""
     ours = timings[OURS["zarr"]]
     peers = {row.name: row for row in rows if row.name not in OURS.values()}
     factors = {name: ratio(timings[name], ours) for name in peers}
@@ -147,7 +147,7 @@ def cold_table(
 
 
 def cold_behaviour(cold: Mapping[str, Cold], rows: Sequence[Row], wanted: Windows) -> list[str]:
-    """In words: what the loader does when its data does not fit into memory, and who is faster then."""
+    """Describes in words how the loader compares when its data does not fit into memory."""
     lines = []
     for name in OURS.values():
         rate, fetched = 1 / cold[name].window, cold[name].fetched or 0.0

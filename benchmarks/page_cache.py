@@ -1,4 +1,4 @@
-"""The kernel's copies of files: drop them, ask how much is there, and count what came from the disk instead."""
+"""Drops files from the kernel's page cache, measures how much of them is there, and counts bytes read from disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def drop(files: Sequence[Path]) -> None:
-    """Write back and forget. Pages that a process has mapped and looked at stay: close such readers first."""
+    """Drop files from the page cache. Pages that a process has mapped and read stay, so close such readers first."""
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         try:
@@ -35,7 +35,7 @@ def warm(files: Sequence[Path]) -> None:
 
 
 def resident_share(files: Sequence[Path]) -> float:
-    """Of the files' pages, how many are in memory."""
+    """The share of the files' pages that are in memory."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     there = pages = 0
@@ -53,14 +53,14 @@ def resident_share(files: Sequence[Path]) -> float:
 
 
 def read_ahead_bytes(path: Path) -> int:
-    """What Linux reads around a missing page of a mapped file of this disk."""
+    """Bytes that Linux reads around a missing page of a mapped file on this disk."""
     device = path.stat().st_dev
     setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
     return int(setting.read_text()) * 1024 if setting.exists() else 128 * 1024
 
 
 def bytes_from_disk() -> int:
-    """What this process and the children it has waited for had fetched from storage so far, with read-ahead."""
+    """Bytes that this process and its finished children have read from storage so far, including read-ahead."""
     for line in Path("/proc/self/io").read_text().splitlines():
         name, value = line.split(": ")
         if name == "read_bytes":

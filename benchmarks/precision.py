@@ -1,9 +1,9 @@
-"""What each type of stored latents costs: bytes, error of the latents, error of the sound decoded from them, speed.
+"""Compares stored types of latents: bytes, error of latents and of the sound decoded from them, and reading speed.
 
     python benchmarks/precision.py CACHE [--source SOURCE] [--autoencoder NAME] [--excerpts 8] [--seconds 5] [--json]
 
-With SOURCE, which the cache was made from, excerpts are encoded again, and their float32 latents are exact. Without it
-the latents of the cache are exact: finer types then have no errors, and there is no original to compare with.
+With SOURCE, the corpus of the cache, excerpts are encoded again and their float32 latents are exact. Without it the
+latents of the cache count as exact: finer types then have no errors, and there is no original to compare with.
 Distances are the evaluation's STFT-D and mel-D, means over excerpts, streams and channels that are not silent.
 """
 
@@ -154,7 +154,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def as_stored(latents: Frames, precision: str, *, scale: Frames) -> Frames:
-    """(T, C) -> what is read back once they were stored so."""
+    """(T, C) -> the values read back after storing them in this type."""
     if precision == "int8":
         return dequantised(quantised(latents, scale), scale)
     return torch.from_numpy(latents).to(getattr(torch, precision)).float().numpy()
@@ -172,7 +172,7 @@ def distances(estimate: Waveform, reference: Waveform, *, sample_rate: int) -> l
 def reading_speeds(
     channels: int, *, pool_bytes: int = POOL_BYTES, plan: Plan = SPEED
 ) -> dict[str, tuple[float, float]]:
-    """Precision -> windows a second, and that as a share of float16's: medians over rounds of blocks in turns.
+    """Type -> windows a second, and their ratio to float16's: medians over rounds in which types take turns.
 
     Windows lie anywhere in a pool of equally many frames; int8's each have a scale.
     """

@@ -1,9 +1,9 @@
-"""A latent cache of noise, its tracks as long as music's, written by the pipeline's own writers: for benchmarks.
+"""Writes a latent cache of noise with tracks as long as music, by the pipeline's own writers, for benchmarks.
 
     python benchmarks/random_cache.py OUT [--gigabytes 2] [--format zarr|webdataset] [--seed 0]
 
-It is a whole cache (`reencoder-cache verify` finds it sound). Nothing that reads it compresses or learns, so the values
-are plain standard normal numbers. OUT is complete or absent: it is renamed into place at the end.
+It is a complete cache that `reencoder-cache verify` accepts. Benchmarks neither compress nor learn, so the values are
+standard normal numbers. OUT is complete or absent: it is renamed into place at the end.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def draw_noise(*, gigabytes: float, seed: int) -> Noise:
 
 
 def write_random_cache(out: Path, noise: Noise, *, storage: Storage) -> Path:
-    """A cache of all streams; tracks are in the train split, and good for every task. Kept as it is if it is there."""
+    """Writes a cache of all streams, whose tracks are in the train split and suit every task, unless it exists."""
     if out.exists():
         return out
     partial = out.with_name(f"{out.name}.partial")

@@ -1,4 +1,4 @@
-"""Rows that are timed in turns, block by block, so that a busy neighbour meets all of them."""
+"""Times rows in turns, block by block, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds of blocks, and how long a block is: `steps`, or as many as take `seconds` but at least 2."""
+    """The number of rounds, and the length of a block: `steps`, or as many as fit into `seconds` but at least 2."""
 
     seconds: float
     rounds: int
@@ -40,7 +40,7 @@ Block = Callable[[int], Timing]
 
 
 def interleaved(rows: Mapping[str, Block], plan: Plan) -> dict[str, list[Timing]]:
-    """Every row's timings, one a round; in a round the rows take turns, so that a busy neighbour meets all of them."""
+    """The timings of every row, one per round; the rows take turns within a round."""
     lengths = {name: plan.steps or planned(plan.seconds, block(1).step) for name, block in rows.items()}
     timings: dict[str, list[Timing]] = {name: [] for name in rows}
     for _ in range(plan.rounds):

@@ -1,10 +1,11 @@
-"""Seconds per step of the real training beside the bare module and beside matrix products, in one interleaved run.
+"""Compares the seconds per step of a real training with the bare module and with matrix products.
 
     python benchmarks/training.py CACHE [--size S M] [--batch N] [--precision float32|bfloat16] [--steps N] [--variants]
 
-Three tables: where a step of `reencoder-train` goes and what it costs above the module alone; every recipe beside L1;
-precision and compilation (on CUDA, or with --variants). `train` itself runs, journal and TensorBoard on, without
-validations, in a temporary folder; its first row is warm-up, and its only checkpoint comes after the last row.
+There are three tables: the parts of a step of `reencoder-train` and its cost above the module alone; every recipe
+against L1; number formats and compilation (on CUDA, or with --variants). `train` itself runs with its journal and
+TensorBoard but without validations, in a temporary folder. Its first row is warm-up, and its only checkpoint comes
+after the last row. Rows take turns.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def base_config(arguments: argparse.Namespace) -> TrainConfig:
-    """What all rows share: bwe, L1, size S, the paper's window."""
+    """Settings of all rows: bwe, L1, size S, the paper's window."""
     on_cuda = torch.cuda.is_available()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -123,7 +124,7 @@ def training(config: TrainConfig) -> Block:
 
 
 def timing_of(journal: Sequence[Mapping[str, Any]], *, log_every: int) -> Timing:
-    """Mean step of the rows after the warm-up, of which `seconds` says when they ended and the shares how."""
+    """Mean step and shares of its phases, from the journal's rows after the warm-up."""
     rows = [row for row in journal if row["kind"] == "train"]
     phases, kept = dict.fromkeys(NAMES, 0.0), rows[WARMUP_ROWS:]
     for before, row in zip(rows[WARMUP_ROWS - 1 :], kept, strict=False):
@@ -173,7 +174,7 @@ def make_module(config: TrainConfig, in_channels: int, out_channels: int) -> Lat
 
 
 def step_flops(config: TrainConfig, cache: LatentCache) -> int:
-    """Counted forward, 2 per multiply-add, times three: backward is two products for each one of forward.
+    """FLOPs of forward, 2 per multiply-add, times three: backward has two products for each one of forward.
 
     (Counting backward itself would take the depthwise convolutions' weight gradients for dense ones.)
     """
@@ -266,7 +267,7 @@ def print_rows(title: str, configs: Mapping[str, TrainConfig], timings: Mapping[
 
 
 def paper_hours(config: TrainConfig, step: float) -> float:
-    """Of the paper's steps and batch, if a window costs what it costs here."""
+    """Time for the paper's steps and batch if a window costs what it costs here."""
     return PAPER_STEPS * PAPER_BATCH * step / config.batch_size / 3600
 
 

@@ -1,11 +1,11 @@
-"""A module between a diffusers pipeline and its decoder: the generator's latents, re-encoded before they are decoded.
+"""Puts a module between the generator and the decoder of a diffusers pipeline.
 
     python examples/diffusers_pipeline.py PIPELINE MODULE OUT.wav --prompt "a slow piano" --seconds 10
 
-PIPELINE is a folder or hub id of a StableAudioPipeline. The module must have been trained on latents of its own
-autoencoder (bwe, in the form "joint": one latent for both channels). That pipeline hands out latents as the decoder
-takes them, (B, C, T) and unscaled. Others differ: ACE-Step and LongCat give (B, T, C), to be transposed; AudioLDM 2
-divides by vae.config.scaling_factor before it decodes, and so must you, before the module.
+PIPELINE is a folder or hub id of a StableAudioPipeline. The module must be trained on latents of that pipeline's
+autoencoder (bwe, in the form "joint": one latent for both channels). This pipeline returns latents as the decoder takes
+them, (B, C, T) and unscaled. Others differ: transpose those of ACE-Step and LongCat, which are (B, T, C), and divide
+those of AudioLDM 2 by vae.config.scaling_factor before the module.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     pipe: Any = StableAudioPipeline.from_pretrained(options.pipeline)
     reencoder = ReEncoder.load(options.module)
-    reencoder.check(load_autoencoder(f"{options.pipeline}#subfolder=vae,form=joint"))  # weights and all
+    reencoder.check(load_autoencoder(f"{options.pipeline}#subfolder=vae,form=joint"))  # compares the weights too
 
     latents = pipe(
         options.prompt,
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     latents = reencoder(latents)
     with torch.no_grad():
         audio = pipe.vae.decode(latents).sample
-    # With output_type="latent" nothing has been cut: latents are always as long as the transformer's sample_size.
+    # Latents are always as long as the transformer's sample_size, so the audio is cut here.
     audio = audio[0, :, : int(options.seconds * pipe.vae.config.sampling_rate)]
     soundfile.write(options.out, audio.T.float().cpu().numpy(), pipe.vae.config.sampling_rate)
 

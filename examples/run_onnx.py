@@ -1,10 +1,10 @@
-"""An exported module on numpy and onnxruntime alone: no torch, and nothing of this package.
+"""Runs an exported module with numpy and onnxruntime, without torch and without this package.
 
     reencoder-apply export MODULE --out DIR --format onnx
     python examples/run_onnx.py DIR/module.onnx IN.npy OUT.npy [--seed 0]
 
-IN.npy holds raw latents (C, T) or (B, C, T) of the autoencoder that the file names. A module with a condition takes a
-random one with --seed, and the neutral one without.
+IN.npy holds raw latents (C, T) or (B, C, T) of the autoencoder that the file names. For a module with a condition,
+--seed draws a random one; the default is zero.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Latents that arrive a few frames at a time, through a module trained with `response_frames`, as they come.
+"""Runs a module trained with `response_frames` on latents that arrive a few frames at a time.
 
     python examples/streaming.py MODULE [--seconds 20] [--chunk 4]
 
-Random latents stand for those of a decoder of transmitted latents or of a generator that works from left to right.
+Random latents stand in for transmitted ones, or for those of a generator that works from left to right.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     with reencoder.streaming(approximate=options.approximate) as stream:
         for chunk in piece.split(options.chunk, dim=-1):
             start = time.perf_counter()
-            outputs.append(stream(chunk))  # the frames that are complete by now, none at first
+            outputs.append(stream(chunk))  # the frames that are complete so far, none at first
             slowest = max(slowest, time.perf_counter() - start)
         outputs.append(stream.flush())  # the rest
     streamed = torch.cat(outputs, dim=-1)

@@ -1,4 +1,4 @@
-"""The published results: their tables are what the code makes of their scores, and the README says what they say."""
+"""The published results: tables are made of their scores, and both READMEs give the figures of the tables."""
 
 from __future__ import annotations
 
@@ -25,16 +25,24 @@ def test_tables_are_made_of_the_scores(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_readme_has_the_figures_of_the_tables() -> None:
-    """Every figure in a row of a README table is in the rows of that name in the results' tables."""
+    """Every figure in a row of a table of results/README.md is in the rows of that name in the results' tables."""
     published = [line for run in RESULTS for line in (run / MARKDOWN).read_text().splitlines()]
     checked = 0
-    for line in (ROOT / "README.md").read_text().splitlines():
+    for line in (ROOT / "results/README.md").read_text().splitlines():
         known = " ".join(row for row in published if name_of(row) == name_of(line))
         if line.startswith("| ") and known:
             cells = line.split("|")[2:-2]  # the last column is the paper's
             assert set(FIGURE.findall(" ".join(cells))) <= set(FIGURE.findall(known)), line
             checked += 1
     assert checked >= 10
+
+
+def test_the_first_page_has_figures_of_the_results() -> None:
+    """Every figure with two decimals in the Results section of the root README is in results/README.md."""
+    section = (ROOT / "README.md").read_text().partition("## Results\n")[2].partition("\n## ")[0]
+    figures = set(FIGURE.findall(section))
+    assert len(figures) >= 5
+    assert figures <= set(FIGURE.findall((ROOT / "results/README.md").read_text()))
 
 
 def name_of(row: str) -> str:

@@ -1,4 +1,4 @@
-// The two blind modes of a clip. Which signal is behind a letter stands in memory alone until the listener has answered.
+// The two blind modes of a clip. Only this program's memory links letters to signals until the listener has answered.
 class AbxTest {
   constructor(player) {
     this.player = player;
@@ -8,7 +8,7 @@ class AbxTest {
     this.answers = [...this.panel.querySelectorAll(".answer")];
     this.finish = this.panel.querySelector(".finish");
     this.pair = this.choices.map((choice) => Number(choice.value));
-    this.began = null; // when the series began, its name; null: no trial of it has been answered
+    this.began = null; // start time of the series, which names it; null: no trial has been answered
     this.answered = 0;
     this.choices.forEach((choice, place) => choice.addEventListener("change", () => this.compare(place)));
     for (const button of this.letters) button.addEventListener("click", () => this.hear(button.value));
@@ -22,7 +22,7 @@ class AbxTest {
     else this.next();
   }
 
-  // A signal is not compared with itself: the two change places instead.
+  // Choosing the other signal of the pair swaps the two, so that no signal is compared with itself.
   compare(place) {
     const chosen = Number(this.choices[place].value);
     if (chosen === this.pair[1 - place]) this.pair[1 - place] = this.pair[place];
@@ -64,7 +64,7 @@ class AbxTest {
     this.next();
   }
 
-  // Results are shown when a series is over: whoever saw them before could stop at a lucky moment.
+  // Results are shown only after a series: a listener who saw them earlier could stop at a lucky moment.
   end() {
     this.began = null;
     this.answered = 0;
@@ -115,7 +115,7 @@ class RatingTest {
     this.rows.forEach((row, index) => {
       row.letter.addEventListener("click", () => this.hear(index));
       row.slider.addEventListener("input", () => this.rate(index));
-      row.slider.addEventListener("click", () => this.rate(index)); // where it stands already
+      row.slider.addEventListener("click", () => this.rate(index)); // a click that does not move it is a rating too
     });
     this.finish.addEventListener("click", () => (this.revealed ? this.next() : this.end()));
     this.next();

@@ -1,4 +1,4 @@
-// The page around the players: modes, loudness, keyboard, results, and tables that are sorted by a click.
+// The page around the players: modes, loudness, keyboard, results, and sorting of tables by click.
 const players = [...document.querySelectorAll("article")].map((article) => new Player(article));
 results.restore();
 
@@ -49,7 +49,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault(); // or the space bar would also press the button that has the focus
 });
 
-// Up, down, and as it was; "-" stands last either way, and the rows of a group stay in it.
+// Sorts ascending, descending, then in the original order; "-" comes last, and rows stay in their group.
 for (const table of document.querySelectorAll("table")) {
   const groups = [...table.tBodies].map((body) => [body, [...body.rows].filter((row) => row.cells.length > 1)]);
   const headings = [...table.tHead.rows[0].cells];

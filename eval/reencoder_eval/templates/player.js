@@ -1,5 +1,5 @@
 "use strict";
-// One clip, several signals: all are started together and stay in step, one gain each decides which one is heard.
+// Plays one clip: all its signals start together and stay in sync, and their gains decide which is heard.
 const FADE = 0.005; // seconds; long enough to hide the click of a switch, short enough to seem instant
 let context = null;
 let current = null;
@@ -20,7 +20,7 @@ class Player {
     this.problem = article.querySelector(".problem");
     this.seconds = Number(article.dataset.seconds);
     this.heard = 0;
-    this.offset = 0; // where playing starts or has stopped
+    this.offset = 0; // position where playing starts or stopped, in seconds
     this.startedAt = null; // on the context's clock; null: not playing
     this.voices = [];
     this.master = null;
@@ -96,7 +96,7 @@ class Player {
   start(buffers) {
     this.stop();
     if (this.offset >= this.seconds - FADE) this.offset = 0;
-    this.startedAt = context.currentTime + 0.03; // one moment for all, a little ahead
+    this.startedAt = context.currentTime + 0.03; // slightly ahead, so that all signals start together
     this.master = new GainNode(context);
     this.master.connect(context.destination);
     this.voices = buffers.map((buffer, index) => {
@@ -173,8 +173,8 @@ class Player {
     return matched ? this.gains[index] : 1;
   }
 
-  // Open, one signal fades into the other. Blind, every switch is a dip to silence, also one from a signal to itself:
-  // the sound of the switch must not tell what X is.
+  // In open mode one signal fades into the other. In blind modes every switch dips to silence, even from a signal to
+  // itself, so that the sound of the switch does not reveal X.
   fade() {
     if (!this.voices.length) return;
     const now = context.currentTime;
@@ -187,7 +187,7 @@ class Player {
     });
   }
 
-  // The keyboard belongs to the clip that was touched last, and only one clip sounds.
+  // The keyboard controls the clip that was used last, and only one clip plays.
   take() {
     if (current === this) return;
     if (current) {

@@ -1,4 +1,4 @@
-// What the listener answered: kept in memory, in the browser's storage where it allows that, and downloaded as a file.
+// Keeps the listener's answers in memory and, if allowed, in the browser's storage, and offers them as a file.
 const CSV_COLUMNS = [
   "time", "mode", "clip", "series", "system", "rating", "first", "second", "x", "answer", "correct", "loudness_matched",
 ];
@@ -38,9 +38,9 @@ const results = {
     this.show();
   },
 
-  // Some browsers store nothing for pages that are opened from a disk.
+  // Some browsers store nothing for pages opened from a disk.
   refused() {
-    this.problem = "This browser does not store them: download them before you close the page.";
+    this.problem = "This browser does not store answers: download them before you close the page.";
   },
 
   show() {
@@ -70,7 +70,7 @@ const results = {
   },
 };
 
-// One row for each series of trials, with the chance of as many correct answers or more by guessing.
+// One row per series of trials, with the probability of at least as many correct answers by guessing.
 function abxSeries(records) {
   const series = new Map();
   for (const { mode, clip, series: began, first, second, correct } of records) {

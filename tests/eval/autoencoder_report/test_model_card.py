@@ -130,7 +130,7 @@ def test_what_is_missing_is_not_measured() -> None:
     for heading in ("## Size", "## Reconstruction", "## Latents"):
         assert "not measured" in card.split(heading)[1].split("\n## ")[0].lower(), heading
     assert "The music: not recorded." in card
-    assert "does not say how it was trained" in card
+    assert "does not record its training" in card
 
 
 def test_no_reading_depends_on_what_is_not_there() -> None:

@@ -275,7 +275,7 @@ def test_a_rating_is_blind_until_it_is_saved(seen: dict[str, Any]) -> None:
 
 def test_answers_are_stored_and_downloaded(seen: dict[str, Any], downloads: Path) -> None:
     assert seen["stored"]
-    assert seen["refused"].startswith("8 A/B/X trials, 4 ratings. This browser does not store them")
+    assert seen["refused"].startswith("8 A/B/X trials, 4 ratings. This browser does not store answers")
     assert seen["deleted"]
     written = json.loads((downloads / "listening.json").read_text(encoding="utf-8"))
     with (downloads / "listening.csv").open(encoding="utf-8", newline="") as file:
