@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 import pytest
-from scene import Tally, scene
+from scene import EITHER_STORAGE, Tally, scene
 from zygote import Ended
 
 PARTS = 3
