@@ -73,7 +73,7 @@ class ReencoderError(Exception):
         if value is not None:
             lines.append(f"  found: {shown(value)}")
         if remedy is not None:
-            lines.append(f"  remedy: {shown(remedy)}")
+            lines.append(f"  try: {shown(remedy)}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:

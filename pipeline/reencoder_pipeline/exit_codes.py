@@ -33,7 +33,7 @@ def run(app: typer.Typer) -> NoReturn:
             raise
         where = printable(error.filename or "a file could not be written")
         remedy = "free some space, then run the same command again"
-        print(f"error: {where}: {error.strerror}\n  remedy: {remedy}", file=sys.stderr)
+        print(f"error: {where}: {error.strerror}\n  try: {remedy}", file=sys.stderr)
         sys.exit(USAGE)
     except SystemExit as leaving:
         # Typer turns a KeyboardInterrupt into exit 130 and drops its message; it is still there as the context.

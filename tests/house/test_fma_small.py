@@ -354,7 +354,7 @@ def test_the_command(
         assert fma.main() == code
         said = capsys.readouterr()
         assert said.out == (f"{out}\n" if code != 2 else "")
-        assert ("remedy: give tracks.csv" in said.err) == (code == 2)
+        assert ("try: give tracks.csv" in said.err) == (code == 2)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_every_field_that_differs_is_named_and_no_other(names: set[str]) -> None
     assert {name for name in CHANGES if f"{name}:" in text} == names
     assert all(repr(CHANGES[name]) in text and repr(getattr(SPEC, name)) in text for name in names)
     assert "module.safetensors" in text
-    assert "remedy: train anew" in text
+    assert "try: train anew" in text
 
 
 def test_an_equal_specification_is_accepted() -> None:

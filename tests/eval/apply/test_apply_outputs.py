@@ -265,6 +265,6 @@ def test_a_full_disk_below_latents_is_a_sentence_with_a_remedy(
     [outcome] = place.apply(place.write("a.wav", low_music(), 22_050), upsample=place.bwe, latents=latents)
     assert outcome.status == "failed"
     assert outcome.error is not None
-    for words in ("out/a.json", "No space left", "remedy: "):
+    for words in ("out/a.json", "No space left", "try: "):
         assert words in outcome.error
     assert "OSError" not in outcome.error

@@ -39,7 +39,7 @@ def test_a_card_holds_what_evaluations_found_of_the_module(tmp_path: Path) -> No
 
 def test_a_row_that_was_not_evaluated_is_an_error_that_names_those_that_were(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    with pytest.raises(EvaluationError, match=r"no module of this label[\s\S]*y\n  remedy: [^\n]*: x"):
+    with pytest.raises(EvaluationError, match=r"no module of this label[\s\S]*y\n  try: [^\n]*: x"):
         results_of(run, row="y")
 
 

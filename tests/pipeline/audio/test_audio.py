@@ -53,7 +53,7 @@ def refusal(path: Path, **promises: int) -> str:
     assert text == said[1]
     assert text.startswith(f"{path}: ")
     assert "\n  found: " in text
-    assert "\n  remedy: " in text
+    assert "\n  try: " in text
     return text
 
 

@@ -113,7 +113,7 @@ EXPLODING = {
 @pytest.mark.parametrize("make", EXPLODING.values(), ids=EXPLODING)
 def test_tensors_that_claim_more_than_the_file_holds(make: Callable[[], Any], stand_ins: bool, tmp_path: Path) -> None:
     path = saved(tmp_path / "c.pt", {"deep": [{"a": make()}]})
-    with pytest.raises(CheckpointError, match="remedy") as caught:
+    with pytest.raises(CheckpointError, match="try: ") as caught:
         read(path, stand_ins=stand_ins)
     assert str(path) in str(caught.value)
 
@@ -204,7 +204,7 @@ def short(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
 @pytest.mark.parametrize("change", [compressed, repeated, short])
 def test_archives_that_torch_save_does_not_write(change: Any, tmp_path: Path) -> None:
     path = rewritten(saved(tmp_path / "c.pt", {"a": torch.zeros(2**20)}), change)
-    with pytest.raises(CheckpointError, match="remedy"):
+    with pytest.raises(CheckpointError, match="try: "):
         read(path)
 
 

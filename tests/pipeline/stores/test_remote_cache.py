@@ -174,7 +174,7 @@ def test_a_network_that_is_gone_is_one_error_after_a_few_attempts(
     flaky.refusals = flaky.cuts = 10**6
     flaky.always_cut = True
     with pytest.raises(
-        CacheError, match=r"(?s)s3://.*shards/shard.*failed again and again.*5 attempts.*remedy: check the net"
+        CacheError, match=r"(?s)s3://.*shards/shard.*failed again and again.*5 attempts.*try: check the net"
     ):
         everything(cache)
     assert files_in(local) == set()
@@ -248,7 +248,7 @@ def test_no_cache_and_no_finished_cache(s3_bucket: str) -> None:
 
 def test_what_does_not_fit_says_how_to_stream(zarr_folder: Path, s3_bucket: str, local: Path) -> None:
     url = uploaded(zarr_folder, s3_bucket)
-    with pytest.raises(CacheError, match=r"(?s)do not fit.*0\.000 GB are needed.*remedy: .*stream_shards"):
+    with pytest.raises(CacheError, match=r"(?s)do not fit.*0\.000 GB are needed.*try: .*stream_shards"):
         loader(open_cache(url, local_gigabytes=1e-5))
     assert files_in(local) == set()
 

@@ -123,7 +123,7 @@ NONSENSE: dict[str, Change] = {
     "autoencoder without a name": set_part("spec", autoencoder=""),
     "autoencoder of a megabyte": set_part("spec", autoencoder="x" * 500_000),
     "autoencoder with colours": set_part("spec", autoencoder="\x1b[31mhouse"),
-    "autoencoder of two lines": set_part("spec", autoencoder="house\nremedy: rm"),
+    "autoencoder of two lines": set_part("spec", autoencoder="house\ntry: rm"),
     "half a character": set_part("spec", autoencoder="\ud800"),
     # the task
     "task: null": set_header(task=None),
@@ -179,7 +179,7 @@ def refused(path: Path) -> str:
     assert time.process_time() - began < SECONDS
     text = str(caught.value)
     assert str(path) in text
-    assert "remedy: " in text
+    assert "try: " in text
     assert len(text) < 3_000
     assert text.replace("\n", "").isprintable(), "nothing of a header reaches the terminal as a control character"
     return text

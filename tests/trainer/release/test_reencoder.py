@@ -93,7 +93,7 @@ def test_conditions_and_seeds(reencoder: ReEncoder) -> None:
     with pytest.raises(CheckpointError, match="exclude each other"):
         reencoder(x, seed=7, condition=prior)
     with pytest.raises(
-        CheckpointError, match=r"wrong shape\n  found: \(3, 3\)\n  remedy: give \(3,\), \(1, 3\) or \(2, 3\)"
+        CheckpointError, match=r"wrong shape\n  found: \(3, 3\)\n  try: give \(3,\), \(1, 3\) or \(2, 3\)"
     ):
         reencoder(x, condition=torch.zeros(3, 3))
     plain = ReEncoder(make_trained(0))
@@ -108,7 +108,7 @@ def test_latents_that_do_not_fit_are_refused_by_name(reencoder: ReEncoder) -> No
         CheckpointError, match=r"\(\.\.\., 4, frames\): LatentSpec.channels 4, of tiny[\s\S]*\(2, 5, 9\)"
     ):
         reencoder(torch.zeros(2, 5, 9))
-    with pytest.raises(CheckpointError, match=r"remedy: transpose them: \(B, T, C\) -> \(B, C, T\)"):
+    with pytest.raises(CheckpointError, match=r"try: transpose them: \(B, T, C\) -> \(B, C, T\)"):
         reencoder(torch.zeros(2, 9, 4))
     with pytest.raises(CheckpointError, match="floats, not codes"):
         reencoder(torch.zeros(2, 4, 9, dtype=torch.long))

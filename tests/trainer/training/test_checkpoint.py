@@ -132,9 +132,7 @@ def test_a_flipped_bit_in_a_weight_is_refused(file: Path, tmp_path: Path) -> Non
     flipped = bytearray(content)
     flipped[content.index(weight) + 2] ^= 1  # a mantissa: still a likely weight
     (tmp_path / "flipped").write_bytes(flipped)
-    with pytest.raises(
-        CheckpointError, match=r"damaged or not one of this program\n(  found: .*\n)?  remedy: restore it"
-    ):
+    with pytest.raises(CheckpointError, match=r"damaged or not one of this program\n(  found: .*\n)?  try: restore it"):
         load_state(tmp_path / "flipped")
 
 
@@ -142,9 +140,7 @@ def test_a_flipped_bit_in_a_weight_is_refused(file: Path, tmp_path: Path) -> Non
 def test_a_truncated_file_is_an_error_with_a_remedy(share: float, file: Path, tmp_path: Path) -> None:
     content = file.read_bytes()
     (tmp_path / "cut").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(
-        CheckpointError, match=r"damaged or not one of this program\n(  found: .*\n)?  remedy: restore it"
-    ):
+    with pytest.raises(CheckpointError, match=r"damaged or not one of this program\n(  found: .*\n)?  try: restore it"):
         load_state(tmp_path / "cut")
 
 
@@ -181,7 +177,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr("reencoder_pipeline.stores.atomic.sync", fail)
-    with pytest.raises(CheckpointError, match=r"no space left.*\n  remedy: make room"):
+    with pytest.raises(CheckpointError, match=r"no space left.*\n  try: make room"):
         write_checkpoint(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

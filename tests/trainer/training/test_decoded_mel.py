@@ -164,7 +164,7 @@ def test_another_autoencoder_than_the_cache_s_is_refused_by_its_fields(tmp_path:
     assert "channels: 8 here, 64 there" in message
     assert "weights: '000" in message
     assert "hop" not in message, "it is the same in both"
-    assert "remedy: give the autoencoder that made the latents: autoencoder: NAME" in message
+    assert "try: give the autoencoder that made the latents: autoencoder: NAME" in message
 
 
 def test_equal_spectra_at_a_level_above_the_floor_have_finite_gradients() -> None:
