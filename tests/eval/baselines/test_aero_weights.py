@@ -48,7 +48,7 @@ def test_damaged_and_foreign_files_are_refused(tiny: Aero, tmp_path: Path) -> No
         with pytest.raises(CheckpointError, match=message):
             load_aero_weights(tmp_path / name)
     for name in ("none.safetensors", "none.th"):
-        with pytest.raises(CheckpointError, match="no such file|does not exist"):
+        with pytest.raises(CheckpointError, match=r"no such file|does not exist"):
             load_aero_weights(tmp_path / name)
     from safetensors.torch import save_file
 
