@@ -214,7 +214,9 @@ def excerpts(
     )
     settings, _ = settings_of(cache)
     for track, spans in windows:
-        audio = None if paths is None else track_audio(paths[track.id], track, cache, settings)
+        audio = (
+            None if paths is None else track_audio(paths[track.id], track, cache, track_seconds=settings.track_seconds)
+        )
         for stream in cache.streams:
             cached, waveform = cache.read(track, stream), None
             if audio is not None:

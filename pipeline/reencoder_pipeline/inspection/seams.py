@@ -61,7 +61,7 @@ def check_edges(
     done, total = 0, sum(stop - start for _, spans in windows for start, stop in spans)
     for track, spans in windows:
         try:
-            audio = track_audio(paths[track.id], track, cache, settings)
+            audio = track_audio(paths[track.id], track, cache, track_seconds=settings.track_seconds)
         except (AudioError, OSError) as error:
             findings.append(Finding("warning", "edges", f"{track.id}: not compared: {error}", shard=track.shard))
             continue

@@ -50,13 +50,15 @@ def tracks_with_sources(cache: LatentCache, source: Path) -> tuple[list[Finding]
     return findings, paths
 
 
-def track_audio(path: Path, track: CachedTrack, cache: LatentCache, settings: CacheConfig) -> NDArray[np.float32]:
+def track_audio(
+    path: Path, track: CachedTrack, cache: LatentCache, *, track_seconds: float | None
+) -> NDArray[np.float32]:
     """The encoded part of a file, (channels, samples) at the cache's rate. AudioError if the file has changed."""
     remedy = "restore the file, or build the cache again"
     if file_digest(path) != track.sha256:
         raise AudioError("the file has changed since the cache was made from it", where=path, remedy=remedy)
     audio, rate = read_audio(path)
-    audio = audio[:, middle(audio.shape[1], rate, settings.track_seconds)]
+    audio = audio[:, middle(audio.shape[1], rate, track_seconds)]
     if rate != cache.spec.sample_rate:
         audio = resample(audio, rate, cache.spec.sample_rate)
     if audio.shape[1] != track.num_samples:
