@@ -13,7 +13,7 @@ from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.build.packing import settings
 from reencoder_pipeline.build.parts import Part, jobs_of
 from reencoder_pipeline.build.plan import Plan, plan_build, remarks
-from reencoder_pipeline.cache.layout import record_key
+from reencoder_pipeline.cache.layout import ShardFormat, record_key
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.shards.job import Job, is_made_of
@@ -68,7 +68,7 @@ def build_cache(
 
     `part`: make its share of the shards only, and no index; the call without a part keeps what parts have made. Shards
     are made by `workers` processes of this machine, one being this process; by the cluster at the address `ray`; or by
-    `run`. ConfigError: the same build is running there. CacheError: `out` was built with other settings, it cannot be
+    `run`. ConfigError: the same build is running there. CacheError: `out` was begun with other settings, it cannot be
     written or reached, or the disk is full.
 
     Example::
@@ -117,11 +117,11 @@ def _make(
         remove_ended_locks(store, sizes)
     else:
         sizes = store.sizes()
-    by_key = {job.key: job for job in jobs}
+    by_key, form = {job.key: job for job in jobs}, ShardFormat.of(config, channels=plan.spec.channels)
     there = {
         key: record
         for key, record in read_records(store, by_key, sizes).items()
-        if is_made_of(by_key[key], record, config, plan.spec)
+        if is_made_of(by_key[key], record, form, plan.spec)
     }
     records = {key: record for key, record in there.items() if not record.retry}
     missing = _with_sources([job for job in jobs if job.key not in records], plan, there, store, sizes)

@@ -12,8 +12,9 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reencoder_pipeline.cache.layout import SHARDS
+from reencoder_pipeline.cache.layout import SHARDS, ShardFormat
 from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.shards.job import Job
 from reencoder_pipeline.shards.make_shard import build_shard
@@ -101,4 +102,5 @@ def _run(job: Job, out: Path | str | Store, config: CacheConfig) -> Record:
 
 def _build(job: Job, autoencoder: Autoencoder, out: Path | str | Store, config: CacheConfig) -> Record:
     with naming_a_full_disk(f"{open_store(out).url}/{SHARDS}/{job.key}"):
-        return build_shard(job, autoencoder, out, config)
+        form = ShardFormat.of(config, channels=autoencoder.spec.channels)
+        return build_shard(job, autoencoder, out, settings=EncodeSettings.of(config), form=form)

@@ -14,8 +14,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.build.ray_cluster import connected, marked, naming_a_full_gpu, require_ray, require_sight
-from reencoder_pipeline.cache.layout import SHARDS
+from reencoder_pipeline.cache.layout import SHARDS, ShardFormat
 from reencoder_pipeline.config import CacheConfig
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ReencoderError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.job import Job
@@ -110,9 +111,11 @@ class Encoder:
 
     def build(self, job: Job) -> Record | ReencoderError:
         where = f"{SHARDS}/{job.key} on {socket.gethostname()}"
+        form = ShardFormat.of(self._config, channels=self._autoencoder.spec.channels)
+        settings = EncodeSettings.of(self._config)
         try:
             with naming_a_full_gpu(where, self._config), naming_a_full_disk(where):
-                return build_shard(job, self._autoencoder, self._out, self._config)
+                return build_shard(job, self._autoencoder, self._out, settings=settings, form=form)
         except ReencoderError as error:
             return error
 

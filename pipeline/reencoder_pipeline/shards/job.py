@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reencoder_pipeline.cache.layout import ShardFormat
-from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.record import (
@@ -32,12 +31,12 @@ class Job:
     replaces: str | None = None
 
 
-def is_of(job: Job, record: Record, config: CacheConfig, spec: LatentSpec) -> bool:
+def is_of(job: Job, record: Record, form: ShardFormat, spec: LatentSpec) -> bool:
     """Whether this record of the job's shard will do: not the one that is to be made anew, nor one of other tracks."""
-    return is_made_of(job, record, config, spec) and (job.replaces is None or record_digest(record) != job.replaces)
+    return is_made_of(job, record, form, spec) and (job.replaces is None or record_digest(record) != job.replaces)
 
 
-def is_made_of(job: Job, record: Record, config: CacheConfig, spec: LatentSpec) -> bool:
+def is_made_of(job: Job, record: Record, form: ShardFormat, spec: LatentSpec) -> bool:
     """Whether a record is that of the job's shard: its key, its tracks in their order, what each of them is made of,
     and all that a shard of them has."""
     tracks, failed = record.shard.tracks, {failure.get("id") for failure in record.failures}
@@ -46,7 +45,7 @@ def is_made_of(job: Job, record: Record, config: CacheConfig, spec: LatentSpec) 
         return False
     # Older records do not know their recipes; those of the job are in its key.
     recipes = record.recipes or tuple(recipe for _, recipe in made)
-    return is_whole(record, ShardFormat.of(config, channels=spec.channels)) and all(
+    return is_whole(record, form) and all(
         (there.id, there.split, there.sha256) == (track.id, track.split, track.sha256)
         and its_recipe == recipe
         and there.num_frames == spec.num_frames(there.num_samples)

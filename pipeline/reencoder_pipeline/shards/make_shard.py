@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from reencoder_pipeline.cache.index import Shard
 from reencoder_pipeline.cache.layout import ShardFormat
-from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.encoding.encode_tracks import encode_tracks
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.encoding.settings import EncodeSettings
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
 UPLOADS = 8  # files of a shard sent at a time
 
 
-def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, config: CacheConfig) -> Record:
+def build_shard(
+    job: Job, autoencoder: Autoencoder, out: Path | str | Store, *, settings: EncodeSettings, form: ShardFormat
+) -> Record:
     """Encode and commit a shard. The record names each file that failed; nothing takes the place of such a file.
     Tracks that `job.sources` name are copied.
 
@@ -37,15 +38,14 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
     bytes under the same names.
     """
     store, spec = open_store(out), autoencoder.spec
-    there = _committed(job, store, config, spec)
+    there = _committed(job, store, form, spec)
     if there is not None:
         return there
-    form = ShardFormat.of(config, channels=spec.channels)
     known = copied_tracks(job.tracks, job.recipes, job.sources, store, form)
     copied = {item.track.id: item for item in known}
     rest = [track for track in job.tracks if track.id not in copied]
     outcomes: dict[str, EncodedTrack | Exception] = {**copied}
-    outcomes |= {track.id: outcome for track, outcome in encode_tracks(autoencoder, rest, EncodeSettings.of(config))}
+    outcomes |= {track.id: outcome for track, outcome in encode_tracks(autoencoder, rest, settings)}
 
     encoded, recipes, failures, retry = [], [], [], False
     for track, recipe in zip(job.tracks, job.recipes, strict=True):
@@ -57,7 +57,7 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
             failures.append(failure_row(track, outcome))
             retry = retry or not isinstance(outcome, AudioError)
     sums = sums_of(job.key, encoded, form)
-    there = _committed(job, store, config, spec)
+    there = _committed(job, store, form, spec)
     if there is not None:
         return there
     shard = _deliver(job.key, encoded, store, form)
@@ -66,10 +66,10 @@ def build_shard(job: Job, autoencoder: Autoencoder, out: Path | str | Store, con
     return record
 
 
-def _committed(job: Job, store: Store, config: CacheConfig, spec: LatentSpec) -> Record | None:
+def _committed(job: Job, store: Store, form: ShardFormat, spec: LatentSpec) -> Record | None:
     """The record of this shard, where another process has committed it since the job was planned."""
     there = read_record(store, job.key)
-    return there if there is not None and is_of(job, there, config, spec) else None
+    return there if there is not None and is_of(job, there, form, spec) else None
 
 
 def _deliver(key: str, encoded: Sequence[EncodedTrack], store: Store, form: ShardFormat) -> Shard:

@@ -16,6 +16,7 @@ from command_line import reencoder_cache, run_apart
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build.build import plan_build
 from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.corpora.corpus import read_corpus
 from reencoder_pipeline.corpora.splits import assign_splits
@@ -148,7 +149,9 @@ def test_a_shard_is_synced_then_put_in_place_then_recorded(
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(Path, "rename", noted_rename)
     monkeypatch.setattr(Path, "replace", noted_replace)
-    build_shard(job, load_autoencoder(str(tiny_autoencoder)), tmp_path, config)
+    autoencoder = load_autoencoder(str(tiny_autoencoder))
+    form = ShardFormat.of(config, channels=autoencoder.spec.channels)
+    build_shard(job, autoencoder, tmp_path, settings=EncodeSettings.of(config), form=form)
     written = {path.relative_to(tmp_path / "shards" / job.key) for path in (tmp_path / "shards" / job.key).rglob("*")}
     record = f"{job.key}.json"
     placed = events.index(("place", job.key))

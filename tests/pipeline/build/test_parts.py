@@ -20,7 +20,9 @@ from reencoder_pipeline.build.build_lock import build_lock
 from reencoder_pipeline.build.local_workers import run_jobs
 from reencoder_pipeline.build.parts import Part, jobs_of, parse_part
 from reencoder_pipeline.build.plan import plan_build
+from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.open_cache import open_cache
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards import make_shard
@@ -119,7 +121,7 @@ def test_two_that_place_one_shard_at_the_same_moment_agree(
 ) -> None:
     """Both have encoded it before either has placed it, and what a kill left lies there already."""
     out, config = tmp_path / "cache", tiny_config(tiny_autoencoder, format=storage)
-    whole = shard_files(built(storage))
+    whole, settings = shard_files(built(storage)), EncodeSettings.of(config)
     autoencoder, encode, both = load_autoencoder(str(tiny_autoencoder)), make_shard.encode_tracks, Barrier(2)
 
     def encode_tracks(*arguments: Any) -> Any:
@@ -132,7 +134,8 @@ def test_two_that_place_one_shard_at_the_same_moment_agree(
             left = out / "shards" / (f"{job.key}/zarr.json" if storage == "zarr" else f"{job.key}.tar")
             left.parent.mkdir(parents=True, exist_ok=True)
             left.write_text("torn")
-            made = [pool.submit(build_shard, job, autoencoder, out, config) for _ in range(2)]
+            form = ShardFormat.of(config, channels=autoencoder.spec.channels)
+            made = [pool.submit(build_shard, job, autoencoder, out, settings=settings, form=form) for _ in range(2)]
             assert made[0].result().shard == made[1].result().shard
     assert shard_files(out) == whole
 
@@ -140,7 +143,7 @@ def test_two_that_place_one_shard_at_the_same_moment_agree(
 def test_a_part_with_other_settings_is_refused(music: Path, tiny_autoencoder: Path, tmp_path: Path) -> None:
     build(music, tmp_path, tiny_autoencoder, part="1/9")
     before = tree(tmp_path)
-    with pytest.raises(CacheError, match="was built with other settings"):
+    with pytest.raises(CacheError, match="was begun with other settings"):
         build(music, tmp_path, tiny_autoencoder, part="2/9", segment_seconds=2.0)
     assert tree(tmp_path) == before
 
