@@ -1,4 +1,4 @@
-"""Many files as one address range: each has its place there before it is mapped, and one tensor looks over all."""
+"""Maps many files into one address range, so that one tensor covers all of them and a batch is one gather."""
 
 from __future__ import annotations
 
@@ -30,19 +30,25 @@ _MAX_RANGES = 1024  # of one such call
 
 
 class AddressRange:
-    """Place i of the range is for a file of sizes[i] bytes and begins, at a page, with values[starts[i]].
+    """Place i of the range is for a file of sizes[i] bytes; it begins at a page and with values[starts[i]].
 
-    `values` is 1-d and read-only. Only places that were mapped or filled may be looked at; the others cost nothing.
+    `values` is 1-d and read-only. Only places that were mapped or filled may be read; the others cost nothing.
 
-    One range instead of one memory map a file: a batch is then one index_select (62 to 86 % of memcpy) instead of a
-    Python loop (26 to 59 %). Linux only; elsewhere the files are read into memory.
+    With one range instead of one memory map for each file, a batch is one index_select (62 to 86 % of memcpy) instead
+    of a Python loop (26 to 59 %). Linux only; elsewhere the files are read into memory.
+
+    Example::
+
+        range_ = AddressRange([file.stat().st_size], dtype=np.dtype("float16"))
+        range_.map_file(0, file)
+        first_frame = range_.values[:64]
     """
 
     def __init__(self, sizes: Sequence[int], *, dtype: np.dtype[Any]) -> None:
         import torch
 
         if not sizes:
-            raise CacheError("there is nothing to map")
+            raise CacheError("the cache has nothing to map: it holds no shard", remedy="build it again")
         self._sizes = sizes
         ends = np.cumsum([-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes])
         total = int(ends[-1])
@@ -54,8 +60,8 @@ class AddressRange:
             flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE
             self._base = _checked(self._libc.mmap(None, total, _PROT_NONE, flags, -1, 0), f"{total} bytes of addresses")
             buffer = (ctypes.c_char * total).from_address(self._base)
-            # Not at exit, when threads may still be gathering: the kernel does it then. Gathered windows are copies,
-            # so nothing outlives the tensor that keeps `buffer` alive.
+            # Not at exit, when threads may still be gathering: the kernel unmaps then. Gathered windows are copies, so
+            # nothing outlives the tensor that keeps `buffer` alive.
             weakref.finalize(buffer, self._libc.munmap, self._base, total).atexit = False
             array = np.frombuffer(memoryview(buffer), dtype=dtype, count=total // dtype.itemsize)
         else:
@@ -67,7 +73,7 @@ class AddressRange:
             self.values: Tensor = torch.from_numpy(array)
 
     def map_file(self, number: int, file: Path) -> None:
-        """Map a file, which has at least the promised size, to its place. Nothing is read until it is looked at."""
+        """Map a file of at least the promised size to its place. Pages are read when they are first used."""
         offset, size = self._offsets[number], self._sizes[number]
         if not self._linux:
             self._memory[offset : offset + size] = np.fromfile(file, dtype=np.uint8, count=size)
@@ -80,7 +86,7 @@ class AddressRange:
             os.close(descriptor)
 
     def fill(self, number: int, array: NDArray[Any]) -> None:
-        """Put a copy of an array, of at most the promised size, in the place of a file."""
+        """Copy an array of at most the promised size into the place of a file."""
         offset, content = self._offsets[number], np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if not self._linux:
             self._memory[offset : offset + content.size] = content
@@ -91,11 +97,11 @@ class AddressRange:
         ctypes.memmove(place, content.ctypes.data, content.size)
 
     def will_need(self, addresses: NDArray[np.int64], *, width: int) -> None:
-        """Have the kernel read the pages of these windows, each `width` values from its address, all at once.
+        """Make the kernel read the pages of these windows at once; a window is `width` values from its address.
 
-        Without it a cold window is a page fault that waits for the disk, and each reads the device's whole read-ahead
-        (128 KB to 8 MB) for the 8 KB of a window. MADV_RANDOM instead makes every page a fault of its own: 4 times
-        slower than this. It costs about a quarter of a gather where all is in memory already.
+        Otherwise each window that is not in memory is a page fault. It waits for the disk, and reads the device's whole
+        read-ahead (128 KB to 8 MB) for the 8 KB of a window. With MADV_RANDOM every page is a fault of its own: 4 times
+        slower than this. Where all pages are in memory, this costs about a quarter of a gather.
         """
         if not self._linux:
             return
@@ -150,6 +156,6 @@ def _checked(address: int | None, what: object) -> int:
     if address is None or address == ctypes.c_void_p(-1).value:
         remedy = "raise vm.max_map_count, or build with larger shards: a process may map only so many files"
         raise CacheError(
-            "cannot be mapped into memory", where=what, value=os.strerror(ctypes.get_errno()), remedy=remedy
+            "the file cannot be mapped into memory", where=what, value=os.strerror(ctypes.get_errno()), remedy=remedy
         )
     return address

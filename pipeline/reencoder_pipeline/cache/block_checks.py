@@ -1,4 +1,4 @@
-"""Checked reads: the first gather that touches 1,024 frames of a stream compares them with their checksum."""
+"""Checked reads: the first gather from a block of 1,024 frames compares the block with its checksum."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class BlockChecks:
-    """Which blocks of which streams are known to be sound.
+    """Knows which blocks of which streams are sound.
 
-    A block is 1,024 frames of a shard's tracks joined end to end, as the index's `blocks` has them, whether or not the
-    tracks lie end to end in the file. Once all blocks were touched, a check is a table look-up.
+    A block is 1,024 frames of a shard's tracks joined end to end, as in the index's `blocks`, also where the tracks do
+    not lie end to end in the file. Once all blocks were checked, a check is a table look-up.
     """
 
     def __init__(self, values: Tensor, *, channels: int) -> None:
@@ -33,7 +33,7 @@ class BlockChecks:
         self._tracks = np.zeros((0, 3), dtype=np.int64)  # by address: address, frame in the shard, base
 
     def add(self, streams: Sequence[tuple[Shard, str, NDArray[np.int64]]]) -> None:
-        """Each with (tracks,): the address of frame 0 of each of the shard's tracks."""
+        """Add streams of shards, each with (tracks,) addresses: of frame 0 of each of the shard's tracks."""
         sound, tracks, base = [self._sound], [self._tracks], len(self._sound)
         for shard, stream, starts in streams:
             count = -(-shard.num_frames // CHUNK_FRAMES)
@@ -52,7 +52,7 @@ class BlockChecks:
         self._tracks = joined[np.argsort(joined[:, 0])]
 
     def require_sound(self, addresses: NDArray[np.int64], *, num_frames: int) -> None:
-        """CacheError, naming the frames, if a block that these windows touch is not what was written."""
+        """CacheError, which names the frames, if a block that these windows read is not what was written."""
         starts, first_frames, bases = self._tracks.T
         track = np.searchsorted(starts, addresses, side="right") - 1
         first = first_frames[track] + (addresses - starts[track]) // self._channels
@@ -79,7 +79,7 @@ class BlockChecks:
                 checksum = google_crc32c.extend(checksum, frames)
         if checksum != shard.blocks[stream][number]:
             raise CacheError(
-                "frames are not what was written",
+                "frames of the cache are not what was written",
                 where=f"shard {shard.key}",
                 value=f"stream {stream}, frames {begin} to {end}",
                 remedy="`reencoder-cache verify` finds all damage",

@@ -1,4 +1,4 @@
-"""Sums over frames, per channel, and the mean and deviation that they make."""
+"""Adds up frames per channel, and makes their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONSTANT = 1e-12  # of the mean square: what rounding leaves of the variance of 
 
 @dataclass(frozen=True)
 class Sums:
-    """Of the frames of one stream: how many, and per channel their sum and sum of squares, (C,) each."""
+    """The number of frames of a stream, and per channel their sum and sum of squares, (C,) each."""
 
     count: int
     total: NDArray[np.float64]

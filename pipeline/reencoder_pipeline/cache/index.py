@@ -1,4 +1,4 @@
-"""What an index says of a cache: shards, tracks and statistics, to and from JSON."""
+"""Shards, tracks and statistics of a cache, as its index holds them in JSON."""
 
 from __future__ import annotations
 

@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 
 
 class LatentCache:
-    """Opened by `open_cache`. The data is mapped when a stream is asked for: looking at an index alone costs nothing.
+    """A finished cache, opened by `open_cache`. Frames are mapped when they are first needed: an index alone is cheap.
 
-    `origin` is the path or URL it was opened by; `path` the folder of its files, of a URL that of their local copies.
+    `origin` is the path or URL it was opened by. `path` is the folder of its files; for a URL, of their local copies.
 
-    Mapped files need not fit in memory: the kernel keeps what was used lately. After a gather that met pages which were
-    not there, the next 256 have theirs read beforehand, all at once and nothing else: 15 times faster than page faults
-    at 60 frames, 8 times at 172 (one disk, nothing in memory). Windows are rounded to pages of 4 KB, so the disk reads
-    1.5 times their bytes at 60 frames, 1.2 times at 172; page faults made it read 68 and 24 times as much.
+    Mapped files need not fit in memory: the kernel keeps the pages that were used last. When a gather hits pages that
+    are not in memory, the next 256 gathers read exactly their pages with one system call before they copy. On one disk,
+    with nothing in memory, that was 15 times faster than page faults at 60 frames and 8 times at 172. Windows are
+    rounded to pages of 4 KB, so the disk reads 1.5 times their bytes at 60 frames and 1.2 times at 172; page faults
+    made it read 68 and 24 times as much. Compressed shards are decoded into memory instead.
+
+    Example::
+
+        cache = open_cache("out/cache/debian_music")
+        latents = cache.read(cache.tracks[0], "mono")  # (frames, channels)
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class LatentCache:
         self.precision: str = index["precision"]
         self.low_band: dict[str, Any] = index["low_band"]
         self.streams: tuple[str, ...] = tuple(index["streams"])
-        self.notes: tuple[str, ...] = tuple(index.get("notes", ()))  # what is particular about how they were made
+        self.notes: tuple[str, ...] = tuple(index.get("notes", ()))  # what is special about these latents
         self.spec = LatentSpec.from_dict(index["spec"], where=self.origin)
         compression = index.get("compression")
         self.format = ShardFormat(
@@ -103,7 +109,7 @@ class LatentCache:
         return {name: Statistics.of(moments([part[name] for part in parts])) for name in self.streams}
 
     def prepare(self, tracks: Sequence[CachedTrack], streams: Sequence[str]) -> None:
-        """Fetch and map these streams of the shards of these tracks, at once; `addresses` does it one by one."""
+        """Fetch and map these streams of the shards of these tracks, all at once."""
         self._frames().prepare(tracks, streams)
 
     def addresses(self, tracks: Sequence[CachedTrack], stream: str) -> NDArray[np.int64]:
@@ -117,26 +123,26 @@ class LatentCache:
 
     @property
     def is_cold(self) -> bool:
-        """Whether gathers have met pages that were not in memory, lately."""
+        """Whether one of the last gathers hit pages that were not in memory."""
         return self._frames().is_cold
 
     def read_ahead(self, addresses: NDArray[np.int64], *, num_frames: int) -> None:
-        """Say what is gathered next, so that the disk reads it meanwhile. Pays where the cache is cold."""
+        """Let the disk read the windows that are gathered next. This pays where the cache `is_cold`."""
         self._frames().will_need(addresses, num_frames=num_frames)
 
     def scales(self, tracks: Sequence[CachedTrack], stream: str) -> NDArray[np.float32] | None:
-        """(len(tracks), C) that what is gathered of these tracks is to be multiplied by; None unless it is int8."""
+        """(len(tracks), C) factors for the gathered frames of these tracks; None unless the cache is int8."""
         if self.precision != INT8:
             return None
         self.prepare(tracks, [stream])
         return np.stack([self._frames().scale(track, stream) for track in tracks])
 
     def read(self, track: CachedTrack, stream: str) -> NDArray[Any]:
-        """A whole track, (frames, channels), copied; of int8, float32."""
+        """A whole track, (frames, channels), copied; float32 from int8."""
         return latents_of(self.read_stored(track, stream), stream)
 
     def read_stored(self, track: CachedTrack, stream: str) -> dict[str, NDArray[Any]]:
-        """A whole track as it is stored: the stream's frames by its name and, of int8, (1, C) scales by theirs."""
+        """The stored arrays of a whole track: the stream's frames and, for int8, its (1, C) scales."""
         frames = self.gather(self.addresses([track], stream), num_frames=track.num_frames)[0].numpy()
         scales = self.scales([track], stream)
         return {stream: frames} if scales is None else {stream: frames, scale_name(stream): scales}

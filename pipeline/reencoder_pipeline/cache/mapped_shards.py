@@ -1,4 +1,4 @@
-"""The frames of a cache's shards in one address range: mapped when they are asked for; a batch is one gather."""
+"""Maps or decodes the frames of a cache's shards into one address range when they are first needed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ COLD_GATHERS = 256
 
 
 class MappedShards:
-    """Frames of the cache in `folder`, by address. A place in the range is one data file.
+    """The frames of the cache in `folder`, by address. A place in the range is one data file.
 
-    `fetch` brings files to the folder where they are not there from the beginning. With `checked`, the first gather
-    that touches 1,024 frames compares them with their checksum in the index.
+    `fetch` brings files to the folder, for a cache behind a URL. With `checked`, the first gather from a block of 1,024
+    frames compares it with its checksum in the index.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MappedShards:
     ) -> None:
         self._folder, self._form, self._fetch, self._channels = folder, form, fetch, form.channels
         self._shards = {shard.key: shard for shard in shards if shard.tracks}
-        # Stream by stream, so that what a task maps stands together: the kernel counts pieces, and allows 65,530.
+        # Stream by stream, so that the maps of a task are neighbours: the kernel allows 65,530 separate ones.
         names = dict.fromkeys(form.data_name(key, stream) for stream in form.streams for key in self._shards)
         self._places = {name: number for number, name in enumerate(names)}
         self._range = AddressRange(self._sizes(), dtype=form.dtype)
@@ -63,7 +63,7 @@ class MappedShards:
         self._cold = 0
 
     def prepare(self, tracks: Iterable[CachedTrack], streams: Sequence[str]) -> None:
-        """Fetch what is not here and map it. Nothing happens for what was prepared before."""
+        """Fetch and map these streams of the tracks' shards, except those that were prepared before."""
         keys = dict.fromkeys(track.shard for track in tracks)
         new = [(key, stream) for stream in streams for key in keys if (key, stream) not in self._prepared]
         if not new:
@@ -115,7 +115,7 @@ class MappedShards:
 
     @property
     def _copied(self) -> bool:
-        """Whether the files are copies, of which only those that hold frames are here: nothing describes them."""
+        """Whether the files are local copies: only files with frames are copied, without their descriptions."""
         return self._fetch is not None
 
     def _starts(self, shard: Shard, stream: str) -> NDArray[np.int64]:

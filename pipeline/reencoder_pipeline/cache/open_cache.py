@@ -1,4 +1,4 @@
-"""Opens a cache in a folder or behind a URL: reads its index, checks it, and finds its files."""
+"""Opens a cache in a folder or behind a URL: reads and checks its index, and finds its files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ def open_cache(
 ) -> LatentCache:
     """Read the index of a cache in a folder or behind a URL (s3://bucket/cache). CacheError if it is not complete.
 
-    In a folder, every file that the index names has to be there in full size. From a URL, files come when a stream of
-    theirs is asked for, into copies below `local_folder` (by default the user's cache directory); these stay within
-    `local_gigabytes`, and `progress` is told bytes (see read_through). Their digests are checked on arrival.
+    In a folder, every file that the index names must be there in full size. From a URL, files are copied below
+    `local_folder` (default: the user's cache directory) when a stream of theirs is first used, and their digests are
+    checked. Copies that would take more than `local_gigabytes` are refused. `progress` is called with bytes
+    (`local_copy.Progress`).
 
-    `checked`: every 1,024 frames are compared with their checksum when a gather first touches them, so that no flipped
-    bit gets through; CacheError names the frames.
+    `checked`: every block of 1,024 frames is compared with its checksum at its first gather, so that no flipped bit
+    gets through. A CacheError then names the frames.
     """
     place = str(place).removeprefix("file://")
     if is_url(place):
@@ -70,7 +71,8 @@ def _read_index(place: Path | str) -> dict[str, Any]:
     try:
         content = store.read(INDEX)
     except OSError as error:
-        raise CacheError("the index cannot be read", where=where, value=error) from None
+        remedy = "check the permissions and the disk"
+        raise CacheError("the index cannot be read", where=where, value=error, remedy=remedy) from None
     if content is None:
         begun = store.size("settings.json") is not None
         raise CacheError(
@@ -81,7 +83,10 @@ def _read_index(place: Path | str) -> dict[str, Any]:
     try:
         index = json.loads(content)
         if index.get("format") != FORMAT:
-            raise CacheError("a cache of another format", where=where, value=index.get("format"))
+            raise CacheError(
+                "the cache is of another format", where=where, value=index.get("format"),
+                remedy=f"build it again: this program reads {FORMAT}",
+            )  # fmt: skip
         promised = index.pop("digest", None)
         found = canonical_digest(index)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

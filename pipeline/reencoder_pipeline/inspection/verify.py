@@ -1,4 +1,4 @@
-"""Whether a cache is what its index promises: every byte, every value, its autoencoder, and no seams in its tracks."""
+"""Verifies a cache: every byte and value against its index, its autoencoder, and seams within its tracks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def verify_all(
     seed: int,
     progress: Progress,
 ) -> list[Finding]:
-    """All that was asked for: the cache in itself, then beside the autoencoder of this name, then beside its source.
+    """Check the cache itself, then that it belongs to the autoencoder of this name, then against its source.
 
     Without a name, a cache of an autoencoder that ships with us is compared with that (`shipped_name`).
     """
@@ -173,7 +173,7 @@ def discard(cache: LatentCache, findings: list[Finding]) -> int:
     keys = {finding.shard for finding in findings if finding.severity == "damage" and finding.shard is not None}
     store = open_store(cache.origin)
     for key in keys:
-        if (store.read(record_name(key)) or b"").startswith(RECORD_BEGINS):  # a file of somebody else stays
+        if (store.read(record_name(key)) or b"").startswith(RECORD_BEGINS):  # a file that is no record of ours stays
             store.remove(record_name(key))
     if keys:
         store.remove(INDEX)

@@ -83,7 +83,8 @@ class FolderStore:
 
     def download(self, name: str, local: Path) -> None:
         if not (self.folder / name).is_file():
-            raise CacheError("is missing", where=self.folder / name)
+            remedy = "copy or build the cache again, whole"
+            raise CacheError("a file is missing", where=self.folder / name, remedy=remedy)
         FolderStore(local.parent).upload(self.folder / name, local.name)
 
     def _place(self, name: str) -> Path:
@@ -122,7 +123,7 @@ def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def _is_old(path: Path) -> bool:
-    """By the clock of the file system alone: its folder changed last when somebody wrote there, a build at work."""
+    """By the clock of the file system alone: the folder changes whenever a build writes there."""
     try:
         return path.parent.stat().st_mtime - path.stat().st_mtime > ABANDONED
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A store behind a URL: what fsspec reaches, asked again when the network fails, and never waited for without end."""
+"""ObjectStore: a Store behind a URL, by fsspec, with retries where the network fails and a limit to every wait."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class ObjectStore:
-    """A Store behind an fsspec URL. The connection is made at the first use, in each process anew.
+    """A Store behind an fsspec URL. Each process connects at its first use.
 
     Refused, slow and cut connections are tried again, then a CacheError says what could not be done. Only s3:// and
     gs:// create exclusively; behind another protocol a second build is not noticed, and makes the same shards again.
@@ -89,7 +89,7 @@ class ObjectStore:
         files, root = self._open()
         files.invalidate_cache()
         exists, remove = _within(files, "exists", REQUEST_SECONDS), _within(files, "rm", LONG_SECONDS)
-        with suppress(FileNotFoundError):  # somebody else removed it meanwhile
+        with suppress(FileNotFoundError):  # another process removed it meanwhile
             if self._try(name, lambda: exists(f"{root}/{name}")):
                 self._try(name, lambda: remove(f"{root}/{name}", recursive=True))
 
@@ -106,13 +106,13 @@ class ObjectStore:
         local.parent.mkdir(parents=True, exist_ok=True)
         size = self.size(name)
         if size is None:
-            raise CacheError("is missing", where=f"{self.url}/{name}")
+            raise _missing(f"{self.url}/{name}")
         get = _within(files, "get_file", _seconds(size))
         try:
             with replacing(local) as scratch:
                 self._try(name, lambda: get(f"{root}/{name}", str(scratch)))
         except FileNotFoundError:
-            raise CacheError("is missing", where=f"{self.url}/{name}") from None
+            raise _missing(f"{self.url}/{name}") from None
 
     def _put(self, name: str, request: Callable[[], object]) -> None:
         try:
@@ -127,12 +127,16 @@ class ObjectStore:
 
 def _within(files: AbstractFileSystem, method: str, seconds: float) -> Callable[..., Any]:
     """A method of a file system that gives up after some time, whatever is waited for: s3fs waits for ever on a server
-    that takes a connection and never says a word. Only asynchronous file systems (s3, gs, az, http) can be told so."""
+    that accepts a connection and never answers. Only asynchronous file systems (s3, gs, az, http) have such a limit."""
     from fsspec import asyn
 
     if not isinstance(files, asyn.AsyncFileSystem):
         return getattr(files, method)
     return partial(asyn.sync, files.loop, getattr(files, f"_{method}"), timeout=seconds)
+
+
+def _missing(where: str) -> CacheError:
+    return CacheError("an object is missing", where=where, remedy="copy or build the cache again, whole")
 
 
 def _seconds(size: int) -> float:

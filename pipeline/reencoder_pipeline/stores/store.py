@@ -1,4 +1,4 @@
-"""Where a cache lies: a local folder, or what fsspec reaches (s3://bucket/cache). Objects are whole or not there."""
+"""Store: named bytes in a local folder or behind a URL (s3://bucket/cache), each whole or not there."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Store(Protocol):
         ...
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write only if there is nothing of this name; False if somebody else was first. Content that is the same as
-        somebody else's counts as one's own: the answer to an earlier attempt may have been lost."""
+        """Write only if there is nothing of this name; False if there is something else. The same content counts as
+        written: the answer to an earlier attempt may have been lost."""
         ...
 
     def size(self, name: str) -> int | None:

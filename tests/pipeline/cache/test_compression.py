@@ -19,6 +19,7 @@ from numcodecs import Blosc, Zstd
 from pydantic import ValidationError
 
 from command_line import reencoder_cache
+from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.build.packing import settings
 from reencoder_pipeline.cache.formats.compression import Compression, rounded
 from reencoder_pipeline.cache.formats.zarr_shards import data_file
@@ -29,6 +30,8 @@ from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.exchange.convert import convert_cache
 from reencoder_pipeline.exchange.export_latents import export_cache
+from reencoder_pipeline.exchange.import_latents import import_latents
+from reencoder_pipeline.inspection.seams import check_edges
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.tasks import get_task
@@ -180,6 +183,32 @@ def test_a_build_rounds_before_it_compresses_and_says_so(built: dict[str, Path],
     assert (cache.keep_bits, cache.format.compression) == (4, Compression("zstd", 3))
     assert verify_cache(cache) == []  # statistics are those of the rounded values
     assert {shard.key for shard in cache.shards}.isdisjoint(shard.key for shard in exact.shards)
+
+
+def test_rounding_is_no_seam(built: dict[str, Path], tiny_autoencoder: Path) -> None:
+    loaded, songs = load_autoencoder(str(tiny_autoencoder)), built["plain"].parent / "songs"
+    found = [check_edges(open_cache(built[name]), loaded, songs, samples=6, seed=0) for name in ("plain", "rounded")]
+    assert not any(finding.severity != "note" for findings in found for finding in findings)
+    exact, coarse = ((findings[0].measured or {})["mean_away"] for findings in found)
+    assert coarse < exact + 1e-6  # half a step is taken off
+
+
+def test_latents_are_imported_rounded_and_compressed(built: dict[str, Path], tmp_path: Path) -> None:
+    source = open_cache(built["plain"])
+    export_cache(source.path, tmp_path / "items", length=None, progress=silent)
+    config = CacheConfig.model_validate({"compression": "blosc", "keep_bits": 4})
+    out = tmp_path / "imported"
+    import_latents(
+        {name: tmp_path / "items" / name for name in source.streams}, out, source.spec, config, progress=silent
+    )
+    imported = open_cache(out)
+    values = {(track.id, name): imported.read(track, name) for track in imported.tracks for name in imported.streams}
+    assert len(values) == 2 * len(source.tracks)
+    for track in source.tracks:
+        for name in source.streams:
+            assert np.array_equal(values[track.id, name], rounded(source.read(track, name), 4))
+    assert imported.keep_bits == 4
+    assert any("rounded to 4 bits" in note for note in imported.notes)
 
 
 def test_int8_is_compressed_with_its_scales(built: dict[str, Path], tmp_path: Path) -> None:

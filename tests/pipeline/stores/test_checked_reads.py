@@ -117,7 +117,7 @@ def test_a_window_is_checked_in_all_its_blocks(folder: Path, num_frames: int) ->
         flip(file, last, 3)
         checked = open_cache(folder, checked=True)
         address = checked.addresses([track], "mono") + start * SPEC.channels
-        with pytest.raises(CacheError, match="frames are not what was written"):
+        with pytest.raises(CacheError, match="frames of the cache are not what was written"):
             checked.gather(address, num_frames=num_frames)
         flip(file, last, 3)
 
@@ -151,7 +151,7 @@ def test_damage_is_found_again_by_who_asks_again(folder: Path) -> None:
     cache = open_cache(folder, checked=True)
     flip(*place_of(cache, cache.tracks[0], "mono"), 0)
     for _ in range(2):
-        with pytest.raises(CacheError, match="frames are not what was written"):
+        with pytest.raises(CacheError, match="frames of the cache are not what was written"):
             cache.read(cache.tracks[0], "mono")
     cache.read(cache.tracks[0], "left")
 

@@ -1,4 +1,4 @@
-"""Latents in 8 bits: a scale per track, stream and channel, so that what a track is stored as depends on it alone."""
+"""Stores latents in 8 bits with a scale for each track, stream and channel, so that tracks do not affect each other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LARGEST = 127  # -128 is not used: the range is symmetric
 
 
 def scale_of(frames: NDArray[Any]) -> NDArray[np.float32]:
-    """(frames, channels) of a whole track -> (channels,): what 1 stands for. A channel that is all zero has 1."""
+    """(frames, channels) of a whole track -> (channels,): the value of a step. A channel of zeros has 1."""
     largest = np.abs(frames.astype(np.float32)).max(axis=0) / np.float32(LARGEST)
     return np.where(largest > 0, largest, np.float32(1))
 
 
 def quantised(frames: NDArray[Any], scale: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Rounded to the nearest step, halves to even; what lies beyond the largest is clipped to it."""
+    """Frames rounded to the nearest step, halves to even, and clipped to the largest step."""
     steps = np.rint(frames.astype(np.float32) / scale)
     return np.clip(steps, -LARGEST, LARGEST).astype(np.int8)
 
@@ -32,7 +32,7 @@ def dequantised(values: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray
 
 
 def scale_name(stream: str) -> str:
-    """What a stream's scales, (tracks, channels) float32, are called beside it in a shard."""
+    """The name of a stream's scales, (tracks, channels) float32, in a shard."""
     return f"{stream}{_SUFFIX}"
 
 
@@ -41,12 +41,12 @@ def is_scale(name: str) -> bool:
 
 
 def stored_names(streams: Iterable[str], precision: str) -> list[str]:
-    """The arrays of a shard: its streams and, of int8, the scales of each."""
+    """The arrays of a shard: its streams and, for int8, the scales of each."""
     return [name for stream in streams for name in ((stream, scale_name(stream)) if precision == INT8 else (stream,))]
 
 
 def working_precision(precision: str) -> str:
-    """What latents are kept in until a track is whole."""
+    """The type of latents until a track is whole."""
     return "float32" if precision == INT8 else precision
 
 

@@ -1,4 +1,4 @@
-"""One shard as a WebDataset tar: an uncompressed `.npy` per track and stream, found again by its offset."""
+"""Writes and reads a shard as a WebDataset tar: an uncompressed `.npy` for each track and stream."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Member:
 def promised_members(
     tracks: Iterable[tuple[str, int]], names: Sequence[str], *, channels: int, dtype: np.dtype[Any]
 ) -> Promised:
-    """What a shard of these tracks (id, frames) holds: its streams and, of int8, their scales (`stored_names`)."""
+    """The members of a shard of these tracks (id, frames), for the arrays `names` (`stored_names`)."""
     return {
         f"{sample_key(position, track_id)}.{name}.npy": ((1, channels), np.dtype(np.float32))
         if is_scale(name)
@@ -95,8 +95,8 @@ _AGAIN = "`reencoder-cache verify --discard` forgets damaged shards; then build 
 
 
 def _require_plain(entry: tarfile.TarInfo, promised: Promised, before: Collection[str]) -> None:
-    """DamagedContentError unless a member is a plain file that is promised and did not come before. Its content is not
-    looked at: a sparse file, which is small in a tar, may claim to be of any size."""
+    """DamagedContentError unless a member is a plain file that is promised and did not come before. A sparse file is
+    refused before its content is read: it is small in a tar, and may claim any size."""
     sparse = entry.sparse is not None or any(key.startswith("GNU.sparse") for key in entry.pax_headers)
     if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or sparse:
         raise DamagedContentError(f"{entry.name[:100]} is not a plain file")
@@ -153,8 +153,8 @@ def stream_members(
 
 
 class _Incoming(io.RawIOBase):
-    """Bytes that arrive in pieces, as a file that can only be read on. Only an uncompressed tar is let through: what a
-    compressed one unpacks to has no known size."""
+    """Bytes that arrive in pieces, as a file that is read forward. Only an uncompressed tar passes: the size of
+    an unpacked one is not known."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest, self._begun = pieces, b"", False
