@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from reencoder_pipeline.audio.survey import Survey, suited_tasks, survey
 from reencoder_pipeline.errors import AudioError, CorpusError, ReencoderError
 from reencoder_pipeline.exit_codes import DONE, SOME_FAILED, USAGE
 from reencoder_pipeline.plain_text import printable
+from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import write_text
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.own_folder import require_own_file
 
 Row = dict[str, Any]
-Progress = Callable[[str], None]
 
 # MusicHiFi was evaluated on 673 clips of the 8,000. Which ones is not public, except those of its demo page.
 NUM_CLIPS, SMALL_SUBSET = 673, 8000
@@ -67,7 +67,7 @@ def main() -> int:
             out=given.out,
             num_clips=given.num_clips,
             seed=given.seed,
-            progress=lambda message: print(message, file=sys.stderr),
+            say=lambda message: print(message, file=sys.stderr),
         )
     except ReencoderError as error:
         print(f"error: {printable(error, lines=True)}", file=sys.stderr)
@@ -116,7 +116,7 @@ def build_fma_manifest(
     out: Path,
     num_clips: int = NUM_CLIPS,
     seed: int = 0,
-    progress: Progress,
+    say: Say,
 ) -> FmaManifest:
     """Write the manifest `out` (paths relative to it) of `num_clips` clips, and <name>.failures.jsonl beside it.
 
@@ -135,9 +135,9 @@ def build_fma_manifest(
     left_out = out.with_suffix(".failures.jsonl")
     for path, holds in ((out, b'"split": "test"'), (left_out, b'"reason": ')):
         require_own_file(path, holds=holds, remedy="give another --out, or move it away")
-    progress(f"reading {tracks_csv}")
+    say(f"reading {tracks_csv}")
     listed = read_tracks_csv(tracks_csv)
-    failures = [*listed.failures, *_unlisted(folder, listed, progress)]
+    failures = [*listed.failures, *_unlisted(folder, listed, say)]
     _write(left_out, failures)  # now too, so that a place that cannot be written to is known at once
     # Relative to where the manifest really is, so that ".." leads out of no link.
     prefix = Path(os.path.relpath(folder.resolve(), out.parent.resolve()))
@@ -161,7 +161,7 @@ def build_fma_manifest(
         if (now := time.monotonic()) - told > PROGRESS_SECONDS:
             told, left = now, (now - started) / len(rows) * (num_clips - len(rows))
             rate = looked_at / (now - started)
-            progress(f"{len(rows)} of {num_clips} clips, {rate:.1f} files a second, {left:.0f} s left")
+            say(f"{len(rows)} of {num_clips} clips, {rate:.1f} files a second, {left:.0f} s left")
     _write(left_out, failures)
     if not rows:
         reasons = "\n  ".join(f"{failure['id']}: {failure['reason']}" for failure in failures[:5])
@@ -170,7 +170,7 @@ def build_fma_manifest(
     for_task = Counter(task for row in rows for task in row["tasks"])
     demo = sum("musichifi_demo" in row for row in rows)
     shares = f"{for_task['bwe']} for bwe, {for_task['m2s']} for m2s, {demo} of MusicHiFi's demo page"
-    progress(f"{len(rows)} of {num_clips} clips: {shares}; {len(failures)} files or rows left out")
+    say(f"{len(rows)} of {num_clips} clips: {shares}; {len(failures)} files or rows left out")
     return FmaManifest(out, tuple(rows), tuple(failures))
 
 
@@ -252,16 +252,16 @@ def _path_of(number: int) -> str:
     return f"{number // 1000:03d}/{number:06d}.mp3"
 
 
-def _unlisted(folder: Path, listed: TracksCsv, progress: Progress) -> list[Row]:
+def _unlisted(folder: Path, listed: TracksCsv, say: Say) -> list[Row]:
     """Files that the table does not know. CorpusError where the folder has no clip at all."""
     here = {path.relative_to(folder).as_posix() for path in folder.glob("*/*.mp3")}
     present = sum(_path_of(clip.number) in here for clip in listed.clips)
     if present == 0:
         value = f"{len(here)} MP3 files, none of the small subset" if folder.is_dir() else "no such folder"
         raise CorpusError("the folder is not FMA-small", where=folder, value=value, remedy=AUDIO)
-    progress(f"{present} of {SMALL_SUBSET} clips are there, and the table lists {len(listed.clips)} as FMA-small")
+    say(f"{present} of {SMALL_SUBSET} clips are there, and the table lists {len(listed.clips)} as FMA-small")
     if min(present, len(listed.clips)) < SMALL_SUBSET:
-        progress("without all of them, the list can differ from the one that others get by the same seed")
+        say("without all of them, the list can differ from the one that others get by the same seed")
     unlisted = sorted(here - {_path_of(number) for number in listed.known})
     return [{"id": name, "reason": "the table does not list it"} for name in unlisted]
 

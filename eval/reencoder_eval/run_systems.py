@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from reencoder_eval.clips.choose import ClipChoice
 from reencoder_eval.clips.read import Clip, ClipAudio, load_clip
@@ -38,6 +36,7 @@ from reencoder_eval.run_contents import read_scores
 from reencoder_eval.systems.costs import measure_costs
 from reencoder_eval.systems.system import System, estimate_of
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
+from reencoder_pipeline.progress import ProgressLine
 from reencoder_pipeline.tasks import get_task
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ class Scoring:
         self.known: dict[str, dict[str, Any]] = {}
         self.rows: list[dict[str, Any]] = []
         self.failures: list[dict[str, str]] = []
+        self.done = 0
         self.references: dict[str, str] = {}  # clip -> key of the record of its reference's latents
 
     def run(self, choice: ClipChoice) -> Evaluation:
@@ -87,17 +87,18 @@ class Scoring:
         self.known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_scores(self.out / name)}
         write_rows(self.out / JOURNAL, self.known.values())
         self.failures = [clip_failure(error, where=error.where) for error in choice.failures]
-        total, interval = len(choice.clips) * len(self.runnable), 0.1 if sys.stderr.isatty() else 30.0
+        total = len(choice.clips) * len(self.runnable)
         with (
             scoring_processes(self.request.workers) as submit,
-            tqdm(total=total, unit="score", file=sys.stderr, mininterval=interval) as progress,
+            ProgressLine("scoring", unit="scores") as progress,
         ):
             for row, scores in _ahead(self._started(choice.clips, submit, progress), 2 * self.request.workers):
                 self.collect(row, scores)
-                progress.update()
+                self.done += 1
+                progress(self.done, total)
         return self._finished([clip.id for clip in choice.clips[: self.request.listening_clips]])
 
-    def _started(self, clips: Sequence[Clip], submit: Submit, progress: tqdm) -> Iterator[PendingRow]:
+    def _started(self, clips: Sequence[Clip], submit: Submit, progress: ProgressLine) -> Iterator[PendingRow]:
         costed = False
         for number, clip in enumerate(clips):
             audio, listened = self.load(clip), number < self.request.listening_clips
@@ -109,11 +110,11 @@ class Scoring:
                     device=self.request.device,
                     path=self.out / COSTS,
                 )
-                progress.unpause()  # the time left is that of the scores
+                progress.begin()  # the time left is that of the scores
                 costed = True
             reference = None if audio is None else self._keep_reference(audio, listened=listened)
             if audio is None or reference is None:
-                progress.update(len(self.runnable))
+                self.done += len(self.runnable)
                 continue
             for system in self.runnable:
                 yield self.run_one(system, audio, reference, submit, keep_audio=listened and system.scored == "all")

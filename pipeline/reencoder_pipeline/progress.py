@@ -56,6 +56,11 @@ class ProgressLine:
             self._shown = time.monotonic()
             print(self._bar, file=self._file, flush=True)
 
+    def begin(self) -> None:
+        """What was done until now was quick: rate and time left count from here."""
+        self._bar.initial = self._bar.n
+        self._bar.unpause()
+
     def name(self, what: str) -> None:
         """From now on this is what is being done."""
         self._bar.set_description_str(printable(what), refresh=False)

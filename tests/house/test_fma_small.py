@@ -113,9 +113,7 @@ def fill(folder: Path, clips: dict[int, bytes]) -> Path:
 
 
 def build(folder: Path, tracks: Path, **options: Any) -> Any:
-    return fma.build_fma_manifest(
-        folder, tracks, **{"out": folder / "list.jsonl", "progress": lambda _: None, **options}
-    )
+    return fma.build_fma_manifest(folder, tracks, **{"out": folder / "list.jsonl", "say": lambda _: None, **options})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -235,7 +233,7 @@ def test_files_that_the_table_does_not_list_are_named(tmp_path: Path, table: Tab
     (folder / "000" / "cover.mp3").write_bytes(mp3["stereo"])
     (folder / "checksums").write_text("0")
     said: list[str] = []
-    made = build(folder, table(2, medium=(5,)), progress=said.append)
+    made = build(folder, table(2, medium=(5,)), say=said.append)
     assert [row["id"] for row in made.rows] == ["000002"]
     assert reasons(made) == dict.fromkeys(["000/000003.mp3", "000/cover.mp3"], "the table does not list it")
     assert "1 of 8000 clips are there, and the table lists 1" in said[1]
@@ -337,7 +335,7 @@ def test_a_place_that_cannot_be_written_to_is_an_error_before_anything_is_measur
     for out in (tracks, tmp_path / "list.jsonl", tracks / "list.jsonl"):
         said: list[str] = []
         with pytest.raises(CorpusError, match=r"cannot have this name|cannot be written"):
-            build(folder, tracks, out=out, progress=said.append)
+            build(folder, tracks, out=out, say=said.append)
         assert not any("clips:" in line for line in said)
     with pytest.raises(CorpusError, match="at least one clip"):
         build(folder, tracks, num_clips=0)

@@ -6,9 +6,9 @@ latents would count. Predicting every channel's mean costs about 0.8 of it (0.80
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from reencoder_eval.metrics.latent_statistics import (
 )
 from reencoder_eval.metrics.spectral import SHORTEST, stft_distance
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.progress import Progress, unseen
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -36,8 +37,6 @@ DIAGNOSTICS_VERSION = 1  # raise it when any number below changes: stored diagno
 GAIN = 0.5
 SHIFTS = (1, 16, 256, 512)  # samples
 NOISE_SIZES = (0.0, 0.05, 0.1, 0.2, 0.5)  # in units of each channel's standard deviation
-
-Walk = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,9 @@ class Coder:
 
 
 def diagnose(
-    autoencoder: Autoencoder, excerpts: Sequence[Excerpt], *, seed: int, device: str, progress: Walk = iter
+    autoencoder: Autoencoder, excerpts: Sequence[Excerpt], *, seed: int, device: str, progress: Progress = unseen
 ) -> Diagnostics:
-    """All diagnostics; `progress` wraps the walk over the excerpts that takes most of the time."""
+    """All diagnostics; `progress` counts the excerpts of the part that takes most of the time."""
     if not excerpts:
         raise EvaluationError("no excerpt can be diagnosed", remedy="use other clips, or diagnostic_clips=0")
     coder = Coder(autoencoder, device=device)
@@ -158,10 +157,11 @@ def diagnose(
     channels = channel_statistics(latents)
     std = np.array(channels.std)
     noise, points = [], []
-    for number, excerpt in enumerate(progress(excerpts)):
+    for number, excerpt in enumerate(excerpts):
         random = np.random.default_rng([seed, number])
         noise.append(noise_curve(coder, excerpt, latents[number], std, random))
         points.append(perturbed(coder, excerpt, latents[number], std, random))
+        progress(number + 1, len(excerpts))
     return Diagnostics(
         version=DIAGNOSTICS_VERSION,
         seed=seed,

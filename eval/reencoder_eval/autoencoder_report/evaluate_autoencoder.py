@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from tqdm import tqdm
 
 from reencoder_eval.autoencoder_report.diagnostics import DIAGNOSTICS_VERSION, diagnose
 from reencoder_eval.autoencoder_report.latent_figure import latent_figure
@@ -29,6 +27,7 @@ from reencoder_eval.run_systems import Evaluation
 from reencoder_eval.tables.paper import TABLE_1
 from reencoder_eval.tables.summary import Summary
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.progress import ProgressLine
 from reencoder_pipeline.stores.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -140,15 +139,8 @@ def diagnosed(
     before = (known or {}).get("diagnostics")
     if isinstance(before, dict) and before.get("key") == key:
         return before
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    with tqdm(total=len(excerpts), unit="excerpt", desc="latents", file=sys.stderr, mininterval=interval) as progress:
-
-        def walk(items):
-            for item in items:
-                yield item
-                progress.update()
-
-        return {"key": key, **asdict(diagnose(coder, excerpts, seed=seed, device=device, progress=walk))}
+    with ProgressLine("latents", unit="excerpts") as progress:
+        return {"key": key, **asdict(diagnose(coder, excerpts, seed=seed, device=device, progress=progress))}
 
 
 def sizes(coder: Autoencoder, costs: Mapping[str, Any] | None) -> dict[str, Any]:

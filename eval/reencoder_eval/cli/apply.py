@@ -6,10 +6,9 @@ import io
 import json
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +17,7 @@ from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.exit_codes import SOME_FAILED
 from reencoder_pipeline.exit_codes import run as run_app
 from reencoder_pipeline.plain_text import printable
+from reencoder_pipeline.progress import ProgressLine
 from reencoder_pipeline.training.interruptions import interruptions
 
 if TYPE_CHECKING:
@@ -196,12 +196,13 @@ def _apply(inputs: list[str], outputs: Outputs, options: ApplyOptions, *, as_jso
     failed = done = 0
     try:
         # An interrupt that is raised anywhere can be lost in a destructor; between segments it cannot.
-        with interruptions() as interrupted, _Progress(files, interrupted) as progress:
-            for outcome in apply_to(files, outputs, options, progress=progress):
+        with interruptions() as interrupted, ProgressLine("applying", unit="s of audio") as progress:
+            advance = _advance(progress, files, interrupted)
+            for outcome in apply_to(files, outputs, options, progress=advance):
                 done += 1
                 failed += outcome.status == "failed"
                 if outcome.error:
-                    progress.say(f"error: {printable(outcome.error, lines=True)}", file=sys.stderr)
+                    progress.say(f"error: {outcome.error}")
                 text = json.dumps(outcome.to_dict()) if as_json else printable(outcome.text())
                 progress.say(text, file=sys.stdout)
                 if interrupted():
@@ -217,44 +218,23 @@ def _apply(inputs: list[str], outputs: Outputs, options: ApplyOptions, *, as_jso
         raise typer.Exit(SOME_FAILED)
 
 
-class _Progress:
-    """On stderr, in seconds of audio: a bar on a terminal, else a line every half minute. Interruptions leave here."""
+def _advance(
+    progress: ProgressLine, files: Sequence[InputFile], interrupted: Callable[[], bool]
+) -> Callable[[InputFile, float], None]:
+    """Shows progress in seconds of audio, and raises the KeyboardInterrupt of an interruption."""
+    from reencoder_eval.apply.files.reading import sound_seconds
 
-    def __init__(self, files: Sequence[InputFile], interrupted: Callable[[], bool]) -> None:
-        from tqdm import tqdm
+    seconds, done = {file.path: sound_seconds(file.path) for file in files}, 0.0
 
-        from reencoder_eval.apply.files.reading import sound_seconds
-
-        self.interrupted = interrupted
-        self.seconds = {file.path: sound_seconds(file.path) for file in files}
-        self.terminal, self.shown, total = sys.stderr.isatty(), time.monotonic(), sum(self.seconds.values())
-        layout = "{desc}{percentage:3.0f}% {n:.0f} of {total:.0f} s of audio, {remaining} left"
-        # Drawn by `__call__` alone where it is no terminal, as whole lines.
-        self.bar = tqdm(
-            total=total, disable=total == 0, mininterval=0.5 if self.terminal else 1e9, bar_format=layout,
-            delay=2.0, leave=False, file=sys.stderr,
-        )  # fmt: skip
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, file: InputFile, share: float) -> None:
-        if self.interrupted():
+    def advance(file: InputFile, share: float) -> None:
+        nonlocal done
+        if interrupted():
             raise KeyboardInterrupt
-        self.bar.set_description_str(f"{printable(file.stem[-30:])}: ", refresh=False)
-        self.bar.update(share * self.seconds[file.path])
-        if not self.terminal and not self.bar.disable and time.monotonic() - self.shown > 30:
-            self.shown = time.monotonic()
-            print(self.bar, file=sys.stderr, flush=True)
+        done += share * seconds[file.path]
+        progress.name(file.stem[-30:])
+        progress(round(done), round(sum(seconds.values())))
 
-    def say(self, text: str, *, file: TextIO) -> None:
-        """A line that stands alone."""
-        if self.terminal:
-            self.bar.clear()
-        print(text, file=file, flush=True)
+    return advance
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.progress import Progress
 from reencoder_pipeline.stores.atomic import replacing, scratch_owner
 from reencoder_pipeline.stores.checked_reader import ObjectReader
 
@@ -24,7 +25,6 @@ _COPY = re.compile(r"[0-9a-f]{64}")  # a folder that holds one
 
 Files = Mapping[str, tuple[int, str]]
 """Path below the cache -> (bytes, sha256), as in a shard of the index."""
-Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes to fetch, from one thread at a time."""
 
 

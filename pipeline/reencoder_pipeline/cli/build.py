@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.cli.options import Config, Json, Name, Set, Source, option
-from reencoder_pipeline.cli.output import Progress, finish, print_summary, resuming, say
+from reencoder_pipeline.cli.output import finish, print_summary, resuming
 from reencoder_pipeline.exit_codes import a_number
 from reencoder_pipeline.plain_text import printable
+from reencoder_pipeline.progress import ProgressLine, say
 
 
 def build(  # noqa: PLR0917, typer reads the signature
@@ -41,7 +42,7 @@ def build(  # noqa: PLR0917, typer reads the signature
     from reencoder_pipeline.build.parts import parse_part
 
     its_part = None if part is None else parse_part(part)
-    with resuming(), Progress("encoding") as report:
+    with resuming(), ProgressLine("encoding", unit="frames", scaled=True) as report:
         result = build_cache(
             source,
             out,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.cli.options import Json, Place, Set, option
-from reencoder_pipeline.cli.output import Progress, finish, print_summary, resuming
+from reencoder_pipeline.cli.output import finish, print_summary, resuming
+from reencoder_pipeline.progress import ProgressLine
 
 
 def convert(  # noqa: PLR0917, typer reads the signature
@@ -28,7 +29,7 @@ def convert(  # noqa: PLR0917, typer reads the signature
     from reencoder_pipeline.exchange.convert import convert_cache
     from reencoder_pipeline.exchange.output_folder import local_folder
 
-    with resuming(), Progress("converting") as report:
+    with resuming(), ProgressLine("converting", unit="frames", scaled=True) as report:
         done = convert_cache(
             cache, local_folder(out), storage=settings.format,
             compression=ShardFormat.of(settings, channels=1).compression, progress=report,
@@ -50,7 +51,7 @@ def export(  # noqa: PLR0917, typer reads the signature
     from reencoder_pipeline.exchange.export_latents import export_cache
     from reencoder_pipeline.exchange.output_folder import local_folder
 
-    with resuming(), Progress("exporting") as report:
+    with resuming(), ProgressLine("exporting", unit="frames", scaled=True) as report:
         done = export_cache(
             cache, local_folder(out), streams=stream or (), splits=split or (), length=frames, progress=report
         )
@@ -85,6 +86,6 @@ def import_(  # noqa: PLR0917, typer reads the signature
 
     target, spec = local_folder(out), load_autoencoder(autoencoder).spec
     folders = folders_of(folder, stream or (), spec)
-    with resuming(), Progress("importing") as report:
+    with resuming(), ProgressLine("importing", unit="frames", scaled=True) as report:
         done, failures = import_latents(folders, target, spec, settings, progress=report, say=report.say)
     finish({"cache": out, **vars(done)}, failures, out, as_json)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reencoder_pipeline.cli.output import say
 from reencoder_pipeline.exit_codes import SOME_FAILED
+from reencoder_pipeline.progress import say
 
 
 def fetch(
@@ -22,7 +22,7 @@ def fetch(
     if collection not in COLLECTIONS:
         raise typer.BadParameter(f"{collection!r} is not known; there are {', '.join(COLLECTIONS)}")
     chosen = None if packages is None else [name.strip() for name in packages.split(",") if name.strip()]
-    print(fetch_debian_music(out, packages=chosen, progress=say, collection=collection))
+    print(fetch_debian_music(out, packages=chosen, say=say, collection=collection))
     if (out / "failures.jsonl").exists():
         say(f"some tracks are not what the manifest promises and were left out, see {out / 'failures.jsonl'}")
         raise typer.Exit(SOME_FAILED)

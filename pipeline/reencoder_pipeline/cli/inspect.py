@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.cli.options import Json, Place
-from reencoder_pipeline.cli.output import Progress, say
 from reencoder_pipeline.exit_codes import SOME_FAILED
 from reencoder_pipeline.plain_text import printable
+from reencoder_pipeline.progress import ProgressLine, say
 
 
 def inspect(  # noqa: PLR0917, typer reads the signature
@@ -63,7 +63,7 @@ def verify(  # noqa: PLR0917, typer reads the signature
     from reencoder_pipeline.inspection.verify import discard as forget
 
     opened = open_index(cache)
-    with Progress("verifying") as progress:
+    with ProgressLine("verifying", unit="frames", scaled=True) as progress:
         findings = verify_all(
             opened,
             quick=quick,

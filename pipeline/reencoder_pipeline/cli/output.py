@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, messages and progress on stderr."""
+"""What commands print: results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ import typer
 
 from reencoder_pipeline.exit_codes import SOME_FAILED
 from reencoder_pipeline.plain_text import printable
-
-
-def say(message: str) -> None:
-    print(printable(message, lines=True), file=sys.stderr)
+from reencoder_pipeline.progress import say
 
 
 def print_summary(summary: dict[str, object], as_json: bool) -> None:
@@ -52,26 +49,3 @@ def resuming() -> Iterator[None]:
         raise KeyboardInterrupt(f"interrupted; what is finished is kept, and this command continues: {line}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class Progress:
-    """A bar with rate and time left on stderr; a line every 30 seconds where stderr is no terminal."""
-
-    def __init__(self, what: str) -> None:
-        from tqdm import tqdm
-
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(desc=what, unit="frame", unit_scale=True, mininterval=interval, file=sys.stderr)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-
-    def say(self, message: str) -> None:
-        self.bar.write(printable(message, lines=True), file=sys.stderr)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from reencoder_pipeline.errors import FetchError
+from reencoder_pipeline.progress import ProgressLine, Say
 
-Progress = Callable[[str], None]
 OWN_MUSIC = "use your own music: make demo AUDIO=/my/music (any folder of audio files)"
 NETWORK = f"check the network and the apt sources of this machine and run the same command again, or {OWN_MUSIC}"
 PROGRESS_SECONDS = 5.0
@@ -39,31 +38,27 @@ class _Apt:
         }
         self._options = [f"-o{name}={value}" for name, value in settings.items()]
 
-    def update(self, progress: Progress) -> None:
+    def update(self, say: Say) -> None:
         """Fetch the package lists. One bad source among good ones does no harm: apt warns and goes on."""
-        progress("reading the package lists of this machine's apt sources")
+        say("reading the package lists of this machine's apt sources")
         code, said = self._run("update", cwd=self._folder)
         if not any(self._lists.glob("*_Packages*")):
             what = f"apt-get update fetched no package lists (exit {code})"
             raise FetchError(what, value=_complaints(said), remedy=NETWORK)
 
-    def download(self, package: str, progress: Progress) -> Path | None:
+    def download(self, package: str) -> Path | None:
         """Download the .deb file, unless an earlier run has. None if no source has the package."""
         _, said = self._run("download", "--print-uris", package, cwd=self._folder)  # apt omits files in its own cwd
         offered = re.search(r"^'[^']+' (\S+) (\d+)", said, flags=re.MULTILINE)
         if offered is None:
             return None
         deb, size = self._downloads / offered[1], int(offered[2])
-        started = time.monotonic()
+        with ProgressLine(package, unit="B", scaled=True) as progress:
 
-        def tell() -> None:
-            have = deb.stat().st_size if deb.exists() else 0
-            rate = have / (time.monotonic() - started)
-            left = f", {(size - have) / rate:.0f} s left" if rate > 0 else ""
-            progress(f"{package}: {have / 1e6:.0f} of {size / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s{left}")
+            def tell() -> None:
+                progress(deb.stat().st_size if deb.exists() else 0, size)
 
-        progress(f"{package}: downloading {size / 1e6:.0f} MB")
-        code, said = self._run("download", package, cwd=self._downloads, meanwhile=tell)
+            code, said = self._run("download", package, cwd=self._downloads, meanwhile=tell)
         if code != 0 or not deb.is_file():
             raise FetchError(f"{package} cannot be downloaded", value=_complaints(said), remedy=NETWORK)
         return deb

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, Progress, _Apt
+from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, _Apt
 from reencoder_pipeline.errors import FetchError
+from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import beside, write_text
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.own_folder import require_own_folder
@@ -28,7 +29,7 @@ MARK = "fetch.json"  # written first; marks the folder as one of this command
 
 
 def fetch_debian_music(
-    out: Path, *, packages: Sequence[str] | None, progress: Progress, collection: str = "debian-music"
+    out: Path, *, packages: Sequence[str] | None, say: Say, collection: str = "debian-music"
 ) -> Path:
     """Put the tracks of a collection's `packages` (None: all) into `out`; return `out`/manifest.jsonl, written last.
 
@@ -46,10 +47,10 @@ def fetch_debian_music(
             missing = [row for row in rows if row["id"] not in present]
             failures: list[Row] = []
             if missing:
-                progress(f"{len(present)} of {len(rows)} tracks are there, {len(missing)} to fetch")
-                failures = _fetch_missing(missing, out, progress)
+                say(f"{len(present)} of {len(rows)} tracks are there, {len(missing)} to fetch")
+                failures = _fetch_missing(missing, out, say)
                 present |= {row["id"] for row in missing} - {failure["id"] for failure in failures}
-            return _finish(out, [row for row in rows if row["id"] in present], failures, progress)
+            return _finish(out, [row for row in rows if row["id"] in present], failures, say)
     except OSError as error:
         what, remedy = "the file cannot be read or written", "free some space, or choose another --out"
         raise FetchError(what, where=error.filename or out, value=error.strerror, remedy=remedy) from error
@@ -104,19 +105,19 @@ def _is_there(row: Row, out: Path) -> bool:
     return path.is_file() and file_digest(path) == row["sha256"]
 
 
-def _finish(out: Path, rows: list[Row], failures: list[Row], progress: Progress) -> Path:
+def _finish(out: Path, rows: list[Row], failures: list[Row], say: Say) -> Path:
     """Write failures.jsonl (none if nothing failed), then manifest.jsonl, each atomically."""
     reasons = [f"{failure['id']}: {failure['reason']}" for failure in failures]
     if not rows:
         raise FetchError("none of the music can be used", where=out, value="\n  ".join(reasons[:5]), remedy=NETWORK)
     for reason in reasons:
-        progress(f"left out: {reason}")
+        say(f"left out: {reason}")
     (out / "failures.jsonl").unlink(missing_ok=True)
     if failures:
         _write_lines(out / "failures.jsonl", failures)
     _write_lines(out / "manifest.jsonl", [{**row, "path": track_path(row).as_posix()} for row in rows])
     hours = sum(row["seconds"] for row in rows) / 3600
-    progress(f"{len(rows)} tracks, {hours:.2f} h" + (f"; {len(failures)} left out" if failures else ""))
+    say(f"{len(rows)} tracks, {hours:.2f} h" + (f"; {len(failures)} left out" if failures else ""))
     return out / "manifest.jsonl"
 
 
@@ -124,19 +125,19 @@ def _write_lines(path: Path, rows: list[Row]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _fetch_missing(missing: list[Row], out: Path, progress: Progress) -> list[Row]:
+def _fetch_missing(missing: list[Row], out: Path, say: Say) -> list[Row]:
     """Download, unpack, check and place, package by package. Returns the tracks left out, with the reasons."""
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             what = f"this machine has no {program}, and the example music comes in Debian packages"
             raise FetchError(what, remedy=f"run this on Debian or Ubuntu (a container will do), or {OWN_MUSIC}")
     apt = _Apt(out / ".apt")
-    apt.update(progress)
+    apt.update(say)
     (out / "manifest.jsonl").unlink(missing_ok=True)  # it marks a complete folder: written last, removed first
     failures: list[Row] = []
     for package in dict.fromkeys(row["package"] for row in missing):
         wanted = [row for row in missing if row["package"] == package]
-        deb = apt.download(package, progress)
+        deb = apt.download(package)
         if deb is None:
             reasons = dict.fromkeys((row["id"] for row in wanted), "this machine's release has no such package")
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.exchange.output_folder import begin, require_known_streams, require_output_folder
+from reencoder_pipeline.progress import Progress
 from reencoder_pipeline.shards.commit_frames import commit_frames
 from reencoder_pipeline.shards.record import Record, is_whole, read_record
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
@@ -43,7 +43,7 @@ def convert_cache(
     *,
     storage: str,
     compression: Compression | None = None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Converted:
     """Write the cache `source` into `out` as `storage` ("zarr" or "webdataset"). Repeat an interrupted call to resume.
 

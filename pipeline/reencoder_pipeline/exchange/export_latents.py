@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.exchange.output_folder import begin, require_known_streams
 from reencoder_pipeline.exchange.stable_audio_format import FIELDS, LATENTS, Origin, fields_of, latents_bytes
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.progress import Progress
 from reencoder_pipeline.shards.sweep import naming_a_full_disk
 from reencoder_pipeline.stores.atomic import write_text, write_whole
 from reencoder_pipeline.stores.checked_reader import ObjectReader
@@ -58,7 +59,7 @@ def export_cache(
     streams: Sequence[str] = (),
     splits: Sequence[str] = (),
     length: int | None = None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Exported:
     """Write <stream>/<item>.npy and .json for `streams` and `splits` (empty: all), and manifest.jsonl last.
 

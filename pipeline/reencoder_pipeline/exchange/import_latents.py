@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from reencoder_pipeline.exchange.items import Item, failure_of, find_items
 from reencoder_pipeline.exchange.output_folder import begin, require_output_folder
 from reencoder_pipeline.exchange.stable_audio_format import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.progress import Progress, Say
 from reencoder_pipeline.shards.commit_frames import commit_frames
 from reencoder_pipeline.shards.record import Record, is_whole, read_record, statistics, sums_by_tasks
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
@@ -56,8 +57,8 @@ def import_latents(
     spec: LatentSpec,
     config: CacheConfig,
     *,
-    progress: Callable[[int, int], None],
-    say: Callable[[str], None] = lambda message: None,
+    progress: Progress,
+    say: Say = lambda message: None,
 ) -> tuple[Imported, list[dict[str, str]]]:
     """Make a cache in `out` from the items below `folders` (stream -> folder), encoded by the autoencoder of `spec`.
 

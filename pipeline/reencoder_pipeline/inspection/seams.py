@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from reencoder_pipeline.encoding.stream_pieces import make_stream
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.inspection.finding import Finding
 from reencoder_pipeline.inspection.source_tracks import draw_windows, settings_of, track_audio, tracks_with_sources
+from reencoder_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -26,7 +26,6 @@ TOLERANCE = 0.05  # largest difference, in standard deviations; float16 rounds b
 SEAM = 2.0  # at a seam, the mean difference is more than this many times the one away from boundaries
 NEAREST = 4  # frames on each side that count as at a boundary; the autoencoder's context if that is more
 
-Progress = Callable[[int, int], None]  # frames done, frames in all
 Errors = NDArray[np.float64]
 
 

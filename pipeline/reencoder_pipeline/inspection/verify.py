@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +22,11 @@ from reencoder_pipeline.inspection.finding import Finding
 from reencoder_pipeline.inspection.outliers import loud_tracks
 from reencoder_pipeline.inspection.value_checks import ValueCheck
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.progress import Progress
 from reencoder_pipeline.shards.record import parse_record
 from reencoder_pipeline.shards.sweep import RECORD_BEGINS
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.store import is_url, open_store
-
-Progress = Callable[[int, int], None]  # frames checked, frames in all
 
 
 def verify_all(

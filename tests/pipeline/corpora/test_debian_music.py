@@ -43,7 +43,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 def fetch(out: Path, packages: list[str] | None = None) -> list[str]:
     """Fetch and return what progress said."""
     said: list[str] = []
-    assert fetch_debian_music(out, packages=packages, progress=said.append) == out / "manifest.jsonl"
+    assert fetch_debian_music(out, packages=packages, say=said.append) == out / "manifest.jsonl"
     return said
 
 
@@ -279,7 +279,7 @@ def halfway(archive: Archive, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from pathlib import Path; from reencoder_pipeline.corpora import debian_music;"
         f"debian_music.manifest_path = lambda *_: Path({str(archive.manifest)!r});"
-        f"debian_music.fetch_debian_music(Path({str(tmp_path / 'out')!r}), packages=None, progress=print)"
+        f"debian_music.fetch_debian_music(Path({str(tmp_path / 'out')!r}), packages=None, say=print)"
     )
     running = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     pid = archive.folder / "pid"
