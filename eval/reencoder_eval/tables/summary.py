@@ -76,7 +76,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, against: str | None = None, 
 
     Example::
 
-        summary = summarise(finished_scores(Path("out/eval/bwe")), against="Input")
+        summary = summarise(finished_scores(Path("out/eval/bwe")), against="Input (sinc)")
     """
     correlations = _correlations(rows, seed=seed)
     rows = [row for row in rows if set(row["scores"]) - set(BALANCE)]
