@@ -16,6 +16,10 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
 
     Files with the same content are one recording: all follow the first that has a split, else the first. If a small
     corpus leaves a wanted split empty, the train track with the lowest hash moves into it.
+
+    Example::
+
+        tracks = assign_splits(read_corpus(folder), valid_share=0.05, test_share=0.05)
     """
     first = first_alike(tracks)
     own = [track for track in tracks if track.split is None and first[track.id].id == track.id]

@@ -1,4 +1,4 @@
-"""EncodeSettings: everything besides the audio and the weights that decides what a track's frames are."""
+"""Defines `EncodeSettings`: every setting that a track's frames depend on, besides its audio and the weights."""
 
 from __future__ import annotations
 

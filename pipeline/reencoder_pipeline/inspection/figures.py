@@ -24,7 +24,7 @@ MADE_BY = "reencoder-cache inspect"  # written into the pictures, so that only t
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
 SPLITS = ("train", "valid", "test")
 MEAN_L1 = math.sqrt(2 / math.pi)
-SIDE_MID_SHOWN_DB = -60.0  # lower levels are as good as mono, and are drawn here
+SIDE_MID_SHOWN_DB = -60.0  # lower levels are practically mono, and are drawn here
 
 
 def draw(cache: LatentCache, measured: Mapping[str, Any], folder: Path) -> list[Path]:
