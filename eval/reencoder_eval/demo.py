@@ -65,7 +65,8 @@ def _run(program: str, *arguments: object, may_fail: bool = False) -> None:
     if code == 0 or (may_fail and code == 3):
         return
     if "fetch" in words:
-        raise FetchError("music could not be fetched", value=f"exit code {code}")
+        remedy = "see the error above, or use your own music: make demo AUDIO=/my/music"
+        raise FetchError("the music could not be fetched", value=f"exit code {code}", remedy=remedy)
     raise typer.Exit(code)
 
 

@@ -86,9 +86,8 @@ def decode(autoencoder: Autoencoder, latents: Tensor, *, length: int) -> np.ndar
     """(1, signals * C, T) -> (signals, length): the last frame may reach past the end."""
     decoded = autoencoder.decode(latents.unflatten(1, (-1, autoencoder.spec.channels))[0])  # (targets, 1 or 2, T * hop)
     if decoded.shape[-1] < length:
-        raise EvaluationError(
-            "decoded audio is shorter than the clip", value=f"{decoded.shape[-1]} of {length} samples"
-        )
+        what, value = "the decoded audio is shorter than the clip", f"{decoded.shape[-1]} of {length} samples"
+        raise EvaluationError(what, value=value, remedy="check the autoencoder: it must decode hop samples a frame")
     return decoded.mean(dim=1)[:, :length].float().cpu().numpy()  # joint stereo decodes to two channels
 
 

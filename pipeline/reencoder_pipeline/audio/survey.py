@@ -70,16 +70,15 @@ def survey(path: Path) -> Survey:
     """
     import soundfile
 
-    path = Path(path)
+    path, remedy = Path(path), "fetch it again, or leave it out"
     try:
         with open_sequential(path) as file:
             promised, slack = file.frames, length_slack(file)
             result = survey_blocks(_blocks(file), file.samplerate, file.channels)
     except soundfile.SoundFileError as error:
-        remedy = "fetch it again, or leave it out"
         raise AudioError("the file cannot be decoded", where=path, value=str(error), remedy=remedy) from None
     if result.num_samples == 0 or abs(result.num_samples - promised) > slack:
-        what, remedy = "the file decodes to another length than its header says", "fetch it again, or leave it out"
+        what = "the file decodes to another length than its header says"
         raise AudioError(what, where=path, value=f"{result.num_samples} samples, not {promised}", remedy=remedy)
     return result
 

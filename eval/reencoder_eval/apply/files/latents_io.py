@@ -66,7 +66,8 @@ def read_latents(path: Path) -> Latents:
         raise CacheError("cannot be read as latents", where=path, value=str(error)[:300], remedy=remedy) from None
     if values.ndim != 2 or values.dtype.kind != "f" or 0 in values.shape:
         value = f"{values.dtype} {values.shape}"
-        raise CacheError("latents are floats of shape (channels, frames)", where=path, value=value)
+        what, remedy = "the latents are not floats of shape (channels, frames)", "save them as float16 or float32"
+        raise CacheError(what, where=path, value=value, remedy=remedy)
     if not np.isfinite(values).all():
         raise CacheError("holds values that are not numbers", where=path, remedy="encode it again")
     spec, streams = header.pop("spec", None), header.pop("streams", None)
