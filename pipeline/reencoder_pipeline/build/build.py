@@ -29,7 +29,7 @@ from reencoder_pipeline.stores.store import Store, is_url, open_store
 class BuildResult:
     """What was done: shards made now and kept from before; of the tracks in the shards made now, those that were
     encoded and those copied from shards made before; the quarantine; and how many files of the source are no tracks,
-    by kind. Of a part, only what its own shards hold."""
+    by kind. The result of a part counts its own shards only."""
 
     path: Path | str
     built: int

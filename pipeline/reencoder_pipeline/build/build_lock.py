@@ -35,7 +35,7 @@ def build_lock(store: Store, part: Part | None) -> Iterator[None]:
 
 
 def remove_ended_locks(store: Store, names: Iterable[str]) -> None:
-    """Of the locks of parts among `names`, remove those whose process is known to have ended."""
+    """Remove the locks of parts, among `names`, whose process is known to have ended."""
     for name in names:
         if _PART_LOCK.fullmatch(name):
             with suppress(ConfigError), _lock(store, name, what="a part of a build"):

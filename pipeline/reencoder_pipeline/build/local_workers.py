@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 def run_jobs(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, *, workers: int) -> Iterator[Record]:
     """The records of all jobs, as they are committed. One worker is this process: none is started.
 
-    CacheError when the disk is full, the store does not answer, or a worker is killed; what was committed until then
-    is kept."""
+    CacheError when the disk is full, the store does not answer, or a worker is killed. What was committed until then
+    is kept.
+    """
     if not jobs:
         return
     if min(workers, len(jobs)) == 1:

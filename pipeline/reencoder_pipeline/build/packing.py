@@ -27,7 +27,7 @@ class PlannedTrack:
 
 
 def take_hours(planned: Sequence[PlannedTrack], hours: float, *, sample_rate: int) -> list[PlannedTrack]:
-    """About `hours` of whole tracks, of every split its share and at least one track, in corpus order.
+    """About `hours` of whole tracks, in corpus order; each split keeps its share and at least one track.
 
     Tracks are taken by the hash of their id: the choice is the same wherever and in whatever order the corpus is read.
     """

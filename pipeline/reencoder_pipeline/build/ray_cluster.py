@@ -41,7 +41,7 @@ def connected(address: str) -> Iterator[None]:
     if address not in ("local", "auto"):
         host, _, port = address.rpartition(":")
         if not (host and port.isdecimal() and "/" not in host):
-            raise ConfigError("is no address of a Ray cluster", where="--ray", value=address, remedy=remedy)
+            raise ConfigError("this is no address of a Ray cluster", where="--ray", value=address, remedy=remedy)
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
@@ -73,10 +73,10 @@ def require_sight(music: Path, store: Store, mark: str) -> None:
     """CacheError if this node does not have the music, or an `out` of the same name that is another."""
     node, remedy = socket.gethostname(), "put it where every node has it under the same path"
     if not music.is_file():
-        raise CacheError(f"is not there on node {node}", where=music, remedy=remedy)
+        raise CacheError(f"the music is not on node {node}", where=music, remedy=remedy)
     if store.read(mark) is None:
         raise CacheError(
-            f"is not there on node {node}, or is another place of that name",
+            f"--out is not on node {node}, or is another place of that name there",
             where=store.url,
             remedy=f"{remedy}, or give an s3:// URL",
         )

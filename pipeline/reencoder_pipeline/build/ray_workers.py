@@ -1,4 +1,4 @@
-"""Build shards on a Ray cluster, one actor a GPU or a CPU, and hand back their records as they are committed."""
+"""Makes shards on a Ray cluster, one actor a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MOST_DEATHS = 3  # of actors over one shard, before the shard is called the reas
 BEGINNING = ""  # counted like a shard
 DISMISS_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # at the latest, to see whether nodes have joined
-PLACE_SECONDS = 60.0  # without one actor at work, before somebody is told
+PLACE_SECONDS = 60.0  # without one actor at work, before a warning
 
 
 def run_on_ray(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, *, address: str) -> Iterator[Record]:
     """`local_workers.run_jobs` on a cluster. `address`: "local", "auto" or host:port.
 
-    One actor a GPU, or a CPU where the cluster has no GPU at the start; `workers` of the configuration is the most
-    there may be. What an actor had in hand when it or its node died is given to another: a shard may be made twice, and
-    is the same then. CacheError: no Ray there, a node that does not see the music or `out`, a shard over which actor
-    after actor dies. What was committed until then is kept.
+    There is one actor a GPU, or a CPU where the cluster has no GPU at the start, and at most `workers` of the
+    configuration. When an actor or its node dies, other actors make its shards: a shard may be made twice, and is the
+    same then. CacheError: no Ray there, a node that does not see the music or `out`, a shard over which actor after
+    actor dies. What was committed until then is kept.
     """
     if not jobs:
         return
@@ -73,16 +73,16 @@ def run_on_ray(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig
 
 
 class Encoder:
-    """Lives in an actor: an autoencoder, and what it makes. Expected errors are returned: Ray wraps raised ones."""
+    """An actor with an autoencoder, which makes shards. It returns expected errors, because Ray wraps raised ones."""
 
     def __init__(self, out: Store, config: CacheConfig) -> None:
         self._out, self._config = out, config
 
     def begin(self, spec: LatentSpec, folder: Path, music: Path, mark: str, *, device: str) -> str | ReencoderError:
-        """Load the autoencoder -> the owner's name. An error if this node does not have `music`, the file `mark` in
-        `out`, or the weights of `spec`. Relative paths are those of `folder`.
+        """Load the autoencoder; the name of this process, as in `writer_id.owner`. An error if this node does not have
+        `music`, the file `mark` in `out`, or the weights of `spec`. Relative paths are those of `folder`.
 
-        Not done in the constructor, whose errors Ray hides in the news of the actor's death.
+        The constructor does not load: Ray hides its errors in the report of the actor's death.
         """
         import torch
 
@@ -90,13 +90,16 @@ class Encoder:
         from reencoder_pipeline.named_function import ANNOUNCED
 
         torch.set_num_threads(1)  # as in local workers
-        with suppress(OSError):  # where it is missing, so is what lies in it, and that is told below
+        with suppress(OSError):  # a missing folder is reported below, by what is missing in it
             os.chdir(folder)
         try:
             require_sight(music, self._out, mark)
             if device == "cuda" and not torch.cuda.is_available():
-                raise AutoencoderError("this node has a GPU, and a torch that sees none", where=socket.gethostname())
-            ANNOUNCED.add(self._config.autoencoder)  # where the build was started it is said already
+                raise AutoencoderError(
+                    "this node has a GPU, and a torch that sees none", where=socket.gethostname(),
+                    remedy="install a torch for its GPU, as for a training",
+                )  # fmt: skip
+            ANNOUNCED.add(self._config.autoencoder)  # the process of the build has said it already
             self._autoencoder = load_autoencoder(self._config.autoencoder, device=device)
             if self._autoencoder.spec != spec:
                 raise AutoencoderError(
@@ -122,8 +125,7 @@ class Encoder:
 
 @dataclass(eq=False)
 class _Member:
-    """An actor, and what it has in hand in the order of its work. The first item has no job: it is its beginning, which
-    tells its `owner` name."""
+    """An actor and its calls, in their order. The first call has no job: `begin`, which returns the name `owner`."""
 
     actor: Any
     hand: deque[tuple[ObjectRef[Any], Job | None]]
@@ -152,7 +154,7 @@ def _distribute(
     hire: Callable[[], _Member],
     num_places: Callable[[], int],
 ) -> Iterator[Record]:
-    """Give shards to actors that have begun, and again to others what an actor had in hand when it died.
+    """Give shards to actors that have begun, and the shards of an actor that died to others.
 
     Ray's own retries stay off: they tie a task to its actor, which may wait for ever for a place when its node is gone,
     and they do not tell the shard that kills from the one that waits behind it.
@@ -164,13 +166,9 @@ def _distribute(
     patient_until = monotonic() + PLACE_SECONDS
     try:
         while remaining:
-            most = max(most, num_places())  # never fewer: whoever is lost is wished for again
+            most = max(most, num_places())  # never fewer, so that lost actors are replaced
             crew += [hire() for _ in range(min(most, remaining) - len(crew))]
-            for held in range(IN_HAND):  # everybody one, and then everybody the next
-                for member in crew:
-                    if waiting and member.owner and len(member.hand) == held:
-                        job = waiting.popleft()
-                        member.hand.append((member.actor.build.remote(job), job))
+            _hand_out(waiting, crew)
             first = {member.hand[0][0]: member for member in crew if member.hand}
             for ref in ray.wait(list(first), timeout=LOOK_SECONDS)[0]:
                 member = first[ref]
@@ -204,12 +202,21 @@ def _distribute(
         _dismiss(crew, store)
 
 
+def _hand_out(waiting: deque[Job], crew: Sequence[_Member]) -> None:
+    """One shard to each actor without one, and then the next to each."""
+    for held in range(IN_HAND):
+        for member in crew:
+            if waiting and member.owner and len(member.hand) == held:
+                job = waiting.popleft()
+                member.hand.append((member.actor.build.remote(job), job))
+
+
 def _count(
     deaths: Counter[str], job: Job | None, config: CacheConfig, error: Exception, *, most_beginnings: int
 ) -> None:
-    """CacheError at the last of MOST_DEATHS: a shard that kills whoever makes it must not go round for ever.
+    """CacheError at the last of MOST_DEATHS: a shard that kills its actors must not go round for ever.
 
-    Nobody can begin on a node that is gone either, and every actor may try before Ray notices.
+    A dead node also makes actors fail while they begin, once per actor, until Ray notices: those are counted apart.
     """
     deaths[job.key if job else BEGINNING] += 1
     last = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Job: one shard to be made, and the lines of failures.jsonl."""
+"""Describes one shard to be made (`Job`), and tells whether a record is that of the job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Job:
     """A shard to make. `num_frames` is an estimate from the headers of the files.
 
     `recipes`: of each track, a digest of all that its frames and measurements are made of. `sources`: recipe -> key of
-    a committed shard to copy such a track from. `replaces`: digest of a record that is to be made anew.
+    a committed shard to copy such a track from. `replaces`: digest of a record that has to be replaced.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Job:
 
 
 def is_of(job: Job, record: Record, form: ShardFormat, spec: LatentSpec) -> bool:
-    """Whether this record of the job's shard will do: not the one that is to be made anew, nor one of other tracks."""
+    """Whether this record of the job's shard will do: it is not the one to be replaced, nor one of other tracks."""
     return is_made_of(job, record, form, spec) and (job.replaces is None or record_digest(record) != job.replaces)
 
 

@@ -54,7 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.filename in (None, str(scratch)):  # a write that fails names no file, and nobody knows the scratch
+        if error.filename in (
+            None,
+            str(scratch),
+        ):  # a failed write names no file, and the scratch name says nothing to a reader
             error.filename = str(path)
         raise
     finally:

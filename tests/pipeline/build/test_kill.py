@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -10,14 +11,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from command_line import program_line, search_path
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.record import parse_record
-from tiny_build import Built, build, leftovers, tree
+from tiny_build import Built, build, leftovers, tiny_config, tree
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +73,29 @@ def test_workers_end_soon_after_their_build_was_killed(music: Path, tiny_autoenc
     assert not (out / "index.json").exists()  # the workers did not finish the build on their own
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_and_ctrl_c_end_the_command_in_order(
+    workers: int, music: Path, tiny_autoencoder: Path, tmp_path: Path
+) -> None:
+    """Exit 130 with the line that resumes; finished shards stay, and nothing half-written does."""
+    out, settings = tmp_path / "cache", tmp_path / "cache.yaml"
+    config = tiny_config("tiny_build:load_slow", workers=workers)
+    settings.write_text(json.dumps(config.model_dump()))
+    line = program_line("reencoder-cache", "build", music, "--out", out, "--config", settings)
+    environment = {**os.environ, "TINY_AUTOENCODER": str(tiny_autoencoder), "PYTHONPATH": search_path()}
+    process = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_shards(out, 1, process)
+    process.send_signal(signal.SIGTERM if workers == 1 else signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert f"this command continues: reencoder-cache build {music} --out {out}" in said
+    assert "Traceback" not in said
+    wait_for_the_end_of(process.pid)
+    assert sorted(path.name for path in out.iterdir()) == ["settings.json", "shards"]
+    assert build(music, out, tiny_autoencoder).kept >= 1
+    assert leftovers(out) == []
+
+
 def assert_nothing_is_torn(out: Path, quiet: Path) -> None:
     """Whatever lies at its final place is whole: the same bytes as in the cache of a quiet build."""
     whole = tree(quiet)
@@ -92,12 +118,12 @@ def start(music: Path, out: Path, tiny_autoencoder: Path, folder: Path) -> subpr
     return subprocess.Popen([sys.executable, script, music, out], env=environment, start_new_session=True)
 
 
-def wait_for_shards(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_shards(out: Path, count: int, process: subprocess.Popen[Any]) -> None:
     """Until `count` shards are committed and the next are being made."""
     wait_until(lambda: len(list(out.glob("shards/*.json"))) >= count and (out / "settings.json").exists(), process)
 
 
-def wait_until(reached: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not reached():
         assert process.poll() is None, "the build ended before it could be killed"

@@ -186,8 +186,8 @@ def test_what_a_node_does_not_have_is_named(tiny_autoencoder: Path, music: Path,
         settings = {"spec": spec, "folder": Path.cwd(), "music": file, "mark": mark, "device": "cpu", **other}
         return Encoder(open_store(out), config).begin(**settings)
 
-    assert_error(begin(tmp_path / "gone.wav"), CacheError, f"{tmp_path / 'gone.wav'}: is not there on node")
-    assert_error(begin(music / "mono.wav"), CacheError, f"{out}: is not there on node")
+    assert_error(begin(tmp_path / "gone.wav"), CacheError, f"{tmp_path / 'gone.wav'}: the music is not on node")
+    assert_error(begin(music / "mono.wav"), CacheError, f"{out}: --out is not on node")
     (out / mark).write_text("")
     assert isinstance(begin(music / "mono.wav"), str)
     assert isinstance(begin(Path("mono.wav"), folder=music), str)  # as on the command line of the build
@@ -219,8 +219,8 @@ def test_a_full_gpu_is_named_with_a_smaller_batch(
     [
         ("127.0.0.1:1", "127.0.0.1:1: no Ray cluster answers"),
         ("nobody.invalid:6379", "no Ray cluster answers"),
-        ("127.0.0.1", "is no address of a Ray cluster"),
-        ("ray://127.0.0.1:10001", "is no address of a Ray cluster"),
+        ("127.0.0.1", "this is no address of a Ray cluster"),
+        ("ray://127.0.0.1:10001", "this is no address of a Ray cluster"),
         ("127.0.0.1:99999", "no Ray cluster answers"),
     ],
 )
