@@ -49,8 +49,8 @@ NOISE_SECONDS = 60
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--music", type=Path, help="tracks to decode; default: noise")
-    parser.add_argument("--tracks", type=int, default=3, help="how many of them, the first ones")
+    parser.add_argument("--music", type=Path, help="folder or manifest of music; default: noise")
+    parser.add_argument("--tracks", type=int, default=3, help="number of tracks to use, from the first")
     parser.add_argument("--size", choices=list(SIZES), default="S")
     parser.add_argument("--autoencoder-preset", help="a file of configs/autoencoder, such as paper_b")
     parser.add_argument("--audio-batch", type=int, help="windows with audio; default: the batch, 4 with a preset")

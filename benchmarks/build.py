@@ -60,16 +60,18 @@ Work = Callable[[Autoencoder], Callable[[], object]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of the corpus; every stream counts anew")
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="minutes of encoding; each stream of a track counts"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--hours", type=float, default=3.0, help="length of the long track; 0: no memory is measured")
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the long track; 0: skip memory")
     parser.add_argument("--autoencoder", default="house")
     parser.add_argument(
         "--shard-frames", type=int, default=8_192, help="small, so that a short corpus feeds all workers"
     )
     parser.add_argument("--batch-segments", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="for scratch files; default: the system's")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files; default: the system's")
     arguments = parser.parse_args()
     settings = {name: getattr(arguments, name) for name in ("autoencoder", "shard_frames", "batch_segments")}
     config = CacheConfig.model_validate({**settings, "tasks": ["bwe", "m2s"]})

@@ -53,8 +53,10 @@ ROWS: dict[str, tuple[str, Compression | None, int | None]] = {  # precision, co
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cache", type=Path)
-    parser.add_argument("--rounds", type=int, default=5, help="in each, every row is opened and read once")
-    parser.add_argument("--folder", type=Path, help="keeps the caches; default: a temporary one")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds, in each of which every row is opened and read once"
+    )
+    parser.add_argument("--folder", type=Path, help="folder that keeps the caches; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for line in table(arguments.cache, arguments.folder or Path(folder), rounds=arguments.rounds):

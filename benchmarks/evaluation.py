@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--task", choices=["bwe", "m2s"], default="bwe")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--baselines", nargs="*", default=[], help="without weights, so: folding, decorrelation")
+    parser.add_argument("--baselines", nargs="*", default=[], help="baselines without weights: folding, decorrelation")
     arguments = parser.parse_args()
     task, coder = get_task(arguments.task), load_autoencoder("house")
     baselines = [load_baseline(name, task=task.name) for name in arguments.baselines]

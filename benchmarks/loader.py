@@ -73,15 +73,15 @@ COLD_BLOCKS = 5  # a round, at most
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="of all four streams")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the data, all four streams")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--frames", nargs="+", type=int, default=list(SHARE_GOALS))
-    parser.add_argument("--no-cold", action="store_true", help="the first part alone")
+    parser.add_argument("--no-cold", action="store_true", help="only the first part")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a block, at least")
-    parser.add_argument("--rounds", type=int, default=3, help="in each, every row has one block")
-    parser.add_argument("--threads", type=int, help="of torch, for memcpy as for the rows; default: torch's choice")
-    parser.add_argument("--folder", type=Path, help="keeps the files for another run; default: a temporary one")
+    parser.add_argument("--seconds", type=float, default=2.0, help="shortest time of a block")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, in each of which every row has one block")
+    parser.add_argument("--threads", type=int, help="torch's threads for memcpy and rows; default: torch's choice")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the files; default: a temporary one")
     parser.add_argument("--markdown", type=Path, help="append the tables to this file")
     arguments = parser.parse_args()
     if arguments.threads:

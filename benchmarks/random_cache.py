@@ -41,7 +41,7 @@ BLOCK = 1 << 22  # values drawn at once
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="of all four streams")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the cache, all four streams")
     parser.add_argument("--format", choices=["zarr", "webdataset"], default="zarr")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -46,10 +46,10 @@ SHEET_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", choices=list(SIZES), default=["S", "M"], help="of the first table")
-    parser.add_argument("--discriminator-channels", type=int, help="default: 32, on CUDA 256 as in the paper")
-    parser.add_argument("--variants", action="store_true", help="the third table on the CPU too")
-    parser.add_argument("--compile", action="store_true", help="of the first two tables")
+    parser.add_argument("--size", nargs="+", choices=list(SIZES), default=["S", "M"], help="sizes in the first table")
+    parser.add_argument("--discriminator-channels", type=int, help="default: 32; on CUDA 256, as in the paper")
+    parser.add_argument("--variants", action="store_true", help="make the third table on the CPU too")
+    parser.add_argument("--compile", action="store_true", help="compile in the first two tables")
     add_options(parser)
     arguments = parser.parse_args()
     base, cache = base_config(arguments), open_cache(arguments.cache)
@@ -72,13 +72,15 @@ def main() -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cache", type=Path)
-    parser.add_argument("--batch", type=int, help="windows; default: 32, on CUDA 256")
+    parser.add_argument("--batch", type=int, help="windows of a batch; default: 32, on CUDA 256")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--autoencoder", default="house", help="the one that made the cache")
-    parser.add_argument("--threads", type=int, help="default: torch's choice")
-    parser.add_argument("--steps", type=int, help="of a block; default: as many as take --seconds, at least 2")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a block")
-    parser.add_argument("--rounds", type=int, default=3, help="in each, every row has one block")
+    parser.add_argument("--autoencoder", default="house", help="autoencoder of the cache")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument(
+        "--steps", type=int, help="steps of a block; default: as many as fit into --seconds, at least 2"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a block")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, in each of which every row has one block")
 
 
 def base_config(arguments: argparse.Namespace) -> TrainConfig:
