@@ -1,4 +1,4 @@
-"""What the folder of one evaluation holds, by name, and how its files are read and written whole."""
+"""Names the files in the folder of an evaluation, and reads and writes them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from reencoder_pipeline.safe_text import parse_json
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner, write_text, write_whole
 from reencoder_pipeline.stores.own_folder import folder_lock, require_own_folder
 
-RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: what was asked for, systems and clips
-SCORES = "scores.jsonl"  # one row per clip and system; written last, so it is only there when the run is complete
+RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: the request, systems and clips
+SCORES = "scores.jsonl"  # one row per clip and system; written last, so it exists only if the run is complete
 JOURNAL = "scores.partial.jsonl"  # rows of an unfinished run
 TABLES, MARKDOWN, REPORT = "tables.json", "tables.md", "report.html"
 CHART, BALANCES = "stft_d.svg", "balance.svg"  # after the paper's figures 2 and 3
-AUTOENCODER, LATENTS_FIGURE = "autoencoder.json", "latents.png"  # of `reencoder-autoencoder evaluate` alone
+AUTOENCODER, LATENTS_FIGURE = "autoencoder.json", "latents.png"  # only of `reencoder-autoencoder evaluate`
 AUDIO = "audio"
-LATENTS, LATENT_SCORES = "latents", "latents.json"  # what scores in latent space are made of, by row; Fréchet distances
-EXTERNAL = "external"  # what programs made of which audio
-REFERENCE = "reference"  # the audio that estimates are compared with, beside the systems' own
-OWN = {RUN: ("title", "systems", "clips", "autoencoder")}  # by which the folder of an evaluation is known
-MADE = {  # names of files that evaluations make, and remove when they belong to no row any more
+LATENTS, LATENT_SCORES = "latents", "latents.json"  # statistics of each row's latents; Fréchet distances
+EXTERNAL = "external"  # outputs of external programs
+REFERENCE = "reference"  # stands for a system in the name of a reference's audio file
+OWN = {RUN: ("title", "systems", "clips", "autoencoder")}  # keys that identify the folder of an evaluation
+MADE = {  # names of files that evaluations write, and remove if they no longer belong to a row
     AUDIO: re.compile(r"[A-Za-z0-9-]*\.[A-Za-z0-9-]*\.[0-9a-f]{8}\.flac"),
     LATENTS: re.compile(r"[0-9a-f]{64}\.npz"),
 }
@@ -39,33 +39,36 @@ NOT_WRITABLE = {*FULL_DISK, *(getattr(errno, name) for name in ("EFBIG", "EACCES
 
 @contextmanager
 def working_in(run: Path) -> Iterator[None]:
-    """Hold the folder of an evaluation, which is made if it is absent. ConfigError where it is somebody else's or
-    another process works in it; EvaluationError, naming the file, where a file cannot be written."""
+    """Make and lock the folder of an evaluation.
+
+    ConfigError if it belongs to something else or another process works in it. EvaluationError, naming the file, if
+    a file cannot be written.
+    """
     require_own_folder(run, marks=OWN)
     with named_if_not_writable(run), folder_lock(run, what="an evaluation"):
         for folder in (run, *(run / name for name in (AUDIO, LATENTS, EXTERNAL))):
             for file in folder.glob(".*.partial"):
-                if scratch_owner(file.name) is not None:  # of a run that was killed: this one holds the lock
+                if scratch_owner(file.name) is not None:  # left by a killed run, because this process holds the lock
                     file.unlink()
         yield
 
 
 @contextmanager
 def named_if_not_writable(path: Path) -> Iterator[None]:
-    """EvaluationError for a full disk or a file that may not be written; `path` is named where the error names none."""
+    """EvaluationError for a full disk or a file without permission; it names the file or, if unknown, `path`."""
     try:
         yield
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
         raise EvaluationError(
-            "cannot be written", where=error.filename or path, value=error.strerror,
-            remedy="make room or check permissions, then give the same command again: it goes on",
+            "the file cannot be written", where=error.filename or path, value=error.strerror,
+            remedy="free space or check permissions, then run the same command again to continue",
         ) from None  # fmt: skip
 
 
 def remove_stale(run: Path, *, kept: Iterable[Path]) -> None:
-    """Files of audio and latents that evaluations have made, but for `kept`. Files of other names stay."""
+    """Remove the audio and latents that evaluations wrote, except `kept`. Files with other names stay."""
     kept = set(kept)
     for folder, made in MADE.items():
         for file in (run / folder).glob("*"):
@@ -74,13 +77,13 @@ def remove_stale(run: Path, *, kept: Iterable[Path]) -> None:
 
 
 def audio_path(run: Path, clip: str, system: str, *, key: str = "") -> Path:
-    """A readable name and a digest; `key` is the row's, so that a file never belongs to another version of a system."""
+    """The path of an audio file. `key` is the row's, so that each version of a system has its own file."""
     digest = hashlib.sha256(f"{clip}/{system}/{key}".encode()).hexdigest()[:8]
     return run / AUDIO / f"{plain(clip)}.{plain(system)}.{digest}.flac"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, none if it is absent. A torn last line, left by a kill, is passed over."""
+    """The rows of a JSONL file, none if it is absent. A torn last line, left by a kill, is skipped."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -101,7 +104,7 @@ def _object(content: bytes, *, what: str, where: object) -> dict[str, Any]:
         values, found = None, f"{error.what}: {error.value}"
     if not isinstance(values, dict):
         raise EvaluationError(
-            f"the {what} is not a JSON object: it is damaged, or another program's", where=where, value=found,
+            f"the {what} is not a JSON object: it is damaged or from another program", where=where, value=found,
             remedy="move the file away and evaluate again",
         )  # fmt: skip
     return values
@@ -113,10 +116,10 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
-    """(channels, samples) -> 16-bit FLAC; what exceeds full scale is clipped."""
+    """(channels, samples) -> 16-bit FLAC; values beyond full scale are clipped."""
     import soundfile
 
-    content = io.BytesIO()  # libsndfile does not say why a write failed, nor always that it did
+    content = io.BytesIO()  # written by Python: libsndfile does not always report a failed write, and never its cause
     soundfile.write(content, audio.T, sample_rate, format="FLAC", subtype="PCM_16")  # (C, n) -> (n, C)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getbuffer())

@@ -1,8 +1,8 @@
-"""Scores in the autoencoder's own latent space: kept clip by clip, put together when a run is complete.
+"""Stores statistics of each clip's latents, and computes the scores in latent space from them when a run is complete.
 
-Latent L1 is in units of each channel's standard deviation over the references of the run, which are known only when
-all clips are; the Fréchet distance is one of whole sets of clips. So what both need of a clip lies in a small file
-until then, found again by the key of its row when an interrupted run goes on.
+Latent L1 is in units of each channel's standard deviation over all references of the run, and the Fréchet distance
+compares whole sets of clips. Both need all clips, so each clip's statistics wait in a small file. An interrupted run
+finds them again by the key of their row.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from reencoder_pipeline.stores.atomic import write_whole
 
 @dataclass(frozen=True)
 class LatentRecord:
-    """Of one estimate: the statistics of its latents, and the mean L1 of each channel to the reference's, (C,)."""
+    """Statistics of an estimate's latents, and the mean L1 of each channel to the reference's latents, (C,)."""
 
     statistics: FrechetStatistics
     distance: np.ndarray
 
     @classmethod
     def of(cls, estimate: np.ndarray, reference: np.ndarray) -> LatentRecord:
-        """Latents (targets, C, T) both; a reference compared with itself keeps its statistics for all."""
+        """Both (targets, C, T). The record of a reference compares it with itself."""
         return cls(FrechetStatistics.of(estimate), np.abs(estimate - reference).mean(axis=(0, 2), dtype=np.float64))
 
 
@@ -43,11 +43,11 @@ def record_path(run: Path, key: str) -> Path:
 
 
 def write_latent_record(path: Path, record: LatentRecord) -> None:
-    """EvaluationError where a value is not a finite number: an autoencoder gave it."""
+    """Write a record. EvaluationError if a value of the autoencoder is not finite."""
     statistics, content = record.statistics, io.BytesIO()
     if not _finite(record):
         raise EvaluationError(
-            "latents of its output hold values that are not finite numbers", remedy="check the system's output"
+            "the latents of the output hold values that are not finite numbers", remedy="check the system's output"
         )
     np.savez(
         content, count=statistics.count, mean=statistics.mean, scatter=statistics.scatter, distance=record.distance
@@ -58,7 +58,7 @@ def write_latent_record(path: Path, record: LatentRecord) -> None:
 
 def read_latent_record(path: Path) -> LatentRecord:
     try:
-        with zipfile.ZipFile(path) as archive:  # written without compression: it unpacks to no more than its size
+        with zipfile.ZipFile(path) as archive:  # ours is uncompressed, so it unpacks to no more than its size
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as values:
@@ -70,7 +70,7 @@ def read_latent_record(path: Path) -> LatentRecord:
             raise ValueError(f"shapes {shapes}, {statistics.count} frames")
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         remedy = "remove the file and evaluate again"
-        raise EvaluationError("damaged statistics of latents", where=path, value=error, remedy=remedy) from None
+        raise EvaluationError("the statistics of latents are damaged", where=path, value=error, remedy=remedy) from None
     return record
 
 
@@ -80,10 +80,10 @@ def _finite(record: LatentRecord) -> bool:
 
 
 def add_latent_scores(run: Path, rows: Sequence[dict[str, Any]], references: Mapping[str, str]) -> None:
-    """Put `latent_l1` into the scores of every row that has a record, and the Fréchet distances into latents.json.
+    """Add `latent_l1` to the scores of every row with a record, and write the Fréchet distances to latents.json.
 
-    `references` maps each clip to the key of its reference's record. Too few frames for a covariance: no Fréchet
-    distances. A clip whose reference is silent has no score here either.
+    `references` maps each clip to the key of its reference's record. With too few frames for a covariance there are no
+    Fréchet distances. Clips with a silent reference have no scores here either.
     """
     records = {clip: read_latent_record(record_path(run, key)).statistics for clip, key in references.items()}
     if not records:

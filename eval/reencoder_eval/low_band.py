@@ -1,4 +1,4 @@
-"""The low band that an evaluation is about: made as for the training of its modules, which their headers say."""
+"""Decides how an evaluation makes the low band of its clips: as in the training of its modules."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from reencoder_trainer.trained_module import LowBand, TrainedModule
 def low_band_of(
     task: Task, modules: Sequence[tuple[Path, TrainedModule]], *, resampler: str | None, spec: LatentSpec
 ) -> tuple[int, str]:
-    """Rate and resampler of the low band of all clips: one table has one input.
+    """Rate (Hz) and resampler of the low band, which are the same for all clips of a table.
 
-    `resampler`, if it is given, replaces the modules'; what differs from a module's training is said on stderr.
-    EvaluationError for modules that were trained on different low bands, or on one that leaves nothing to extend.
+    `resampler` replaces the modules'; differences from a module's training are reported on stderr. EvaluationError if
+    the modules were trained on different low bands, or on a low band that leaves nothing to extend.
     """
     if "low_band" not in task.inputs or not modules:
         rate, usual = LowBand().assumed()
@@ -28,7 +28,7 @@ def low_band_of(
         asked = {path: (rate, resampler) for path, (rate, _) in asked.items()}
     if len(set(asked.values())) > 1:
         raise EvaluationError(
-            "the modules were trained on different low bands, and a table has one input",
+            "the modules were trained on different low bands, but a table has one input",
             where="modules",
             value="; ".join(f"{path}: {rate} Hz by {name}" for path, (rate, name) in asked.items()),
             remedy="evaluate them one by one, each into a folder of its own",
@@ -38,12 +38,12 @@ def low_band_of(
         raise EvaluationError(
             "the module was trained on a low band that leaves nothing to extend",
             where=next(iter(asked)),
-            value=f"{rate} Hz, the autoencoder's rate is {spec.sample_rate} Hz",
-            remedy="check the low_band_rate of the cache that it was trained on",
+            value=f"{rate} Hz; the autoencoder's rate is {spec.sample_rate} Hz",
+            remedy="check the low_band_rate of the module's training cache",
         )
     for path, module in modules:
         if not module.low_band.known:
-            print(f"{path} does not know how its inputs were made: taken as {rate} Hz by {chosen}", file=sys.stderr)
+            print(f"{path} does not record how its inputs were made: assuming {rate} Hz by {chosen}", file=sys.stderr)
         elif module.low_band.resampler != chosen:
             print(f"{path} was trained on a low band by {module.low_band.resampler}, not {chosen}", file=sys.stderr)
     return rate, chosen

@@ -1,4 +1,4 @@
-"""Reads the files of an evaluation's folder and holds them against what an evaluation writes: damage is named."""
+"""Reads the files of an evaluation's folder and checks that they have the form in which an evaluation writes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reencoder_eval.evaluation_folder import COSTS, FAILURES, LATENT_SCORES, RUN, SCORES, read_json, read_rows
 from reencoder_pipeline.errors import EvaluationError
 
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]  # of what is measured, none comes near
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]  # far beyond any measured value
 
 
 class _Part(BaseModel):
-    """Its fields must be there and of their types; others may be there too."""
+    """All fields must exist with their types; further fields are allowed."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -106,15 +106,15 @@ class _Run(_Part):
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
-    """Rows of scores.jsonl, or of the journal of an unfinished run; none where the file is absent."""
+    """Rows of scores.jsonl, or of the journal of an unfinished run; none if the file is absent."""
     return [_checked(row, _Score, where=f"{path}: row {number}") for number, row in enumerate(read_rows(path), 1)]
 
 
 def finished_scores(run: Path) -> list[dict[str, Any]]:
-    """EvaluationError where the evaluation in this folder is not finished."""
+    """Rows of scores.jsonl. EvaluationError if the evaluation in this folder is not finished."""
     if rows := read_scores(run / SCORES):
         return rows
-    raise EvaluationError("there are no scores", where=run / SCORES, remedy="run the evaluation first, to its end")
+    raise EvaluationError("there are no scores", where=run / SCORES, remedy="run the evaluation to its end first")
 
 
 def read_failures(run: Path) -> list[dict[str, Any]]:
@@ -135,10 +135,10 @@ def latent_scores_of(run: Path) -> dict[str, Any] | None:
 
 
 def description_of(run: Path) -> dict[str, Any]:
-    """run.json. EvaluationError where there is none: this is not the folder of an evaluation."""
+    """The contents of run.json. EvaluationError if it is absent."""
     found = _checked(read_json(run / RUN), _Run, where=run / RUN)
     if found is None:
-        raise EvaluationError("not the folder of an evaluation", where=run, remedy="run reencoder-eval CONFIG")
+        raise EvaluationError("the folder is not that of an evaluation", where=run, remedy="run reencoder-eval CONFIG")
     return found
 
 
@@ -151,7 +151,7 @@ def _checked(values: Any, kind: type[BaseModel], *, where: object) -> Any:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "all of it"
         raise EvaluationError(
-            "the file is not what an evaluation writes: it is damaged, or another program's", where=where,
+            "the file does not have the form of an evaluation's: it is damaged or from another program", where=where,
             value=f"{place[:100]}: {first['msg'][:200]}", remedy="move it away and evaluate again",
         ) from None  # fmt: skip
     return values

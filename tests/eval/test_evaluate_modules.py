@@ -100,7 +100,7 @@ def test_what_is_not_known_or_not_as_in_training_is_said(
     assert low_band_of(task, loaded[:1], resampler=None, spec=spec) == (22_050, "soxr_vhq")
     assert capsys.readouterr().err == ""
     assert low_band_of(task, loaded, resampler=None, spec=spec) == (22_050, "soxr_vhq")
-    said = f"{tmp_path / 'b'} does not know how its inputs were made: taken as 22050 Hz by soxr_vhq\n"
+    said = f"{tmp_path / 'b'} does not record how its inputs were made: assuming 22050 Hz by soxr_vhq\n"
     assert capsys.readouterr().err == said
     assert low_band_of(task, loaded[:1], resampler="torchaudio_default", spec=spec) == (22_050, "torchaudio_default")
     assert "trained on a low band by soxr_vhq, not torchaudio_default" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_tables_show_the_scores_the_paper_and_what_was_left_out(page: Page) -> N
         assert f"{row.label} " in text
         assert "{stft_d_full:.2f} ({stft_d_low:.2f} / {stft_d_high:.2f})".format(**row.values) in text
     assert "2.00 (1.00 / -)" in text  # a clip whose high band is silent
-    assert "<house>, 64 channels, one frame for 1024 samples at 44.1 kHz" in text
+    assert "<house>, 64 channels, one frame per 1024 samples at 44.1 kHz" in text
     assert "Autoencoder, encode 4.30 0.37" in text
     assert "measured on a machine" in text
     assert "The high band was scored on 2 clips" in text
@@ -179,7 +179,7 @@ def test_a_run_without_audio_has_a_page_without_players(tmp_path: Path) -> None:
 
 
 def test_another_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="not the folder of an evaluation"):
+    with pytest.raises(EvaluationError, match="not that of an evaluation"):
         write_report(tmp_path)
 
 
