@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on a little music, by the same commands that a user would type."""
+"""`make demo`: runs the commands for fetching, encoding, training and evaluation on a small amount of music."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def demo(audio: Annotated[Path | None, typer.Option(help="your own music: a fold
 
 
 def _remove_earlier_run() -> None:
-    """That of an earlier demo, perhaps on other music."""
+    """Remove the run of an earlier demo, which may have used other music."""
     from reencoder_pipeline.training.run_folder import RunFolder, remove_run
     from reencoder_trainer.config import TrainConfig
 
