@@ -86,6 +86,7 @@ def test_forms_and_segments_are_what_shards_are_made_of(song: Path, tmp_path: Pa
     assert not forms[0].notes
 
 
+@pytest.mark.slow
 def test_workers_load_it_by_its_name_too(song: Path, tmp_path: Path) -> None:
     """Processes of their own, with a quote and an option's sign in the name."""
     name = saved("mmaudio", tmp_path / "it's #1")
