@@ -30,6 +30,10 @@ MOST_AUDIO_SECONDS = 10**5  # at once in memory: 18 GB of one channel
 Resampler = Literal["soxr_vhq", "torchaudio_kaiser_best", "torchaudio_default"]
 
 
+MANTISSA_BITS = {"float16": 10, "float32": 23}
+MOST_LEVEL = {"zstd": 19, "blosc": 9}
+
+
 class CacheConfig(Config):
     """`reencoder-cache build`: how a corpus becomes a latent cache."""
 
@@ -105,9 +109,9 @@ class CacheConfig(Config):
             return self
         if self.format != "zarr":
             raise ValueError("the webdataset format has no compression: choose format zarr, or compression none")
-        if self.compression == "blosc" and (self.compression_level or 1) > 9:
-            raise ValueError("compression_level of blosc is 1 to 9")
-        if self.keep_bits is not None and self.keep_bits >= {"float16": 10, "float32": 23}.get(self.precision, 0):
+        if (self.compression_level or 1) > MOST_LEVEL[self.compression]:
+            raise ValueError(f"compression_level of {self.compression} is 1 to {MOST_LEVEL[self.compression]}")
+        if self.keep_bits is not None and self.keep_bits >= MANTISSA_BITS.get(self.precision, 0):
             raise ValueError(
                 "keep_bits rounds mantissas: fewer bits than float16 (10) or float32 (23) has; int8 has none"
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reencoder_pipeline.cache.index import FORMAT
-from reencoder_pipeline.cache.layout import ShardFormat
+from reencoder_pipeline.cache.layout import compression_of
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import SPLITS, Track
 from reencoder_pipeline.corpora.splits import unit_hash
@@ -91,7 +91,7 @@ def settings(config: CacheConfig) -> dict[str, Any]:
         "keep_bits",
     }
     values = config.model_dump(include=names, exclude_none=True)
-    compression = ShardFormat.of(config, channels=1).compression
+    compression = compression_of(config)
     if compression is not None:
         values |= {"compression": compression.codec, "compression_level": compression.level}
     return values

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from reencoder_pipeline.cache.formats.compression import MANTISSA_BITS, MOST_LEVEL, Compression
+from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.formats.int8 import is_scale
 from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, is_own_file
 from reencoder_pipeline.cache.index_fields import IndexFields, RecordFields, ShardFields
 from reencoder_pipeline.cache.layout import ShardFormat, group_name, tar_name
+from reencoder_pipeline.config import MANTISSA_BITS, MOST_LEVEL
 from reencoder_pipeline.errors import CacheError, shown
 
 _INDEX, _SHARD, _RECORD = TypeAdapter(IndexFields), TypeAdapter(ShardFields), TypeAdapter(RecordFields)

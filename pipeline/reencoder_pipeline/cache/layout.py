@@ -45,9 +45,15 @@ def tar_name(key: str) -> str:
     return f"{SHARDS}/{key}.tar"
 
 
+def compression_of(config: CacheConfig) -> Compression | None:
+    if config.compression == "none":
+        return None
+    return Compression(config.compression, config.compression_level or DEFAULT_LEVELS[config.compression])
+
+
 def stored_as(config: CacheConfig) -> dict[str, Any]:
     """What an index says of compression and rounding; nothing where there is none."""
-    compression = ShardFormat.of(config, channels=1).compression
+    compression = compression_of(config)
     if compression is None:
         return {}
     return {
@@ -75,11 +81,7 @@ class ShardFormat:
 
     @classmethod
     def of(cls, config: CacheConfig, *, channels: int) -> ShardFormat:
-        compression = None
-        if config.compression != "none":
-            level = config.compression_level or DEFAULT_LEVELS[config.compression]
-            compression = Compression(config.compression, level)
-        return cls(config.format, tuple(config.streams), config.precision, channels, compression)
+        return cls(config.format, tuple(config.streams), config.precision, channels, compression_of(config))
 
     @property
     def dtype(self) -> np.dtype[Any]:

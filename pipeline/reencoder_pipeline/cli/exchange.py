@@ -25,14 +25,14 @@ def convert(  # noqa: PLR0917, typer reads the signature
 
     asked = {"format": format_, "compression": compression, "compression_level": level}
     settings = load_config(None, CacheConfig, [line for key, value in asked.items() for line in option(key, value)])
-    from reencoder_pipeline.cache.layout import ShardFormat
+    from reencoder_pipeline.cache.layout import compression_of
     from reencoder_pipeline.exchange.convert import convert_cache
     from reencoder_pipeline.exchange.output_folder import local_folder
 
     with resuming(), ProgressLine("converting", unit="frames", scaled=True) as report:
         done = convert_cache(
             cache, local_folder(out), storage=settings.format,
-            compression=ShardFormat.of(settings, channels=1).compression, progress=report,
+            compression=compression_of(settings), progress=report,
         )  # fmt: skip
     print_summary({"cache": out, **vars(done)}, as_json)
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 Codec = Literal["zstd", "blosc"]
 DEFAULT_LEVELS: Mapping[str, int] = {"zstd": 3, "blosc": 5}
-MOST_LEVEL: Mapping[str, int] = {"zstd": 19, "blosc": 9}
-MANTISSA_BITS = {"float16": 10, "float32": 23}
 
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 _BLOSC_HEADER = struct.Struct("<BBBBIII")  # two versions, flags, typesize, then bytes decoded, of a block, encoded
@@ -22,7 +20,7 @@ _BLOSC_ZSTD = 4  # in the three upper bits of the flags
 
 @dataclass(frozen=True)
 class Compression:
-    """How the chunks of a Zarr shard are compressed; `level` is 1 to MOST_LEVEL of the codec."""
+    """How the chunks of a Zarr shard are compressed; `level` is 1 to `config.MOST_LEVEL` of the codec."""
 
     codec: Codec
     level: int
