@@ -1,1 +1,1 @@
-"""Trained modules on somebody's files: audio or latents in, audio or latents out."""
+"""Applies trained modules to files: audio or latents in, audio or latents out."""

@@ -1,4 +1,4 @@
-"""Which conditions an upmix is made with: neutral, random by a seed, like a reference, or between."""
+"""Chooses the conditions of an upmix: neutral, random by a seed, like a reference, or between."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def variants_of(
             )
         return (Variant("", None),)
     if share is not None and oracle is None:
-        raise ConfigError("there is nothing to go towards", where="--lambda", value=share, remedy="add --like FILE")
+        raise ConfigError("--lambda needs a reference", where="--lambda", value=share, remedy="add --like FILE")
     share = 1.0 if share is None else share
     if variants > 1 and oracle is not None and share == 1:
         remedy = "give a --lambda below 1, such as 0.5"
@@ -71,7 +71,9 @@ def condition_like(
     with opened(path, folder=folder) as sound:
         if sound.audio.width != 2 or sound.survey.side_mid_db <= MONO_DB or sound.survey.is_one_signal:
             value = f"{sound.audio.width} channel(s), side {sound.survey.side_mid_db:+.0f} dB against mid"
-            raise AudioError("is no stereo to be like", where=path, value=value, remedy="give a true stereo recording")
+            raise AudioError(
+                "the reference is not stereo", where=path, value=value, remedy="give a true stereo recording"
+            )
         same = sound.rate == spec.sample_rate
         latents = encoded(
             autoencoder,

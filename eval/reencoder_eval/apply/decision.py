@@ -1,4 +1,4 @@
-"""What is to be done with a file, by its survey: restore its upper band, make it stereo, both, or leave it alone."""
+"""Decides by the survey of a file what to do: restore its upper band, make it stereo, both, or leave it alone."""
 
 from __future__ import annotations
 

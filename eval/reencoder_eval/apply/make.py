@@ -1,4 +1,4 @@
-"""One sound or one file of latents through the modules: the work that `apply_to` does for each of its files."""
+"""Sends one sound or one file of latents through the modules: the work of `apply_to` on each of its files."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def make_sound(
 ) -> Iterator[tuple[Variant, Scratch, int]]:
     """Every variant with its audio and rate. Encoded once; decoded once for each.
 
-    The rate is the input's, but for an upsampled input below the autoencoder's rate, which gets that. `bits` is the
-    depth of the file to be written: a side on its grid makes the mid of `mono_compatible` exact.
+    The rate is the input's; an upsampled input below the autoencoder's rate gets that rate. `bits` is the depth of the
+    file to be written: a side on its grid makes the mid of `mono_compatible` exact.
     """
     rate = autoencoder.spec.sample_rate
     out_rate = max(sound.rate, rate) if decision.upsample else sound.rate

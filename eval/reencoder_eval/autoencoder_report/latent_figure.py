@@ -1,4 +1,4 @@
-"""The picture of the diagnostics: spread and posterior, correlation, high band, tolerance of the decoder."""
+"""Draws the diagnostics: spread and posterior, correlation, high band, tolerance of the decoder."""
 
 from __future__ import annotations
 

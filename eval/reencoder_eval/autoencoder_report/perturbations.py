@@ -1,4 +1,4 @@
-"""Ways of changing a clip a little or a lot, to see whether the latents move as much as the sound does."""
+"""Changes a clip a little or a lot, to compare how far latents and sound move."""
 
 from __future__ import annotations
 

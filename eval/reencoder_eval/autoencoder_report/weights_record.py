@@ -1,4 +1,4 @@
-"""What a file of weights says about itself: size, digest, and how it was trained."""
+"""Reads what a file of weights says about itself: size, digest, and how it was trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weights_file(name: str) -> Path | None:
         path = Path(plain).expanduser()
         path = path / "autoencoder.safetensors" if path.is_dir() else path
         return path if path.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # no path at all: too long, of a user who is not there
+    except (OSError, RuntimeError, ValueError):  # no path at all: too long, or of an unknown user
         return None
 
 

@@ -139,7 +139,7 @@ def export(  # noqa: PLR0917, typer reads the signature
         list[Path] | None, typer.Option("--latents", metavar="FILE", help="latents to compare on, beside random ones")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace files of these names, whoever made them")
+        bool, typer.Option("--overwrite", help="replace files of these names, also those of other programs")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -119,7 +119,7 @@ def tables(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="the folder of a finished run")]) -> None:
-    """Write tables, figures and page of a run anew, from what its folder holds. Prints the path of the page."""
+    """Write tables, figures and page of a run again, from what its folder holds. Prints the path of the page."""
     from reencoder_eval.evaluation_folder import working_in
     from reencoder_eval.report.listening_page import write_report
     from reencoder_eval.run_contents import description_of

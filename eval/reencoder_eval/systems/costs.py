@@ -1,4 +1,4 @@
-"""What a system costs: GFLOPs of what it adds and of the autoencoder's passes around it, speed, and memory."""
+"""Measures what a system costs: GFLOPs of what it adds and of the autoencoder's passes around it, speed, memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 ROUNDS = 3
-PROCESS = Path("/proc/self")  # where Linux tells of a process's memory
+PROCESS = Path("/proc/self")  # where Linux reports the memory of a process
 
 
 def measure_costs(

@@ -45,8 +45,8 @@ class System:
 
 
 def estimate_of(system: System, audio: ClipAudio) -> np.ndarray:
-    """What a system makes of a clip. EvaluationError for whatever goes wrong in it: a failing system is a failure of
-    its row, and not the end of an evaluation."""
+    """The estimate of a system for a clip. Every error in it becomes an EvaluationError: a system that fails is a failure
+    of its row, and the evaluation goes on."""
     assert system.run is not None, "a row without weights is never run"
     try:
         estimate = system.run(audio)

@@ -135,7 +135,7 @@ def test_what_needs_no_work_is_copied_to_the_byte(place: Place) -> None:
     [
         ({"upmix": "plain_m2s", "seed": 1}, ConfigError, "takes no condition"),
         ({"upmix": "plain_m2s", "variants": 2}, ConfigError, "takes no condition"),
-        ({"upmix": "m2s", "share": 0.5}, ConfigError, "nothing to go towards"),
+        ({"upmix": "m2s", "share": 0.5}, ConfigError, "needs a reference"),
         ({"upmix": "bwe"}, CheckpointError, "upsample is its command"),
         ({"upsample": "m2s"}, CheckpointError, "upmix is its command"),
         ({"upsample": "bwe", "autoencoder": "house"}, CacheError, "different autoencoders"),

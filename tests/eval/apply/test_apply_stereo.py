@@ -94,7 +94,7 @@ def test_a_reference_is_seen_through_windows_as_long_as_those_of_training(window
 
 def test_a_reference_must_be_stereo(place: Place) -> None:
     path = place.write("a.wav", mono(0.1))
-    with pytest.raises(ReencoderError, match="no stereo to be like"):
+    with pytest.raises(ReencoderError, match="the reference is not stereo"):
         place.apply(path, upmix=place.m2s, like=path)
 
 

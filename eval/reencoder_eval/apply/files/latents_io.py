@@ -69,7 +69,7 @@ def read_latents(path: Path) -> Latents:
         what, remedy = "the latents are not floats of shape (channels, frames)", "save them as float16 or float32"
         raise CacheError(what, where=path, value=value, remedy=remedy)
     if not np.isfinite(values).all():
-        raise CacheError("holds values that are not numbers", where=path, remedy="encode it again")
+        raise CacheError("the file holds values that are not numbers", where=path, remedy="encode it again")
     spec, streams = header.pop("spec", None), header.pop("streams", None)
     return Latents(
         values,

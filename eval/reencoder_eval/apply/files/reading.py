@@ -82,7 +82,9 @@ def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Samples]:
     """(channels, samples); a read stops at a gap in an Ogg stream while the one after it goes on: read until none."""
     while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
-            raise AudioError("holds values that are not numbers", where=path, remedy="make it anew from its source")
+            raise AudioError(
+                "the file holds values that are not numbers", where=path, remedy="make it again from its source"
+            )
         yield np.ascontiguousarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
 
 

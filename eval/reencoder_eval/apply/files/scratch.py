@@ -15,7 +15,7 @@ from reencoder_pipeline.audio.block_resampling import BlockLowBand
 
 Samples = NDArray[np.float32]
 
-IN_MEMORY = 32 * 2**20  # bytes; what is larger goes to a file without a name, which no end of the process leaves behind
+IN_MEMORY = 32 * 2**20  # bytes; what is larger goes to a file without a name, which goes when the process ends
 BLOCK = 2**18  # samples that are worked on at a time
 
 

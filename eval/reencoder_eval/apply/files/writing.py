@@ -1,4 +1,4 @@
-"""Output files: in which container and depth, never clipped unsaid, written beside their place and renamed."""
+"""Writes output files: chooses container and depth, turns down or reports what would clip, and renames at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BITS = {"PCM_16": 16, "PCM_24": 24}
 
 @dataclass(frozen=True)
 class Form:
-    """What the user wants: `format` a key of SUFFIXES or None for that of the input, `depth` None likewise."""
+    """The form that the user asks for: `format` is a key of SUFFIXES; None takes the input's, also for `depth`."""
 
     format: str | None = None
     depth: str | None = None
@@ -68,8 +68,8 @@ def container_of(sound: Sound, form: Form) -> Container:
     """That of the input where it is lossless and can be written; FLAC for lossy inputs and for formats of ffmpeg.
 
     An MP3 or Ogg encoder would cut off again what has been restored (libsndfile's MP3 keeps 17.6 kHz of white noise):
-    they are written for --format alone. Integer samples stay of their depth, but for 8 bits, which become 16, and 32,
-    which become 24; float stays float; lossy ones become 16 bits.
+    they are written for --format alone. Integer samples keep their depth, except that 8 bits
+    become 16 and 32 become 24. Float stays float; lossy formats become 16 bits.
     """
     known = {"PCM_24": "24", "PCM_32": "24", "FLOAT": "float", "DOUBLE": "float", "ALAC_24": "24", "ALAC_32": "24"}
     depth = form.depth or known.get(sound.subtype or "", "16")
