@@ -45,7 +45,7 @@ class System:
 
 
 def estimate_of(system: System, audio: ClipAudio) -> np.ndarray:
-    """The estimate of a system for a clip. Every error in it becomes an EvaluationError: a system that fails is a failure
+    """The estimate of a system for a clip. Its errors become EvaluationErrors: a system that fails is a failure
     of its row, and the evaluation goes on."""
     assert system.run is not None, "a row without weights is never run"
     try:
