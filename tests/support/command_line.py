@@ -14,6 +14,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def run_here(program: str, *arguments: object, folder: Path = ROOT, **environmen
         patch.chdir(folder)
         for name, value in environment.items():
             patch.setenv(name, value)
-        code = _exit_code(_main(program))
+        code = _exit_code(entry_point(program).main)
     texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]  # type: ignore[attr-defined]
     return CompletedProcess([program, *map(str, arguments)], code, *texts)
 
@@ -56,14 +57,16 @@ def program_line(program: str, *arguments: object) -> list[str]:
     return [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
 
 
+def entry_point(program: str) -> Any:
+    """The module of a program: its `main` runs, its `app` parses."""
+    module, _, function = PROGRAMS[program].partition(":")
+    assert function == "main"
+    return import_module(module)
+
+
 def search_path() -> str:
     """PYTHONPATH with which another process finds the helpers of the tests."""
     return os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def _main(program: str) -> Callable[[], object]:
-    module, _, function = PROGRAMS[program].partition(":")
-    return getattr(import_module(module), function)
 
 
 def _exit_code(main: Callable[[], object]) -> int:
