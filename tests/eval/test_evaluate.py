@@ -123,7 +123,7 @@ def test_a_failing_system_is_named_and_the_others_go_on(songs: Path, autoencoder
         "the audio holds values that are not finite numbers",
         "on purpose",
         "the audio holds values that are not finite numbers",
-        "cannot be read as audio",
+        "the file cannot be read as audio",
     ]
     assert result.failures[0]["where"] == f"{clips[0].id}, Broken"
 
