@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from applied import Place, low_music
+from command_line import run_here
+from readme_commands import commands_of
 from reencoder_eval.cli.apply import app
 from reencoder_pipeline.errors import ConfigError
+from tiny_build import music
 
 
 def test_finished_files_are_skipped_failed_ones_are_named_and_the_others_go_on(place: Place) -> None:
@@ -54,6 +59,30 @@ def test_the_command_prints_a_line_of_json_for_each_file_and_exits_3(place: Plac
     assert CliRunner().invoke(app, ["upsample", *latents]).exit_code == 3, "latents have no seconds to show"
     wrong = CliRunner().invoke(app, [str(one) for one in [*arguments, "--seed", 1]])
     assert isinstance(wrong.exception, ConfigError)
+
+
+UPON_FILES = [line for line in commands_of("README.md") if re.match("reencoder-apply up(sample|mix) ", line)]
+
+
+@pytest.mark.parametrize("line", UPON_FILES)
+def test_the_commands_of_the_readme_run(line: str, place: Place) -> None:
+    """With modules and an autoencoder of the tests in place of the released ones."""
+    for name in ("full.wav", "mono.flac", "mono.wav", "old.wav", "low.wav"):
+        place.write(name, low_music(0.4), 22_050)
+    (place.folder / "in" / "low.m4a").write_bytes((place.folder / "in" / "low.wav").read_bytes())
+    place.write("reference.wav", music(seconds=1.5))
+    program, task, *words = line.split()
+    own = {"upsample": place.bwe, "upmix": place.m2s}
+    words = [str(own[task]) if word == "out/runs/mine" else word for word in words]
+    if "--module" not in words:
+        words += ["--module", str(own[task])]
+    if "--then" in words:
+        words += ["--upmix-module", str(place.m2s)]
+    done = run_here(
+        program, task, *words, "--autoencoder", place.autoencoder, "--device", "cpu", folder=place.folder / "in"
+    )
+    assert done.returncode == 0, done.stderr
+    assert any(file.is_file() for file in (place.folder / "in" / words[words.index("--out") + 1]).iterdir())
 
 
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(place: Place) -> None:
