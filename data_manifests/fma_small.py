@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import write_text
 from reencoder_pipeline.stores.digests import file_digest
+from reencoder_pipeline.stores.jsonl import json_lines
 from reencoder_pipeline.stores.own_folder import require_own_file
 
 Row = dict[str, Any]
@@ -288,7 +288,7 @@ def _row_of(clip: Clip, prefix: Path, sha256: str, found: Survey) -> Row:
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
     """All of the rows, whole or not at all; no file for no rows."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)  # in ASCII: a folder's name need not be text
+    text = json_lines(rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if rows:

@@ -17,6 +17,7 @@ import numpy as np
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.safe_text import parse_json
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner, write_text, write_whole
+from reencoder_pipeline.stores.jsonl import json_lines
 from reencoder_pipeline.stores.own_folder import folder_lock, require_own_folder
 
 RUN, COSTS, FAILURES = "run.json", "costs.json", "failures.jsonl"  # RUN: the request, systems and clips
@@ -112,7 +113,7 @@ def _object(content: bytes, *, what: str, where: object) -> dict[str, Any]:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     with named_if_not_writable(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json_lines([row]))
 
 
 def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
@@ -123,10 +124,6 @@ def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
     soundfile.write(content, audio.T, sample_rate, format="FLAC", subtype="PCM_16")  # (C, n) -> (n, C)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getbuffer())
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_json(path: Path, values: object) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from reencoder_eval.evaluation_folder import COSTS, FAILURES, LATENT_SCORES, RUN, SCORES, read_json, read_rows
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.tasks import LOW_BAND_RATE
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]  # far beyond any measured value
 
@@ -96,7 +97,7 @@ class _Run(_Part):
     sample_rate: int = Field(gt=0)
     autoencoder: _Autoencoder
     resampler: str
-    low_rate: Annotated[int, Field(ge=1_000, le=1_000_000)] = 22_050  # absent from early runs
+    low_rate: Annotated[int, Field(ge=1_000, le=1_000_000)] = LOW_BAND_RATE  # absent from early runs
     systems: list[_System]
     clips: list[_Clip]
     listening: list[str]

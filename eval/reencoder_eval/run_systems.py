@@ -26,7 +26,6 @@ from reencoder_eval.evaluation_folder import (
     audio_path,
     remove_stale,
     write_audio,
-    write_rows,
 )
 from reencoder_eval.latent_scores import LatentRecord, add_latent_scores, record_path, write_latent_record
 from reencoder_eval.metrics.latent import encode_clip
@@ -37,7 +36,8 @@ from reencoder_eval.systems.costs import measure_costs
 from reencoder_eval.systems.system import System, estimate_of
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
 from reencoder_pipeline.progress import ProgressLine
-from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.stores.jsonl import write_json_lines
+from reencoder_pipeline.tasks import LOW_BAND_RATE, get_task
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -52,7 +52,7 @@ class Setup:
 
     systems: Sequence[System]
     autoencoder: Autoencoder
-    low_rate: int = 22_050
+    low_rate: int = LOW_BAND_RATE
     resampler: str = "soxr_vhq"
 
 
@@ -85,7 +85,7 @@ class Scoring:
         """EvaluationError when nothing at all could be scored."""
         (self.out / AUDIO).mkdir(parents=True, exist_ok=True)
         self.known = {row["key"]: row for name in (SCORES, JOURNAL) for row in read_scores(self.out / name)}
-        write_rows(self.out / JOURNAL, self.known.values())
+        write_json_lines(self.out / JOURNAL, self.known.values())
         self.failures = [clip_failure(error, where=error.where) for error in choice.failures]
         total = len(choice.clips) * len(self.runnable)
         with (
@@ -196,14 +196,14 @@ class Scoring:
         return latents
 
     def _finished(self, listening: Sequence[str]) -> Evaluation:
-        write_rows(self.out / FAILURES, self.failures)
+        write_json_lines(self.out / FAILURES, self.failures)
         if not self.rows:
             raise EvaluationError(
                 "no clip could be scored", where=self.out / FAILURES, value=f"{len(self.failures)} failures",
                 remedy="read the file: it says of each clip why",
             )  # fmt: skip
         add_latent_scores(self.out, self.rows, self.references)
-        write_rows(self.out / SCORES, self.rows)
+        write_json_lines(self.out / SCORES, self.rows)
         (self.out / JOURNAL).unlink()
         remove_stale(self.out, kept=self._files(listening))
         return Evaluation(tuple(self.rows), tuple(self.failures))

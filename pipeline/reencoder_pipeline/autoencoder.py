@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reencoder_pipeline.errors import AutoencoderError, ReencoderError
+from reencoder_pipeline.errors import AutoencoderError, ReencoderError, in_one_line
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.named_function import call_named, reads_like_a_function, shown
+from reencoder_pipeline.named_function import call_named, reads_like_a_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,7 @@ def shipped_name(name: str, *, where: object, option: str = "--autoencoder NAME"
         raise AutoencoderError(
             "the file names an autoencoder that does not ship with this program, and such a name is never loaded",
             where=where,
-            value=shown(name),
+            value=in_one_line(name),
             remedy=f"if you know where that autoencoder is, give its file, folder, hub id or function: {option}",
         )
     return name
@@ -151,7 +151,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         known = f'"{HOUSE}"; a folder or file of weights; a hub id (owner/name); or package.module:function'
         remedy = f"did you mean {near[0]}?" if near else f"give {known}"
         what = "there is no such autoencoder on disk" if "/" in plain else "the autoencoder is unknown"
-        raise AutoencoderError(what, value=f"'{shown(plain)}'", remedy=remedy)
+        raise AutoencoderError(what, value=f"'{in_one_line(plain)}'", remedy=remedy)
     source = find_source(
         plain,
         families=tuple(FAMILIES),
@@ -165,7 +165,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
     except ReencoderError:
         raise
     except Exception as error:  # a model's configuration can hold anything, and libraries raise any exception for it
-        value = f"{type(error).__name__}: {shown(error)}"
+        value = f"{type(error).__name__}: {in_one_line(error)}"
         remedy = "fetch the weights again; if they are as published, report which ones they are"
         what = "the weights and their configuration do not make an autoencoder"
         raise AutoencoderError(what, where=source.path, value=value, remedy=remedy) from error
@@ -200,7 +200,7 @@ def parse_name(name: str) -> tuple[str, Options]:
     if problems:
         remedy = f"write NAME#key=value,key=value with keys of: {', '.join(known)}"
         what = "the options behind the autoencoder's name are not valid"
-        raise AutoencoderError(what, where=shown(name), value="; ".join(problems), remedy=remedy)
+        raise AutoencoderError(what, where=in_one_line(name), value="; ".join(problems), remedy=remedy)
     return plain, options
 
 
@@ -230,5 +230,5 @@ def _complete(autoencoder: Any, *, where: str) -> Autoencoder:
     sizes = {"sample_rate": spec.sample_rate, "hop": spec.hop, "channels": spec.channels}
     if wrong := {name: size for name, size in sizes.items() if type(size) is not int or not 1 <= size <= 10**6}:
         what = "the loaded object is not an autoencoder: sizes in its spec are not whole numbers from 1 to a million"
-        raise AutoencoderError(what, where=where, value=shown(wrong), remedy=remedy)
+        raise AutoencoderError(what, where=where, value=in_one_line(wrong), remedy=remedy)
     return autoencoder

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from reencoder_pipeline.errors import ConfigError, shown
 from reencoder_pipeline.safe_text import LARGEST_CONFIG, names_a_file, parse_yaml, read_text
-from reencoder_pipeline.tasks import StreamName, TaskName
+from reencoder_pipeline.tasks import LOW_BAND_RATE, StreamName, TaskName
 
 
 class Config(BaseModel):
@@ -75,7 +75,7 @@ class CacheConfig(Config):
         description="segments encoded at once, of any tracks; 1 is fastest on a CPU, a GPU wants more",
     )
     low_band_rate: int = Field(
-        22_050, ge=1_000, le=768_000, description="sample rate that the low_band stream is reduced to"
+        LOW_BAND_RATE, ge=1_000, le=768_000, description="sample rate that the low_band stream is reduced to"
     )
     resampler: Resampler = "soxr_vhq"
     tasks: Literal["measured"] | list[TaskName] = Field(

@@ -23,6 +23,12 @@ def shown(value: object, *, limit: int = MOST_SHOWN, quoted: bool = False) -> st
     return "".join(pieces)
 
 
+def in_one_line(value: object) -> str:
+    """Write foreign text in one line of bounded length; characters that are not printable as escapes."""
+    text = shown(str(value), limit=200)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _pieces(value: object, *, limit: int, quoted: bool = True, level: int = 0) -> Iterator[str]:
     match value:
         case str():

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reencoder_pipeline.errors import ReencoderError
+from reencoder_pipeline.errors import ReencoderError, in_one_line
 
 ANNOUNCED: set[str] = set()  # names that this process has printed on stderr
 
@@ -59,24 +59,17 @@ def call_named(
         ) from failure
 
 
-def shown(name: object) -> str:
-    """A given name in one printable line of bounded length."""
-    text = str(name)
-    start = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:200])
-    return start if len(text) <= 200 else f"{start}... ({len(text):,} characters)"
-
-
 def _imported(name: str, *, what: str, error: type[ReencoderError]) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     if not reads_like_a_function(name):
         remedy = "write package.module:function"
-        raise error("this is not the name of a function", where=f"'{shown(name)}'", remedy=remedy)
+        raise error("this is not the name of a function", where=f"'{in_one_line(name)}'", remedy=remedy)
     _announce(name, what)
     try:
         module = importlib.import_module(module_name)
     except ImportError as failure:
         remedy = "correct the name, install the package, or put its folder into PYTHONPATH"
-        raise error("the module cannot be imported", where=name, value=shown(failure), remedy=remedy) from failure
+        raise error("the module cannot be imported", where=name, value=in_one_line(failure), remedy=remedy) from failure
     except (Exception, SystemExit) as failure:  # the user's own code can raise anything
         said, remedy = "the module raised an exception while it was imported", f"correct {module_name}"
         raise error(said, where=name, value=_described(failure), remedy=remedy) from failure

@@ -7,6 +7,8 @@ from typing import Literal
 
 from reencoder_pipeline.errors import ConfigError
 
+LOW_BAND_RATE = 22_050  # samples a second, to which the stream low_band is reduced unless a config says otherwise
+
 
 @dataclass(frozen=True)
 class Task:

@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from reencoder_eval.cli.evaluate import app
-from reencoder_eval.evaluation_folder import COSTS, LATENT_SCORES, MARKDOWN, SCORES, TABLES, write_json, write_rows
+from reencoder_eval.evaluation_folder import COSTS, LATENT_SCORES, MARKDOWN, SCORES, TABLES, write_json
 from reencoder_eval.tables.bootstrap import RESAMPLES, resample_weights
 from reencoder_eval.tables.score_tables import text_tables, write_tables
 from reencoder_eval.tables.summary import summarise
 from reencoder_eval.tables.text_table import markdown
 from reencoder_pipeline.errors import EvaluationError
+from reencoder_pipeline.stores.jsonl import write_json_lines
 
 
 def count(gflops: float | None) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def test_any_row_can_be_compared_with_by_its_label(run: Path) -> None:
         "autoencoder": (-2, -2, -2), "autoencoder_low_band": (1, 1, 1), "ours:M": (-0.5, -0.5, -0.5)
     }  # fmt: skip
     assert summary.comparisons["ours:M"]["stft_d_full"].gap_closed is None, "a gap starts at the input"
-    write_rows(run / SCORES, rows)
+    write_json_lines(run / SCORES, rows)
     done = CliRunner().invoke(app, ["tables", str(run), "--against", "the ours:S", "--markdown"])
     assert "Paired differences to 'the ours:S'" in done.stdout
     assert "| the ours:M | -0.50 [-0.50, -0.50] |" in done.stdout
@@ -176,7 +177,7 @@ def test_no_scores_are_an_error() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     values = {"autoencoder": [1.0, 1.2], "autoencoder_low_band": [2.0, 2.4], "sinc": [2.2, 2.2], "ours:S": [1.5, 1.7]}
-    write_rows(tmp_path / SCORES, rows_of(values))
+    write_json_lines(tmp_path / SCORES, rows_of(values))
     return tmp_path
 
 

@@ -15,8 +15,8 @@ from reencoder_eval.baselines.baseline import load_baseline
 from reencoder_eval.cli.autoencoder import app as autoencoder_app
 from reencoder_pipeline.autoencoder import load_autoencoder
 from reencoder_pipeline.cli import app as cache_app
-from reencoder_pipeline.errors import AutoencoderError, EvaluationError, ReencoderError
-from reencoder_pipeline.named_function import ANNOUNCED, reads_like_a_function, shown
+from reencoder_pipeline.errors import AutoencoderError, EvaluationError, ReencoderError, in_one_line
+from reencoder_pipeline.named_function import ANNOUNCED, reads_like_a_function
 
 HERE = "named_functions"
 
@@ -46,7 +46,7 @@ NONSENSE = [
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_names_that_read_like_something_and_are_nothing(name: str) -> None:
-    assert shown(name) in refused(name)
+    assert in_one_line(name) in refused(name)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_names_that_read_like_something_and_are_nothing(name: str) -> None:
 def test_names_that_no_terminal_should_see(name: str) -> None:
     text = refused(name)
     assert text.replace("\n", "").isprintable()
-    assert shown(name)[:40] in text
+    assert in_one_line(name)[:40] in text
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "pipe in a folder", "pipe with a suffix"])

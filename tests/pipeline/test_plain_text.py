@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from example_run import LABELS, write_run
-from reencoder_eval.evaluation_folder import CHART, MARKDOWN, RUN, SCORES, read_json, read_rows, write_json, write_rows
+from reencoder_eval.evaluation_folder import CHART, MARKDOWN, RUN, SCORES, read_json, read_rows, write_json
 from reencoder_eval.report.figures import stft_d_chart
 from reencoder_eval.report.listening_page import write_report
 from reencoder_eval.report.module_card import results_of
@@ -25,6 +25,7 @@ from reencoder_pipeline import exit_codes as command_line
 from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.plain_text import markdown_cell, markdown_code, markdown_text, printable
 from reencoder_pipeline.stores import atomic as durable
+from reencoder_pipeline.stores.jsonl import write_json_lines
 from reencoder_trainer.release.module_card import render_card
 from trained_modules import make_trained
 
@@ -77,7 +78,7 @@ def test_a_terminal_shows_it(text: str) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_labels_and_names_stay_text_in_tables_pages_pictures_and_cards(text: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    write_rows(
+    write_json_lines(
         run / SCORES,
         [{**row, "label": text if row["system"] == "ours:x" else row["label"]} for row in read_rows(run / SCORES)],
     )

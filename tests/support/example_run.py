@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from reencoder_eval.evaluation_folder import COSTS, FAILURES, RUN, SCORES, audio_path, write_json, write_rows
+from reencoder_eval.evaluation_folder import COSTS, FAILURES, RUN, SCORES, audio_path, write_json
+from reencoder_pipeline.stores.jsonl import write_json_lines
 
 RATE, SECONDS = 44_100, 1.0
 HOSTILE = "<script>alert('x')</script> & \"Ours\""
@@ -41,8 +42,8 @@ def write_run(run: Path, *, channels: int = 1) -> Path:
                 _write(path, tone(500.0 * (place + 2), level=0.2 / (place + 1)), channels=channels)
         if number < 2:
             _write(audio_path(run, clip, "reference"), tone(500.0), channels=channels)
-    write_rows(run / SCORES, rows)
-    write_rows(run / FAILURES, [{"where": "<b>broken</b>.wav", "what": "cannot be read", "found": "text"}])
+    write_json_lines(run / SCORES, rows)
+    write_json_lines(run / FAILURES, [{"where": "<b>broken</b>.wav", "what": "cannot be read", "found": "text"}])
     description = {
         "title": "Bandwidth extension & more",
         "split": "test",

@@ -8,11 +8,10 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from reencoder_pipeline.config import Resampler
-from reencoder_pipeline.errors import CheckpointError
+from reencoder_pipeline.errors import CheckpointError, in_one_line
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.named_function import shown
 from reencoder_pipeline.stores.foreign_tensors import first_of
-from reencoder_pipeline.tasks import TASKS, StreamName, Task
+from reencoder_pipeline.tasks import LOW_BAND_RATE, TASKS, StreamName, Task
 from reencoder_trainer.module.latent_module import Output
 
 WRITTEN = "use a file that reencoder-train or save_pretrained wrote"
@@ -87,7 +86,7 @@ class SpecHeader(_Strict):
 class LowBandHeader(_Strict):
     """LowBand; null if unknown (imported latents). Files of the first version lack it."""
 
-    rate: Annotated[int, Field(ge=1_000, le=1_000_000)] | None = 22_050
+    rate: Annotated[int, Field(ge=1_000, le=1_000_000)] | None = LOW_BAND_RATE
     resampler: Resampler | None = "soxr_vhq"
 
 
@@ -125,7 +124,7 @@ def parse_header(text: str, path: Path) -> ModuleHeader:
         return ModuleHeader.model_validate_json(text)
     except ValidationError as error:
         problems = [
-            f"{shown('.'.join(map(str, problem['loc']))) or 'header'}: {shown(problem['msg'])}"
+            f"{in_one_line('.'.join(map(str, problem['loc']))) or 'header'}: {in_one_line(problem['msg'])}"
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         ]
     value = first_of(problems)

@@ -83,7 +83,7 @@ class ReEncoder(ModelHubMixin):
 
         The default condition is zero, the prior's mean. CheckpointError if the shapes do not fit the module.
         """
-        batch = self._batch(latents)
+        batch = self.batched(latents)
         if batch.numel() == 0:
             remedy = "give at least one frame and one item"
             raise CheckpointError("the latents are empty", value=tuple(latents.shape), remedy=remedy)
@@ -192,8 +192,8 @@ class ReEncoder(ModelHubMixin):
         )
         return cls(load_module(Path(path)), precision=precision)
 
-    def _batch(self, latents: Tensor) -> Tensor:
-        """(..., C_in, T) -> (B, C_in, T)"""
+    def batched(self, latents: Tensor) -> Tensor:
+        """(..., C_in, T) -> (B, C_in, T); CheckpointError for other channels, and for what are no floats."""
         spec, streams = self.spec, self.trained.task.inputs
         if latents.dim() < 2 or latents.shape[-2] != self.trained.module.in_channels:
             expected = f"LatentSpec.channels {spec.channels}, of {spec.autoencoder}, for each of {', '.join(streams)}"
@@ -260,7 +260,7 @@ class LatentStream:
 
     def __call__(self, chunk: Tensor) -> Tensor:
         """(..., C_in, t) -> (..., C_out, t') of the frames that are complete so far; t' may be 0."""
-        batch = self._reencoder._batch(chunk)
+        batch = self._reencoder.batched(chunk)
         if self._stream is None or self._like is None:
             self._stream, self._like = self._start(batch), chunk[..., :0]
         same = (chunk.shape[:-1], chunk.dtype, chunk.device) == (
@@ -279,7 +279,7 @@ class LatentStream:
         """(..., C_out, t'): the frames that were held back, at most latency_frames."""
         if self._like is None or self._stream is None:
             raise CheckpointError("there is nothing to flush", remedy="give the stream a chunk first")
-        output = self._run(self._reencoder._batch(self._like), last=True)
+        output = self._run(self._reencoder.batched(self._like), last=True)
         self._stream = self._like = None
         return output
 

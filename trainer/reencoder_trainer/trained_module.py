@@ -15,7 +15,7 @@ from reencoder_pipeline.config import Resampler
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.stores.foreign_tensors import first_of, misfits
-from reencoder_pipeline.tasks import Task
+from reencoder_pipeline.tasks import LOW_BAND_RATE, Task
 from reencoder_pipeline.training.weights_file import read_weights, write_weights
 from reencoder_trainer.module.condition import ConditionEncoder, Posterior, standard_normal
 from reencoder_trainer.module.latent_module import LatentModule
@@ -35,7 +35,7 @@ class LowBand:
     None stands for unknown (imported latents). The defaults are those of modules whose header lacks these fields.
     """
 
-    rate: int | None = 22_050
+    rate: int | None = LOW_BAND_RATE
     resampler: str | None = "soxr_vhq"
 
     @classmethod

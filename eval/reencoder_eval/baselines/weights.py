@@ -13,8 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from reencoder_pipeline.errors import CheckpointError, ReencoderError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import CheckpointError, ReencoderError, in_one_line
 from reencoder_pipeline.stores.foreign_tensors import FLOATS, first_of, misfits
 from reencoder_pipeline.training.weights_file import read_weights, write_weights
 
@@ -51,7 +50,7 @@ def read_baseline(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str
     if "baseline" not in header:
         raise CheckpointError("the file holds other weights than a baseline's", where=path, remedy=WRITTEN)
     if header["baseline"] != kind:
-        value = f"{shown(header['baseline'])}, not {kind}"
+        value = f"{in_one_line(header['baseline'])}, not {kind}"
         raise CheckpointError("the weights belong to another baseline", where=path, value=value, remedy=WRITTEN)
     if not isinstance(header.get("sizes"), dict) or not isinstance(header.get("training"), dict):
         raise CheckpointError("the header does not say the sizes of the model", where=path, remedy=WRITTEN)
@@ -66,7 +65,7 @@ def sizes_of(kind: type[S], values: Mapping[str, Any], *, where: Path) -> S:
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except (ValueError, ZeroDivisionError, ReencoderError) as error:
         raise CheckpointError(
-            "the header's sizes are none of this model", where=where, value=shown(error), remedy=WRITTEN
+            "the header's sizes are none of this model", where=where, value=in_one_line(error), remedy=WRITTEN
         ) from None
 
 
@@ -78,13 +77,13 @@ def build_restored(build: Callable[[], M], sizes: Any, state: Mapping[str, Tenso
     parts = math.prod(len(value) for value in values if isinstance(value, tuple | list))
     elements = sum(tensor.numel() for tensor in state.values())
     if not all(1 <= number <= max(elements, 2**20) for number in numbers) or parts > len(state):
-        value = f"{shown(sizes)}, {len(state)} tensors of {elements:,} numbers"
+        value = f"{in_one_line(sizes)}, {len(state)} tensors of {elements:,} numbers"
         raise CheckpointError("the sizes are not those of the tensors", where=where, value=value, remedy=WRITTEN)
     try:
         with torch.device("meta"):
             empty = build()
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, AssertionError) as error:
-        value = f"{shown(sizes)}: {shown(error)}"
+        value = f"{in_one_line(sizes)}: {in_one_line(error)}"
         raise CheckpointError("no model has these sizes", where=where, value=value, remedy=WRITTEN) from None
     _require_fit(empty, state, where=where)
     module = build()

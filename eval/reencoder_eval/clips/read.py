@@ -13,7 +13,7 @@ import soundfile
 from reencoder_pipeline.audio.read import audio_header, open_seekable
 from reencoder_pipeline.audio.resampling import Audio, downmix, low_band, resample
 from reencoder_pipeline.errors import AudioError
-from reencoder_pipeline.tasks import Task
+from reencoder_pipeline.tasks import LOW_BAND_RATE, Task
 
 FULL_BAND_RATE = 44_100  # a track below this rate has no high band to be compared with
 
@@ -69,7 +69,7 @@ class ClipAudio:
         return audio[:, self.margin : self.margin + self.length - 2 * self.margin]
 
 
-def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str, low_rate: int = 22_050) -> ClipAudio:
+def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str, low_rate: int = LOW_BAND_RATE) -> ClipAudio:
     """Read the clip and half a second on either side, resample to `sample_rate`, and make the task's streams.
 
     `low_rate` and `resampler` make the low band. Beyond the ends of the track the margins are silent.

@@ -15,7 +15,7 @@ from reencoder_eval.systems.baseline_rows import baseline_systems
 from reencoder_eval.systems.module_rows import module_systems
 from reencoder_eval.systems.names import CEILING_ROW, START_ROWS
 from reencoder_eval.systems.system import BOTH, System, through_autoencoder
-from reencoder_pipeline.tasks import Task
+from reencoder_pipeline.tasks import LOW_BAND_RATE, Task
 
 if TYPE_CHECKING:
     from reencoder_pipeline.autoencoder import Autoencoder
@@ -57,7 +57,7 @@ def systems_of(
     *,
     modules: Sequence[tuple[str, Path, TrainedModule]] = (),
     baselines: Sequence[Baseline] = (),
-    low_rate: int = 22_050,
+    low_rate: int = LOW_BAND_RATE,
     resampler: str = "soxr_vhq",
     seed: int = 0,
     device: torch.device | str = "cpu",

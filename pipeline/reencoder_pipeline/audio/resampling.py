@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.errors import ConfigError
+from reencoder_pipeline.tasks import LOW_BAND_RATE
 
 Audio = NDArray[np.float32]
 
@@ -101,7 +102,7 @@ def downmix(audio: Audio) -> Audio:
     return audio.mean(axis=0, keepdims=True, dtype=np.float32)
 
 
-def low_band(audio: Audio, *, sample_rate: int, low_rate: int = 22_050, resampler: str = "soxr_vhq") -> Audio:
+def low_band(audio: Audio, *, sample_rate: int, low_rate: int = LOW_BAND_RATE, resampler: str = "soxr_vhq") -> Audio:
     """The input of bandwidth extension (paper, section 3.2.1): `audio` resampled down to `low_rate` and back up.
 
     Shape (channels, samples) and rate stay the same.

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reencoder_pipeline.errors import AutoencoderError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import AutoencoderError, in_one_line
 
 COUNTS = re.compile(r"(layers|blocks|depths?|n_codebooks|num_quantizers|repeats?)$")  # keys that count repeated parts
 SLACK = 2**20  # numbers that a model may hold beside its weights, such as windows
@@ -26,14 +25,14 @@ def require_sizes_of_files(kind: Any, config: Mapping[str, Any], files: Sequence
     too_large = "the configuration asks for more than the files hold"
     remedy = "fetch the weights and their configuration again"
     if many := {key: count for key, count in _counts(config) if count > max(len(shapes), 64)}:
-        value = f"{shown(many)}, {len(shapes)} tensors"
+        value = f"{in_one_line(many)}, {len(shapes)} tensors"
         raise AutoencoderError(too_large, where=where, value=value, remedy=remedy)
     try:
         with torch.device("meta"):
             settings = getattr(kind, "config_class", None)
             model = kind.from_config(dict(config)) if settings is None else kind(settings.from_dict(dict(config)))
     except Exception as error:  # a config of another version, or nonsense, can raise anything
-        value = f"{type(error).__name__}: {shown(error)}"
+        value = f"{type(error).__name__}: {in_one_line(error)}"
         what = "no model can be built from the configuration"
         raise AutoencoderError(what, where=where, value=value, remedy=remedy) from error
     claimed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))

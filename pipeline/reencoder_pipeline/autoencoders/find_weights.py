@@ -20,8 +20,7 @@ from reencoder_pipeline.autoencoders.known_files import (
     read_json,
 )
 from reencoder_pipeline.autoencoders.licences import licence_of
-from reencoder_pipeline.errors import AutoencoderError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import AutoencoderError, in_one_line
 
 # Keys of config.json by which transformers and diffusers import code, fetch it from the hub, or load another model.
 BRINGS_CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "quantization_config", "base_model_name_or_path"}
@@ -71,7 +70,7 @@ def find_source(
         family, config = _identify(path, families)
     except OSError as error:
         remedy = "give a file or folder that can be read"
-        raise AutoencoderError("the path cannot be read", where=path, value=shown(error), remedy=remedy) from None
+        raise AutoencoderError("the path cannot be read", where=path, value=in_one_line(error), remedy=remedy) from None
     return Source(name, path, family, config, licence_of(name, family))
 
 
@@ -82,7 +81,7 @@ def weight_pieces(index: Path) -> set[str]:
     if wrong := sorted(name for name in pieces if not re.fullmatch(r"[A-Za-z0-9][\w.-]*\.safetensors", name)):
         what = "the index names files that do not lie beside it, or are not safetensors"
         remedy = "do not use these weights, and report them to their source"
-        raise AutoencoderError(what, where=index, value=shown(wrong[0]), remedy=remedy)
+        raise AutoencoderError(what, where=index, value=in_one_line(wrong[0]), remedy=remedy)
     if not pieces:
         raise AutoencoderError("the index names no files", where=index, remedy="fetch the weights again")
     return pieces
@@ -144,7 +143,7 @@ def _identify(path: Path, families: Sequence[str]) -> tuple[str, dict[str, Any]]
     named = [config.get("_class_name"), *(listed if isinstance(listed, list) else ()), TRANSFORMERS.get(kind)]
     known = next((name for name in named if isinstance(name, str) and name in families), None)
     if known is None:
-        found = shown(", ".join(str(name) for name in (*named, kind) if name) or "no class name")
+        found = in_one_line(", ".join(str(name) for name in (*named, kind) if name) or "no class name")
         what, known_here = "the autoencoder's family is unknown", ", ".join(families)
         remedy = f"choose one of {known_here}; or write a function that loads it and name it package.module:function"
         raise AutoencoderError(what, where=path / CONFIG, value=found, remedy=remedy)

@@ -14,13 +14,14 @@ from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.shards.record import Record, statistics, sums_by_tasks
 from reencoder_pipeline.stores.digests import canonical_digest
+from reencoder_pipeline.stores.jsonl import json_lines
 from reencoder_pipeline.stores.store import Store
 
 
 def write_index(plan: Plan, records: Sequence[Record], store: Store, config: CacheConfig, *, source: Path) -> None:
     """`records` are those of all planned shards, in their order. CacheError if no track could be encoded."""
     failures = [*plan.failures, *(failure for record in records for failure in record.failures)]
-    store.write("failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures).encode())
+    store.write("failures.jsonl", json_lines(failures).encode())
     shards = [record.shard for record in records if record.shard.tracks]
     if not shards:
         unsuited = f"{plan.num_unsuited} tracks that suit no task of these streams, by their manifest"

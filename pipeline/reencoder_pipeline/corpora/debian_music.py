@@ -18,8 +18,9 @@ from typing import IO, Any
 from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, _Apt
 from reencoder_pipeline.errors import FetchError
 from reencoder_pipeline.progress import Say
-from reencoder_pipeline.stores.atomic import beside, write_text
+from reencoder_pipeline.stores.atomic import beside
 from reencoder_pipeline.stores.digests import file_digest
+from reencoder_pipeline.stores.jsonl import write_json_lines
 from reencoder_pipeline.stores.own_folder import require_own_folder
 
 COLLECTIONS = ("debian-music", "debian-unseen")  # no released module is trained on the second
@@ -42,7 +43,7 @@ def fetch_debian_music(
     require_own_folder(out, marks={MARK: ("made_by", "collection"), "manifest.jsonl": ("id", "package", "sha256")})
     try:
         with _one_at_a_time(out):
-            write_text(out / MARK, json.dumps({"made_by": "fetch", "collection": collection}) + "\n")
+            write_json_lines(out / MARK, [{"made_by": "fetch", "collection": collection}])
             present = {row["id"] for row in rows if _is_there(row, out)}
             missing = [row for row in rows if row["id"] not in present]
             failures: list[Row] = []
@@ -122,7 +123,7 @@ def _finish(out: Path, rows: list[Row], failures: list[Row], say: Say) -> Path:
 
 
 def _write_lines(path: Path, rows: list[Row]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_json_lines(path, rows, ascii_only=False)
 
 
 def _fetch_missing(missing: list[Row], out: Path, say: Say) -> list[Row]:

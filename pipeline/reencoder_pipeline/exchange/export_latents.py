@@ -28,6 +28,7 @@ from reencoder_pipeline.shards.sweep import naming_a_full_disk
 from reencoder_pipeline.stores.atomic import write_text, write_whole
 from reencoder_pipeline.stores.checked_reader import ObjectReader
 from reencoder_pipeline.stores.digests import canonical_digest
+from reencoder_pipeline.stores.jsonl import write_json_lines
 
 DETAILS, MANIFEST = "details.json", "manifest.jsonl"
 WRITERS = 8  # threads; most of the time goes to syncing small files, and concurrent syncs are merged
@@ -112,7 +113,7 @@ def export_cache(
             written += len(missing)
             done += sum(track.num_frames for track in mine)
             progress(done, total)
-        write_text(out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(out / MANIFEST, rows)
     return Exported(written, len(rows) - written)
 
 

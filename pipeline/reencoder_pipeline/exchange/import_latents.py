@@ -27,6 +27,7 @@ from reencoder_pipeline.shards.record import Record, is_whole, read_record, stat
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
 from reencoder_pipeline.stores.atomic import write_text
 from reencoder_pipeline.stores.digests import canonical_digest
+from reencoder_pipeline.stores.jsonl import write_json_lines
 from reencoder_pipeline.stores.own_folder import folder_lock
 from reencoder_pipeline.tasks import TASKS
 
@@ -100,7 +101,7 @@ def import_latents(
             done += sum(item.fields.num_frames for item in members)
             progress(done, total)
         failures += [failure for record in records for failure in record.failures]
-        write_text(out / "failures.jsonl", "".join(json.dumps(failure) + "\n" for failure in failures))
+        write_json_lines(out / "failures.jsonl", failures)
         used = [record for record in records if record.shard.tracks]
         if not used:
             first = failures[0]["error"] if failures else "no .npy files there"

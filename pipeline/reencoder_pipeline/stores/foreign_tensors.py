@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reencoder_pipeline.errors import ReencoderError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import ReencoderError, in_one_line
+from reencoder_pipeline.safe_text import require_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ def read_safetensors(
     damaged = error(
         "cannot be read: not a safetensors file, or a damaged one", where=path, value=f"not {what}", remedy=remedy
     )
-    _require_file(path, error=error, what=what, remedy=remedy)
+    require_regular(path, kind=error, what=f"file with {what}")
     try:
         with path.open("rb") as file:
             if int.from_bytes(file.read(8), "little") > HEADER_BYTES:
@@ -77,7 +77,7 @@ def read_safetensors(
             names = list(file.keys())
             for name in names if types else ():
                 if (kind := file.get_slice(name).get_dtype()) not in types:
-                    value = f"{shown(name)} is {kind}, not {' or '.join(types)}"
+                    value = f"{in_one_line(name)} is {kind}, not {' or '.join(types)}"
                     raise error("a tensor holds another kind of numbers", where=path, value=value, remedy=remedy)
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, OverflowError) as failure:
@@ -91,7 +91,7 @@ def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_in
     """
     import torch
 
-    _require_file(path, error=error, what=what, remedy=SAVED)
+    require_regular(path, kind=error, what=f"file with {what}")
     names = _names_in(path, error=error)
     try:
         foreign = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -115,7 +115,7 @@ def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_in
 def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> list[str]:
     """What keeps these tensors from being those of a model with these shapes; [] when they are all of them."""
     found = [f"{name}: missing" for name in expected if name not in tensors]
-    found += [f"{shown(name)}: unknown" for name in tensors if name not in expected]
+    found += [f"{in_one_line(name)}: unknown" for name in tensors if name not in expected]
     return found + [
         f"{name}: {tuple(tensors[name].shape)}, not {tuple(shape)}"
         for name, shape in expected.items()
@@ -128,13 +128,6 @@ def first_of(problems: Sequence[str], *, count: int = 4) -> str:
     return ("; ".join(problems[:count]) + (f"; and {len(problems) - count} more" if len(problems) > count else ""))[
         :1000
     ]
-
-
-def _require_file(path: Path, *, error: type[ReencoderError], what: str, remedy: str) -> None:
-    if not path.exists():
-        raise error("no such file", where=path, value=f"{what} should be there", remedy="correct the path")
-    if not path.is_file():  # a device has no end, and a pipe may have no beginning
-        raise error("not a regular file", where=path, value=f"{what} should be there", remedy=remedy)
 
 
 def _names_in(path: Path, *, error: type[ReencoderError]) -> set[str]:
@@ -195,7 +188,7 @@ def _refused(name: str, path: Path, *, error: type[ReencoderError], stand_ins: b
         what, remedy = "names code that no checkpoint needs", "do not use this file, and tell whoever gave it to you"
     else:
         what, remedy = "holds more than tensors", "save its tensors alone, as safetensors"
-    return error(f"{what}; nothing of it was run", where=path, value=shown(name), remedy=remedy)
+    return error(f"{what}; nothing of it was run", where=path, value=in_one_line(name), remedy=remedy)
 
 
 def _copy_honest_tensors(values: Any, path: Path, *, error: type[ReencoderError]) -> None:
@@ -243,7 +236,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _unreadable(path: Path, failure: BaseException, error: type[ReencoderError]) -> ReencoderError:
-    value = f"{type(failure).__name__}: {shown(failure)}"
+    value = f"{type(failure).__name__}: {in_one_line(failure)}"
     return error("cannot be read as a checkpoint", where=path, value=value, remedy=SAVED)
 
 

@@ -15,6 +15,7 @@ from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.progress import Say
 from reencoder_pipeline.progress import say as say_on_stderr
 from reencoder_pipeline.stores.atomic import write_whole
+from reencoder_pipeline.stores.jsonl import json_lines
 
 TIMING_FIELDS = (
     "seconds", "steps_per_second", "data_share", "compute_share", "optimizer_share", "rest_share"
@@ -109,7 +110,7 @@ class MetricsLog:
                 self._board.add_scalar(f"{kind}_time/{name}", value, step)
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json_lines([row]))
         self._file.flush()
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reencoder_pipeline.errors import CheckpointError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import CheckpointError, in_one_line
 from reencoder_pipeline.stores.atomic import write_checkpoint
 from reencoder_pipeline.stores.foreign_tensors import FLOATS, read_safetensors
 
@@ -45,7 +44,7 @@ def read_weights(
     damaged = CheckpointError(f"the file with {what} is damaged", where=path, remedy=again)
     metadata, tensors = read_safetensors(path, error=CheckpointError, what=what, remedy=again, types=types)
     if HEADER not in metadata:
-        value = [shown(key) for key in sorted(metadata)[:8]]
+        value = [in_one_line(key) for key in sorted(metadata)[:8]]
         problem = f"the safetensors file is not {what} of this program"
         raise CheckpointError(problem, where=path, value=value, remedy=written)
     try:
@@ -72,6 +71,6 @@ def require_version(found: object, known: int, path: Path) -> None:
         raise CheckpointError(
             "the file is in a format of another version",
             where=path,
-            value=f"format {shown(found)}; this program reads format {known}",
+            value=f"format {in_one_line(found)}; this program reads format {known}",
             remedy="use the version of this program that wrote it, or train again",
         )

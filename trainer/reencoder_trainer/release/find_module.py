@@ -6,8 +6,7 @@ import difflib
 from pathlib import Path
 
 from reencoder_pipeline.autoencoders.hub import looks_like_hub_id
-from reencoder_pipeline.errors import CheckpointError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import CheckpointError, in_one_line
 
 RUN_NAME, HUB_NAME = "module.safetensors", "model.safetensors"  # the hub counts the parameters of a file of that name
 RELEASED = Path(__file__).parents[1] / "released"
@@ -45,7 +44,7 @@ def find_module(
         like = difflib.get_close_matches(str(name), released_modules(), n=1)
         remedy = f"give a module file, a folder with {RUN_NAME} or {HUB_NAME}, a hub id (owner/name), or the name of a"
         remedy += f" released module: {', '.join(released_modules())}" + (f" (did you mean {like[0]}?)" if like else "")
-        raise CheckpointError("there is no such module", where=f"'{shown(name)}'", remedy=remedy)
+        raise CheckpointError("there is no such module", where=f"'{in_one_line(name)}'", remedy=remedy)
     from huggingface_hub import hf_hub_download
 
     try:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from reencoder_eval.baselines.aero.model import Aero, AeroConfig
 from reencoder_eval.baselines.weights import build_restored, read_baseline, save_baseline, sizes_of
-from reencoder_pipeline.errors import CheckpointError, ReencoderError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import CheckpointError, ReencoderError, in_one_line
 from reencoder_pipeline.stores.foreign_tensors import Inert, read_pickled
 
 KIND = "aero"
@@ -52,7 +51,7 @@ def _read_original(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
         raise CheckpointError("the file holds no generator of Aero", where=path, remedy=ORIGINAL) from None
     others = [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]
     if others:
-        value = [shown(name) for name in others[:5]]
+        value = [in_one_line(name) for name in others[:5]]
         raise CheckpointError("the generator's state holds more than tensors", where=path, value=value, remedy=ORIGINAL)
     other_settings = {
         name: settings[name]
@@ -60,7 +59,7 @@ def _read_original(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
         if name in settings and not isinstance(settings[name], Inert) and settings[name] != value
     }
     if other_settings:
-        value = shown(other_settings)
+        value = in_one_line(other_settings)
         raise CheckpointError(
             "this Aero has settings that are not implemented", where=path, value=value, remedy=ORIGINAL
         )
@@ -83,9 +82,12 @@ def _config(settings: dict[str, Any], state: dict[str, Tensor], path: Path) -> A
         )
     except KeyError as error:
         raise CheckpointError(
-            "the generator is not the Aero implemented here", where=path, value=f"no {shown(error)}", remedy=ORIGINAL
+            "the generator is not the Aero implemented here",
+            where=path,
+            value=f"no {in_one_line(error)}",
+            remedy=ORIGINAL,
         ) from None
     except (ReencoderError, TypeError, ValueError, ZeroDivisionError, IndexError, OverflowError) as error:
         raise CheckpointError(
-            "the generator's sizes cannot be read", where=path, value=shown(error), remedy=ORIGINAL
+            "the generator's sizes cannot be read", where=path, value=in_one_line(error), remedy=ORIGINAL
         ) from None

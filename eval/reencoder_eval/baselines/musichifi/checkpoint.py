@@ -13,8 +13,7 @@ from torch.nn.utils import parametrize
 from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSizes
 from reencoder_eval.baselines.musichifi.model import HOP, MusicHiFi, MusicHiFiTask
 from reencoder_eval.baselines.weights import WRITTEN, build_restored, read_baseline, save_baseline, sizes_of
-from reencoder_pipeline.errors import CheckpointError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import CheckpointError, in_one_line
 
 
 def save_musichifi(path: Path, model: MusicHiFi, *, training: Mapping[str, Any]) -> None:
@@ -28,7 +27,7 @@ def load_musichifi(path: Path, *, task: MusicHiFiTask) -> MusicHiFi:
     state, sizes, _ = read_baseline(path, kind=f"musichifi_{task}")
     known = sizes_of(GeneratorSizes, sizes, where=path)
     if known.hop != HOP:
-        value = f"rates {shown(known.rates)}, whose product is not {HOP}"
+        value = f"rates {in_one_line(known.rates)}, whose product is not {HOP}"
         raise CheckpointError("the sizes are not those of MusicHiFi", where=path, value=value, remedy=WRITTEN)
     generator = build_restored(lambda: Generator(known), known, state, where=path)
     model = MusicHiFi(task, known)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
-from reencoder_pipeline.errors import AutoencoderError
-from reencoder_pipeline.named_function import shown
+from reencoder_pipeline.errors import AutoencoderError, in_one_line
 from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_safetensors
 from reencoder_pipeline.training.weights_file import HEADER, write_weights
 
@@ -41,10 +40,10 @@ def load_vocos(path: Path) -> Vocos:
         version = header.get("format")
     except (ValueError, AttributeError, RecursionError) as error:
         what = "the header of the weights cannot be read"
-        raise AutoencoderError(what, where=path, value=shown(error), remedy=remedy) from None
+        raise AutoencoderError(what, where=path, value=in_one_line(error), remedy=remedy) from None
     if version != FORMAT:
         what = "the file does not hold weights of the vocos family"
-        raise AutoencoderError(what, where=path, value=shown(version), remedy=remedy)
+        raise AutoencoderError(what, where=path, value=in_one_line(version), remedy=remedy)
     try:
         config = VocosConfig.model_validate_json(json.dumps(header.get("config")), strict=True)
         if problems := misfits_of(config, tensors):
@@ -53,7 +52,7 @@ def load_vocos(path: Path) -> Vocos:
         model.load_state_dict(tensors)
     except (TypeError, ValueError, RuntimeError) as error:
         what = "the weights do not fit their own header"
-        raise AutoencoderError(what, where=path, value=shown(error), remedy=remedy) from None
+        raise AutoencoderError(what, where=path, value=in_one_line(error), remedy=remedy) from None
     return model.float().eval().requires_grad_(False)
 
 
