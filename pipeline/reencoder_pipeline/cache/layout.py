@@ -71,7 +71,12 @@ def rounding_notes(config: CacheConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """How a cache stores frames; the same for all of its shards. `compression` is for Zarr only."""
+    """How a cache stores frames; the same for all of its shards. `compression` is for Zarr only.
+
+    Example::
+
+        ShardFormat("zarr", ("mono",), "float16", 64).data_name("shard0", "mono")  # shards/shard0/mono/c/0/0
+    """
 
     storage: str
     streams: tuple[str, ...]

@@ -28,8 +28,12 @@ def read_shard(
     """Stream -> the frames of every track of a shard, (frames, channels) and read-only, in the order of `shard.tracks`.
 
     For int8, also the scales of every track by the `scale_name` of a stream, (1, channels). A Zarr shard's files of
-    these streams are read and no others; a tar is read whole. Compared with sha256. CacheError if they cannot be read
-    or are not what the index says.
+    these streams are read and no others; a tar is read whole. Files are compared with their sha256. CacheError if they
+    cannot be read or are not what the index says.
+
+    Example::
+
+        read_shard(ObjectReader(cache.origin), cache.shards[0], cache.format, ["mono"])["mono"][0]  # of the first track
     """
     arrays: dict[str, list[Frames]] = {}
     for file, names in data_files(shard, form, stored_names(streams, form.precision)).items():

@@ -21,6 +21,10 @@ def persistent(request: Callable[[], Result], *, where: str) -> Result:
     Errors about the request itself are raised at once: no such object, no room on this disk, a wrong argument; refused
     access as a CacheError. Libraries behind fsspec raise errors of their own kinds, with no class in common, so all
     others are tried again.
+
+    Example::
+
+        persistent(lambda: files.cat_file(path), where=path)
     """
     problem = ""
     for attempt in range(ATTEMPTS):

@@ -20,7 +20,12 @@ _BLOSC_ZSTD = 4  # in the three upper bits of the flags
 
 @dataclass(frozen=True)
 class Compression:
-    """How the chunks of a Zarr shard are compressed; `level` is 1 to `config.MOST_LEVEL` of the codec."""
+    """How the chunks of a Zarr shard are compressed; `level` is 1 to `config.MOST_LEVEL` of the codec.
+
+    Example::
+
+        write_zarr_shard(folder, {"mono": frames}, compression=Compression("blosc", 5))
+    """
 
     codec: Codec
     level: int
