@@ -254,7 +254,7 @@ def test_a_flipped_bit_anywhere_is_an_error_when_its_shard_is_needed(
         (tmp_path / "cache" / name).write_bytes(damaged)
         loader = make(cache)
         loader.batch(0, batch_size=BATCH)
-        with pytest.raises(CacheError, match=f"{name}: is not what the index says"):
+        with pytest.raises(CacheError, match=f"{name}: a file of the cache is not what the index says"):
             batches(loader, 1, 4)
         (tmp_path / "cache" / name).write_bytes(whole)
         assert shards_of(loader.batch(3, batch_size=BATCH))  # asked again, it is tried again
@@ -270,7 +270,7 @@ def test_an_index_that_lies_about_a_tar_is_an_error(tmp_path: Path, make: Callab
     track = dataclasses.replace(shard.tracks[0], id="another")
     cache.shards = (dataclasses.replace(shard, tracks=(track,)),)
     cache.tracks = (track,)
-    with pytest.raises(CacheError, match=r"(?s)cannot be read, though it is as it was written.*00000_shard000-0"):
+    with pytest.raises(CacheError, match=r"(?s)not in its format, though its digest is right.*00000_shard000-0"):
         make(cache).batch(0, batch_size=1)
 
 
