@@ -91,7 +91,8 @@ def test_every_flipped_bit_is_found_by_the_window_that_holds_it(folder: Path) ->
         place = begin + frame * FRAME_BYTES + int(generator.integers(FRAME_BYTES)), int(generator.integers(8))
         flip(file, *place)
         block = (track.first_frame + frame) // CHUNK_FRAMES * CHUNK_FRAMES
-        with pytest.raises(CacheError, match=rf"(?s){track.shard}: frames of the cache are.*stream {stream}, frames {block} to"):
+        said = rf"(?s){track.shard}: frames of the cache are.*stream {stream}, frames {block} to"
+        with pytest.raises(CacheError, match=said):
             window(open_cache(folder, checked=True), track, stream, frame)
         window(open_cache(folder), track, stream, frame)
         cache = open_cache(folder, checked=True)
