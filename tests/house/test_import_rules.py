@@ -15,7 +15,7 @@ HOUSE = Path(__file__).parents[2]
 FLOORS = ["reencoder_pipeline", "reencoder_trainer", "reencoder_eval"]  # ground floor first
 ROOMS = {
     "reencoder_pipeline": """
-        errors plain_text progress programs named_function safe_text latents tasks config
+        errors plain_text progress process_pool programs named_function safe_text latents tasks config
         stores exit_codes audio corpora training
         autoencoders autoencoders.families autoencoders.vocos autoencoders.vocos.training autoencoder
         cache.formats cache encoding shards build inspection exchange cli""",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from reencoder_eval.metrics.log_spectral import log_spectral_distance
 from reencoder_eval.metrics.spectral import EDGE_HZ, score_channels
 from reencoder_eval.metrics.stereo import balance, score_stereo
 from reencoder_pipeline.errors import ReencoderError
+from reencoder_pipeline.process_pool import spawned_pool
 
 Scores = dict[str, float | None]
 Submit = Callable[..., Future[Scores]]  # takes the arguments of score_clip
@@ -63,7 +63,7 @@ def scoring_processes(workers: int) -> Iterator[Submit]:
     if workers == 0:
         yield _score_here
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+    with spawned_pool(workers, _one_thread) as pool:
         yield partial(pool.submit, score_clip)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +13,7 @@ from reencoder_pipeline.cache.layout import SHARDS, ShardFormat
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.process_pool import spawned_pool
 from reencoder_pipeline.shards.job import Job
 from reencoder_pipeline.shards.make_shard import build_shard
 from reencoder_pipeline.shards.record import Record
@@ -38,12 +36,7 @@ def run_jobs(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig, 
         yield from _run_here(jobs, out, config)
         return
     others = set(active_children())
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=get_context("spawn"),
-        initializer=_start,
-        initargs=(config.autoencoder, os.getpid()),
-    )
+    pool = spawned_pool(min(workers, len(jobs)), _start, config.autoencoder)
     try:
         for future in as_completed([pool.submit(_run, job, out, config) for job in jobs]):
             yield future.result()
@@ -78,9 +71,8 @@ def _run_here(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig)
 _autoencoder: Autoencoder
 
 
-def _start(autoencoder: str, parent: int) -> None:
+def _start(autoencoder: str) -> None:
     global _autoencoder  # noqa: PLW0603, a worker process is its autoencoder
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import torch
 
     from reencoder_pipeline.autoencoder import load_autoencoder
@@ -88,13 +80,6 @@ def _start(autoencoder: str, parent: int) -> None:
     # One thread each: sums are then made in the same order on any machine, and two workers do not fight for a core.
     torch.set_num_threads(1)
     _autoencoder = load_autoencoder(autoencoder)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when its build has ended: nothing else would ever stop it after a kill."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _run(job: Job, out: Path | str | Store, config: CacheConfig) -> Record:

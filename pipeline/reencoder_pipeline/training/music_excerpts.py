@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from reencoder_pipeline.audio.read import read_audio
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.errors import AudioError, CorpusError
+from reencoder_pipeline.process_pool import spawned_pool
 from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import replacing
 from reencoder_pipeline.stores.digests import file_digest
@@ -27,7 +26,7 @@ def decode_corpus(
     """Decode every track to folder/<sha256>.<rate>.s16, (samples, 2); finished files are kept, bad tracks named."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with spawned_pool(workers) as pool:
         futures = {pool.submit(_decode, track, folder, sample_rate): track for track in tracks}
         for done, future in enumerate(as_completed(futures), start=1):
             try:
