@@ -17,7 +17,7 @@ def resolved(kind: Autocast, device: torch.device) -> Literal["float32", "bfloat
     """
     if kind != "auto":
         return kind
-    native = device.type == "cuda" or (device.type == "cpu" and _multiplies_bfloat16())
+    native = device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16())
     return "bfloat16" if native else "float32"
 
 
@@ -26,7 +26,7 @@ def autocast(device: torch.device, kind: Autocast) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolved(kind, device) == "bfloat16")
 
 
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
     """The processor has it, and oneDNN, which multiplies the matrices, may use it (ONEDNN_MAX_CPU_ISA forbids it)."""
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return native and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -30,7 +30,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_auto_is_what_the_device_multiplies(
     asked: Autocast, device: torch.device, native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision_module, "_multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr(precision_module, "multiplies_bfloat16", lambda: native)
     assert resolved(asked, device) == expected
 
 
@@ -42,10 +42,10 @@ def test_matrix_products_run_in_it(precision: Autocast, expected: torch.dtype) -
 
 def test_a_run_keeps_what_auto_came_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, out = write_cache(tmp_path / "cache"), tmp_path / "run"
-    monkeypatch.setattr(precision_module, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(precision_module, "multiplies_bfloat16", lambda: False)
     run(cache, out, steps=4)
     assert yaml.safe_load((out / "config.yaml").read_text())["precision"] == "float32"
-    monkeypatch.setattr(precision_module, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(precision_module, "multiplies_bfloat16", lambda: True)
     with pytest.raises(ConfigError, match="precision"):
         run(cache, out, steps=8, resume=True)
     run(cache, out, steps=8, resume=True, precision="float32")

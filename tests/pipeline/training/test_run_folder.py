@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import yaml
 
-from reencoder_eval import demo
 from reencoder_eval.config import BaselineTrainConfig
 from reencoder_eval.train_baseline import train_baseline
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
@@ -25,7 +24,8 @@ from reencoder_pipeline.autoencoders.vocos.training.train import train_autoencod
 from reencoder_pipeline.corpora.synthetic import render_clips
 from reencoder_pipeline.errors import CheckpointError, ConfigError
 from reencoder_pipeline.stores.own_folder import LOCK, folder_lock
-from reencoder_pipeline.training.run_folder import RunFolder, opened_run
+from reencoder_pipeline.training.run_folder import RunFolder, opened_run, remove_run
+from reencoder_trainer.config import TrainConfig
 from tiny_cache import write_cache
 from training_run import ROOT, environment, run, write_config
 
@@ -210,33 +210,31 @@ def test_a_folder_can_be_locked_again_and_again_by_many_at_once(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_removes_an_earlier_run_and_nothing_else(
-    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo, "OUT", tmp_path)
-    demo._remove_earlier_run()  # there is none
+def test_an_earlier_run_is_removed_and_nothing_else(places: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", "module.safetensors")
+    remove_run(folder, TrainConfig)  # there is none
     run(places[0], tmp_path / "run", steps=1, tensorboard=True)
-    demo._remove_earlier_run()
+    remove_run(folder, TrainConfig)
     assert list((tmp_path / "run").iterdir()) == []
 
     run(places[0], tmp_path / "run", steps=1, tensorboard=True)
     (tmp_path / "run" / "thesis.tex").write_text("years")
     (tmp_path / "run" / "tensorboard" / "mine.txt").write_text("months")
-    demo._remove_earlier_run()
+    remove_run(folder, TrainConfig)
     assert tree(tmp_path / "run") == {"thesis.tex": b"years", "tensorboard/mine.txt": b"months"}
     with pytest.raises(ConfigError, match="neither empty nor"):
-        demo._remove_earlier_run()
+        remove_run(folder, TrainConfig)
     assert len(tree(tmp_path / "run")) == 2
 
 
-def test_the_demo_leaves_what_only_looks_like_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "OUT", tmp_path)
+def test_what_only_looks_like_a_run_is_not_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", "module.safetensors")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"theme": "dark"}))
     (tmp_path / "run" / "state.pt").write_bytes(b"PK\3\4 of another program")
     before = tree(tmp_path)
     with pytest.raises(ConfigError, match="neither empty nor"):
-        demo._remove_earlier_run()
+        remove_run(folder, TrainConfig)
     assert tree(tmp_path) == before
 
 
