@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reencoder_eval.baselines.adversarial import AdversarialTraining
 from reencoder_eval.config import BaselineTrainConfig
@@ -66,11 +66,11 @@ def train_baseline(config: BaselineTrainConfig, *, resume: bool, say: Say) -> Pa
 def recipe(config: BaselineTrainConfig) -> AdversarialTraining:
     """The baseline's own losses, discriminators and optimiser settings, at the sizes of the config."""
     if config.baseline == "aero":
+        from reencoder_eval.baselines.aero.model import AeroConfig
         from reencoder_eval.baselines.aero.training import aero_training
 
-        return aero_training(
-            channels=config.channels or 48, discriminator_filters=config.discriminator_filters or 16, seed=config.seed
-        )
+        sizes = AeroConfig(channels=config.channels or 48)
+        return aero_training(sizes, filters=config.discriminator_filters or 16, seed=config.seed)
     from reencoder_eval.baselines.musichifi.training import musichifi_training
 
     return musichifi_training(
@@ -152,19 +152,7 @@ class BaselineTraining(Training):
         said = {"steps": step, "stft_d": None if math.isinf(self.best) else round(self.best, 4)}
         said |= {name: getattr(config, name) for name in ("batch_size", "excerpt_seconds", "seed", "adversary_from")}
         said |= {"music": {"manifest": config.source.name, "hours": round(self.excerpts.hours, 2)}}
-        generator: nn.Module = self.learner.training.generator
-        if config.baseline == "aero":
-            from reencoder_eval.baselines.aero.checkpoint import save_aero
-            from reencoder_eval.baselines.aero.model import Aero
-
-            assert isinstance(generator, Aero)
-            save_aero(self.folder.weights, generator, training=said)
-        else:
-            from reencoder_eval.baselines.musichifi.checkpoint import save_musichifi
-            from reencoder_eval.baselines.musichifi.model import MusicHiFi
-
-            assert isinstance(generator, MusicHiFi)
-            save_musichifi(self.folder.weights, generator, training=said)
+        self.learner.training.save(self.folder.weights, said)
 
 
 class Learner:
@@ -195,7 +183,7 @@ class Learner:
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * training.decay**step
         given, target = training.prepare(excerpt)
-        estimate = training.generate(given)
+        estimate = training.generator(given)
         metrics = {}
         if adversarial:
             loss = training.discriminator_loss(
@@ -242,5 +230,5 @@ def validate(training: AdversarialTraining, unseen: Tensor) -> float:
         given, target = training.prepare(excerpt[None])
         reference = target[0, 0].cpu().numpy()
         if level_dbfs(reference) >= QUIET_DBFS:
-            distances.append(stft_distance(training.generate(given)[0, 0].cpu().numpy(), reference))
+            distances.append(stft_distance(training.generator(given)[0, 0].cpu().numpy(), reference))
     return float(np.mean(distances)) if distances else math.inf

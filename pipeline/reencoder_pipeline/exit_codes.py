@@ -1,12 +1,18 @@
-"""Runs a command-line app: turns expected errors into one message and an exit code."""
+"""What command-line apps share: exit codes, one message for an expected error, interruptions, a default command."""
 
 from __future__ import annotations
 
 import math
+import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from reencoder_pipeline.errors import ReencoderError
 from reencoder_pipeline.plain_text import printable
@@ -41,6 +47,33 @@ def run(app: typer.Typer) -> NoReturn:
             print(message, file=sys.stderr)
         raise
     sys.exit(DONE)
+
+
+@contextmanager
+def resuming() -> Iterator[None]:
+    """Ctrl-C, or the SIGTERM of a job scheduler, ends this block in order, with the line that resumes."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        raise KeyboardInterrupt(f"interrupted; what is finished is kept, and this command continues: {line}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class FirstByDefault(TyperGroup):
+    """The name of the first command may be left out: `reencoder-eval CONFIG` means `reencoder-eval run CONFIG`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        own_options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own_options:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
 
 
 def a_number(value: float | None) -> float | None:

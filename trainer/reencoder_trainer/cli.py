@@ -11,25 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from typer.core import TyperGroup
 
-from reencoder_pipeline.exit_codes import SOME_FAILED, run
+from reencoder_pipeline.exit_codes import SOME_FAILED, FirstByDefault, run
 from reencoder_pipeline.plain_text import printable
 
 if TYPE_CHECKING:
     from reencoder_trainer.run_list import RunSummary
 
 
-class TrainsByDefault(TyperGroup):
-    """`reencoder-train CONFIG` means `reencoder-train train CONFIG`."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
-            args = ["train", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=TrainsByDefault, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
+app = typer.Typer(cls=FirstByDefault, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
 
 @app.callback()

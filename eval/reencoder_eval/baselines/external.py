@@ -9,6 +9,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,12 +74,13 @@ class ExternalProgram:
         def run(audio: np.ndarray, rate: int) -> np.ndarray:
             file = kept / f"{hashlib.sha256(f'{digest}/{rate}/'.encode() + audio.tobytes()).hexdigest()}.wav"
             expected = {"targets": len(task.targets), "length": audio.shape[-1], "rate": rate}
-            if (made := _kept(file, self, **expected)) is not None:
-                return made
+            if file.is_file():
+                with suppress(EvaluationError):  # a damaged result is made again
+                    return _read(file, self, **expected)
             try:
                 with tempfile.TemporaryDirectory(prefix="reencoder-", ignore_cleanup_errors=True) as folder:
                     result = _run(self, words, audio, rate, folder=Path(folder))
-                    made = _in_step(_read(result, self, length=audio.shape[-1], rate=rate), self, **expected)
+                    made = _read(result, self, **expected)
                     content = result.read_bytes() if result.stat().st_size <= LARGEST_KEPT else None
             except OSError as error:
                 raise EvaluationError(
@@ -149,20 +151,8 @@ def _run(program: ExternalProgram, words: list[str], audio: np.ndarray, rate: in
     return files[0]
 
 
-def _kept(file: Path, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray | None:
-    """The kept result of an earlier evaluation; None if it is missing or damaged."""
-    if not file.is_file():
-        return None
-    try:
-        return _in_step(
-            _read(file, program, length=length, rate=rate), program, targets=targets, length=length, rate=rate
-        )
-    except EvaluationError:
-        return None
-
-
-def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np.ndarray:
-    """(channels, samples) at `rate`. At most a second is read beyond the needed length."""
+def _read(file: Path, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray:
+    """(targets, length) at `rate`, without the delay. At most a second is read beyond the needed length."""
     try:
         with soundfile.SoundFile(os.fsencode(file)) as sound:  # type: ignore[arg-type], bytes are read
             if sound.channels > MOST_CHANNELS:
@@ -184,7 +174,8 @@ def _read(file: Path, program: ExternalProgram, *, length: int, rate: int) -> np
             remedy="correct the program or its settings",
         )  # fmt: skip
     audio = np.ascontiguousarray(samples.T, dtype=np.float32)  # (n, C) -> (C, n)
-    return audio if own_rate == rate else resample(audio, own_rate, rate)
+    audio = audio if own_rate == rate else resample(audio, own_rate, rate)
+    return _in_step(audio, program, targets=targets, length=length, rate=rate)
 
 
 def _in_step(audio: np.ndarray, program: ExternalProgram, *, targets: int, length: int, rate: int) -> np.ndarray:

@@ -72,7 +72,7 @@ def _folding_gains(low: np.ndarray, *, sample_rate: int) -> tuple[np.ndarray, np
     return frequencies, np.where(frequencies >= EDGE_HZ, gains, 0.0)
 
 
-def decorrelate(mono: np.ndarray, *, sample_rate: int, side_db: float = SIDE_DB) -> np.ndarray:
+def decorrelate(mono: np.ndarray, *, sample_rate: int) -> np.ndarray:
     """(samples,) -> left and right (2, samples): mid + side and mid - side; the mid is the unchanged mono signal."""
     from scipy.signal import lfilter
 
@@ -83,5 +83,5 @@ def decorrelate(mono: np.ndarray, *, sample_rate: int, side_db: float = SIDE_DB)
         numerator[[0, delay]] = -ALL_PASS_GAIN, 1.0
         denominator[[0, delay]] = 1.0, -ALL_PASS_GAIN
         side = np.asarray(lfilter(numerator, denominator, side))
-    side *= 10 ** (side_db / 20)
+    side *= 10 ** (SIDE_DB / 20)
     return np.stack([mono + side, mono - side]).astype(np.float32)

@@ -32,12 +32,7 @@ def save_baseline(
     from: steps, seed, digest of the audio.
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    header: dict[str, Any] = {
-        "format": BASELINE_FORMAT,
-        "baseline": kind,
-        "sizes": dict(sizes),
-        "training": dict(training),
-    }
+    header = {"format": BASELINE_FORMAT, "baseline": kind, "sizes": dict(sizes), "training": dict(training)}
     write_weights(path, tensors, header)
 
 
@@ -85,18 +80,8 @@ def build_restored(build: Callable[[], M], sizes: Any, state: Mapping[str, Tenso
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, AssertionError) as error:
         value = f"{in_one_line(sizes)}: {in_one_line(error)}"
         raise CheckpointError("no model has these sizes", where=where, value=value, remedy=WRITTEN) from None
-    _require_fit(empty, state, where=where)
-    module = build()
-    restore(module, state, where=where)
-    return module
-
-
-def restore(module: nn.Module, state: Mapping[str, Tensor], *, where: Path) -> None:
-    """Load `state` into `module`; CheckpointError naming the first tensors that are missing, unknown or misshapen."""
-    _require_fit(module, state, where=where)
-    module.load_state_dict(state)
-
-
-def _require_fit(module: nn.Module, state: Mapping[str, Tensor], *, where: Path) -> None:
-    if wrong := misfits(state, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}):
+    if wrong := misfits(state, {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}):
         raise CheckpointError("the tensors do not fit the model", where=where, value=first_of(wrong), remedy=WRITTEN)
+    module = build()
+    module.load_state_dict(state)
+    return module

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from reencoder_eval.cli.evaluate import Overwrite, Resume, Set
 from reencoder_pipeline.errors import ConfigError
-from reencoder_pipeline.exit_codes import SOME_FAILED, run
+from reencoder_pipeline.exit_codes import SOME_FAILED, resuming, run
 from reencoder_pipeline.progress import say
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 
-OVERWRITE_HELP = "replace a file of that name that is no card of ours; cards are replaced anyway"
 NAME_HELP = "house, a file or folder of weights, a hub id, or package.module:function, which is imported and called"
 Name = Annotated[str, typer.Argument(help=NAME_HELP)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")]
 
 
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="a YAML file; configs/autoencoder/ has examples")],
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in the run folder")] = False,
+    resume: Resume = False,
     set_: Set = None,
 ) -> None:
     """Train an autoencoder on waveforms. Prints the path of its weights."""
@@ -65,22 +62,20 @@ def evaluate(
     from reencoder_eval.autoencoder_report.report_tables import report_tables
     from reencoder_eval.evaluation_folder import AUTOENCODER, LATENTS_FIGURE, REPORT
     from reencoder_eval.request import EvaluationRequest
+    from reencoder_eval.tables.text_table import show
 
     out = settings.out or default_folder(autoencoder, settings.split)
     clips: dict[str, Any] = {name: getattr(settings, name) for name in ClipsConfig.model_fields}
-    try:
+    with resuming():
         report, evaluation = evaluate_autoencoder(
             EvaluationRequest(autoencoder=autoencoder, out=out, **clips),
             diagnostic_clips=settings.diagnostic_clips,
             diagnostic_seconds=settings.diagnostic_seconds,
         )
-    except KeyboardInterrupt:
-        command = shlex.join(["reencoder-autoencoder", *sys.argv[1:]])
-        raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        _print_tables(report_tables(report))
+        show(report_tables(report))
         for name in (AUTOENCODER, REPORT, *([LATENTS_FIGURE] if report["diagnostics"] else [])):
             typer.echo(out / name)
     if evaluation.failures:
@@ -97,22 +92,12 @@ def card(  # noqa: PLR0917, typer reads the signature
         Path | None, typer.Option(help="manifest of the music it was trained on; default: what is known of house")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="of the weights; default: what the autoencoder says")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the model card of an autoencoder from its measurements. Prints the path of the card."""
     from reencoder_eval.autoencoder_report.card import write_card
 
     typer.echo(write_card(autoencoder, measured=measured, out=out, music=music, licence=licence, overwrite=overwrite))
-
-
-def _print_tables(tables) -> None:
-    from rich.console import Console
-
-    from reencoder_eval.tables.text_table import terminal
-
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    for table in tables:
-        console.print(terminal(table))
 
 
 def main() -> None:

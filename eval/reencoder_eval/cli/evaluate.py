@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from reencoder_pipeline.exit_codes import SOME_FAILED
+from reencoder_pipeline.exit_codes import SOME_FAILED, FirstByDefault, resuming
 from reencoder_pipeline.exit_codes import run as run_app
 from reencoder_pipeline.progress import say
 
@@ -20,31 +17,23 @@ if TYPE_CHECKING:
     from reencoder_eval.request import EvaluationRequest
 
 
-DEFAULT = "run"
-OVERWRITE_HELP = "replace a file of that name that is no card of ours; cards are replaced anyway"
-
-
-class _WithDefault(TyperGroup):
-    """`reencoder-eval CONFIG` means `reencoder-eval run CONFIG`."""
-
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
-        own_options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] not in self.commands and args[0] not in own_options:
-            args = [DEFAULT, *args]
-        return super().parse_args(ctx, args)
+Resume = Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in the run folder")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="replace a file of that name that is no card of ours; cards are replaced anyway"),
+]
 
 
 app = typer.Typer(
-    cls=_WithDefault, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True, help=__doc__
+    cls=FirstByDefault, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True, help=__doc__
 )
 
 
-@app.command(DEFAULT)
+@app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="a YAML file; configs/eval/ has examples")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")
-    ] = None,
+    set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the tables as JSON")] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="print the whole configuration, stop")] = False,
 ) -> None:
@@ -60,11 +49,8 @@ def run(
         return
     from reencoder_eval.evaluate import evaluate
 
-    try:
+    with resuming():
         evaluation = evaluate(request_of(settings))
-    except KeyboardInterrupt:
-        command = shlex.join(["reencoder-eval", *sys.argv[1:]])
-        raise KeyboardInterrupt(f"interrupted; the same command goes on: {command}") from None
     print_tables(settings.out, as_json=as_json, markdown=False)
     if not as_json:
         typer.echo(settings.out / "report.html")
@@ -89,10 +75,8 @@ def request_of(settings: EvalConfig) -> EvaluationRequest:
 @app.command("train-baseline")
 def train_baseline(
     config: Annotated[Path, typer.Argument(help="a YAML file; configs/baseline/ has examples")],
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in the run folder")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")
-    ] = None,
+    resume: Resume = False,
+    set_: Set = None,
 ) -> None:
     """Train Aero or MusicHiFi on raw audio by its paper's recipe. Prints the path of its weights."""
     from reencoder_eval.config import BaselineTrainConfig
@@ -139,7 +123,7 @@ def card(  # noqa: PLR0917, typer reads the signature
     name: Annotated[str | None, typer.Option(help="what the module is loaded by: a released name or a hub id")] = None,
     licence: Annotated[str | None, typer.Option(help="of the weights")] = None,
     out: Annotated[Path | None, typer.Option(help="a file; default: standard output")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the card of a module, with what evaluations found of it."""
     from reencoder_eval.report.card_file import require_card_place, write_card_file
@@ -167,11 +151,7 @@ def print_tables(run: Path, *, against: str | None = None, as_json: bool, markdo
     elif markdown:
         typer.echo("\n".join(text_table.markdown(table) for table in texts), nl=False)
     else:
-        from rich.console import Console
-
-        console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-        for table in texts:
-            console.print(text_table.terminal(table))
+        text_table.show(texts)
 
 
 def main() -> None:

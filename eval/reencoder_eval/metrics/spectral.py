@@ -117,7 +117,7 @@ def band_filter(band: str, *, sample_rate: int, edge_hz: float = EDGE_HZ) -> np.
     return np.asarray(firwin(TAPS, edge_hz, window=window, pass_zero=band == "low", fs=sample_rate))
 
 
-class _MagnitudeSTFTLoss(STFTLoss):
+class MagnitudeSTFTLoss(STFTLoss):
     """auraloss' loss without computing the phase, which takes half the time and is unused at phase weight 0."""
 
     def stft(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -130,14 +130,14 @@ def _stft_loss() -> torch.nn.Module:
     loss = MultiResolutionSTFTLoss()
     resolutions: Any = loss.stft_losses
     loss.stft_losses = torch.nn.ModuleList(
-        _MagnitudeSTFTLoss(one.fft_size, one.hop_size, one.win_length) for one in resolutions
+        MagnitudeSTFTLoss(one.fft_size, one.hop_size, one.win_length) for one in resolutions
     )
     return loss
 
 
 @cache
 def _mel_loss(sample_rate: int) -> torch.nn.Module:
-    loss = _MagnitudeSTFTLoss(1024, 256, 1024)
+    loss = MagnitudeSTFTLoss(1024, 256, 1024)
     # auraloss builds this filterbank with librosa, which we do not depend on; `mel_filters` equals it to 1e-7.
     loss.scale, loss.fb = "mel", mel_filterbank(sample_rate)[None]
     return loss

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from reencoder_pipeline.plain_text import markdown_cell, printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 NOTHING = "-"
 
@@ -36,14 +33,18 @@ def markdown(table: TextTable) -> str:
     return "\n".join([markdown_cell(table.title), "", *lines, ""])
 
 
-def terminal(table: TextTable) -> Table:
+def show(tables: Iterable[TextTable]) -> None:
+    """Print tables on the terminal, or 200 columns wide where standard output is none."""
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Text: rich must not read "[1.30, 1.52]" or a label as markup.
-    drawn = Table(title=Text(printable(table.title), style="table.title"), title_justify="left")
-    for number_, column in enumerate(table.columns):
-        drawn.add_column(Text(printable(column)), justify="right" if number_ else "left")
-    for row in table.rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    return drawn
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    for table in tables:
+        # Text: rich must not read "[1.30, 1.52]" or a label as markup.
+        drawn = Table(title=Text(printable(table.title), style="table.title"), title_justify="left")
+        for number_, column in enumerate(table.columns):
+            drawn.add_column(Text(printable(column)), justify="right" if number_ else "left")
+        for row in table.rows:
+            drawn.add_row(*(Text(printable(cell)) for cell in row))
+        console.print(drawn)

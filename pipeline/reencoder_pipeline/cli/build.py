@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.cli.options import Config, Json, Name, Set, Source, option
-from reencoder_pipeline.cli.output import finish, print_summary, resuming
-from reencoder_pipeline.exit_codes import a_number
+from reencoder_pipeline.cli.output import finish, print_summary
+from reencoder_pipeline.exit_codes import a_number, resuming
 from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.progress import ProgressLine, say
 

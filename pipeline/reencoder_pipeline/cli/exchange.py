@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from reencoder_pipeline.cli.options import Json, Place, Set, option
-from reencoder_pipeline.cli.output import finish, print_summary, resuming
+from reencoder_pipeline.cli.output import finish, print_summary
+from reencoder_pipeline.exit_codes import resuming
 from reencoder_pipeline.progress import ProgressLine
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -32,20 +28,3 @@ def finish(summary: dict[str, object], failures: Sequence[dict[str, str]], out: 
         for failure in failures[:10]:
             say(failure["error"])
         raise typer.Exit(SOME_FAILED)
-
-
-@contextmanager
-def resuming() -> Iterator[None]:
-    """Ctrl-C, or the SIGTERM of a job scheduler, ends this block in order, with the line that resumes."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        raise KeyboardInterrupt(f"interrupted; what is finished is kept, and this command continues: {line}") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -178,11 +178,11 @@ def test_feature_matching_leaves_the_scores_out() -> None:
 
 
 def test_a_training_step_moves_everything() -> None:
-    training = aero_training(channels=4, n_fft=64, hop=16, strides=(4, 2, 2), discriminator_filters=4)
+    training = aero_training(AeroConfig(channels=4, n_fft=64, hop=16, strides=(4, 2, 2)), filters=4)
     given, target = training.prepare(noise(2, 2, 4097))
     assert given.shape == (2, 1, 2048)
     assert target.shape == (2, 1, 4096)
-    estimate = training.generate(given)
+    estimate = training.generator(given)
     of_estimate, of_target = training.discriminator(estimate), training.discriminator(target)
     assert [len(maps) for maps in of_target] == [7, 7, 7]
     assert [maps[-1].shape for maps in of_target] == [(2, 1, 16), (2, 1, 8), (2, 1, 4)]
@@ -198,7 +198,7 @@ def test_a_training_step_moves_everything() -> None:
 
 
 def test_prepare_gives_what_evaluation_gives() -> None:
-    training = aero_training(channels=4, n_fft=64, hop=16, strides=(4, 4), discriminator_filters=4)
+    training = aero_training(AeroConfig(channels=4, n_fft=64, hop=16, strides=(4, 4)), filters=4)
     time = torch.arange(8192) / 44_100
     low, high = torch.sin(2 * math.pi * 1000 * time), torch.sin(2 * math.pi * 15_000 * time)
     given, target = training.prepare(torch.stack([2 * low, 2 * high])[None])
@@ -209,7 +209,7 @@ def test_prepare_gives_what_evaluation_gives() -> None:
 
 def test_first_weights_are_a_function_of_the_seed() -> None:
     def first(seed: int) -> Tensor:
-        network = aero_training(channels=4, n_fft=64, strides=(4, 4), discriminator_filters=4, seed=seed).generator
+        network = aero_training(AeroConfig(channels=4, n_fft=64, strides=(4, 4)), filters=4, seed=seed).generator
         return nn.utils.parameters_to_vector(network.parameters())
 
     state = torch.get_rng_state()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from reencoder_eval.baselines.musichifi.checkpoint import load_musichifi, save_m
 from reencoder_eval.baselines.musichifi.generator import Generator, GeneratorSizes, SmoothActivation, kaiser_low_pass
 from reencoder_eval.baselines.musichifi.mel import FLOOR, LogMel
 from reencoder_eval.baselines.musichifi.model import HOP, SAMPLE_RATE, MusicHiFi, MusicHiFiTask
-from reencoder_eval.baselines.weights import read_baseline, restore, save_baseline
+from reencoder_eval.baselines.weights import build_restored, read_baseline, save_baseline
 from reencoder_eval.metrics.flops import count_flops
 from reencoder_pipeline.audio.resampling import low_band, resample
 from reencoder_pipeline.errors import CheckpointError, EvaluationError
@@ -269,15 +270,18 @@ def test_what_is_wrong_with_a_weights_file(tmp_path: Path) -> None:
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    module = nn.Linear(2, 3)
-    good = module.state_dict()
+    @dataclass(frozen=True)
+    class Sizes:
+        width: int = 3
+
+    good = nn.Linear(2, 3).state_dict()
     for state, message in (
         ({"weight": good["weight"]}, "bias: missing"),
         ({**good, "scale": torch.zeros(1)}, "scale: unknown"),
         ({**good, "bias": torch.zeros(4)}, r"bias: \(4,\), not \(3,\)"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            restore(module, state, where=tmp_path)
+            build_restored(lambda: nn.Linear(2, 3), Sizes(), state, where=tmp_path)
     for sizes, message in (({"channel": 64}, "sizes"), ({"rates": [4, 4]}, "sizes"), ({"channels": 128}, "do not fit")):
         path = tmp_path / "odd.safetensors"
         save_baseline(path, tiny("bwe").generator.state_dict(), kind="musichifi_bwe", sizes=sizes, training={})

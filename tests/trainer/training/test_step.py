@@ -131,9 +131,9 @@ def test_a_baselines_discriminator_learns_first(monkeypatch: pytest.MonkeyPatch)
         generator,
         discriminator=nn.Sequential(discriminator),
         prepare=lambda excerpt: (excerpt, excerpt),
-        generate=generator,
         generator_loss=lambda estimate, target, of_estimate, of_target: {"fooled": of_estimate.mean()},  # type: ignore
         discriminator_loss=lambda of_estimate, of_target: of_estimate.mean(),  # type: ignore
+        save=lambda path, said: None,
         learning_rate=0.5,
         betas=(0.0, 0.0),
     )

@@ -67,8 +67,7 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
     )
 
 
-def count_aero(model: Aero, *, seconds: int = 1) -> FlopCount:
+def count_aero(model: Aero) -> FlopCount:
     """The FLOPs of a second in one piece, as the literature counts; segments take (segment + 2 context) / segment."""
-    device = next(model.parameters()).device
-    example = torch.zeros(1, 1, seconds * model.config.low_rate, device=device)
-    return count_flops(model, example, modules=[model], seconds=seconds)
+    example = torch.zeros(1, 1, model.config.low_rate, device=next(model.parameters()).device)
+    return count_flops(model, example, modules=[model], seconds=1)

@@ -8,15 +8,15 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from reencoder_eval.baselines.adversarial import FeatureMaps
 
-DOWNSAMPLING = 4
+SCALES, LAYERS, DOWNSAMPLING = 3, 4, 4  # rates; strided convolutions and the stride of each
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """(B, 1, n) -> for each rate, 1, 1/2, 1/4 and so on, the feature maps of its discriminator, scores last."""
+    """(B, 1, n) -> for each rate, 1, 1/2 and 1/4, the feature maps of its discriminator, scores last."""
 
-    def __init__(self, *, scales: int = 3, filters: int = 16, layers: int = 4) -> None:
+    def __init__(self, *, filters: int = 16) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(ScaleDiscriminator(filters, layers) for _ in range(scales))
+        self.scales = nn.ModuleList(ScaleDiscriminator(filters) for _ in range(SCALES))
         self.halve = nn.AvgPool1d(4, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, audio: Tensor) -> FeatureMaps:
@@ -28,13 +28,13 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-    """`layers` strided convolutions in groups of four channels between plain ones; (B, 1, n) -> layers + 3 maps."""
+    """Strided convolutions in groups of four channels between plain ones; (B, 1, n) -> LAYERS + 3 maps."""
 
-    def __init__(self, filters: int, layers: int) -> None:
+    def __init__(self, filters: int) -> None:
         super().__init__()
-        widest = filters * DOWNSAMPLING ** (layers - 1)
+        widest = filters * DOWNSAMPLING ** (LAYERS - 1)
         width, convolutions = filters, [nn.Conv1d(1, filters, 15, padding=7, padding_mode="reflect")]
-        for _ in range(layers):
+        for _ in range(LAYERS):
             wider = min(width * DOWNSAMPLING, widest)
             kernel = 10 * DOWNSAMPLING + 1
             convolutions.append(

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_GROUPS = 4
+REDUCED = 5  # channels of the attention over frequencies
+EMBEDDING_SCALE = 10.0  # acts as a factor of the embedding's learning rate
 COMPRESSION = 4  # channels of a residual branch: a quarter
 WIDTH, STRIDE = 200, 100  # length and distance of a recurrent layer's windows, in steps
 HEADS = DECAYS = 4
@@ -65,11 +67,11 @@ class FrequencyAttention(nn.Module):
     Phasen's "frequency transformation block" (Yin et al. 2020).
     """
 
-    def __init__(self, freqs: int, channels: int, *, reduced: int = 5) -> None:
+    def __init__(self, freqs: int, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(channels, reduced, 1), nn.BatchNorm2d(reduced), nn.ReLU())
+        self.conv1 = nn.Sequential(nn.Conv2d(channels, REDUCED, 1), nn.BatchNorm2d(REDUCED), nn.ReLU())
         self.conv1d = nn.Sequential(
-            nn.Conv1d(reduced * freqs, channels, 9, padding=4), nn.BatchNorm1d(channels), nn.ReLU()
+            nn.Conv1d(REDUCED * freqs, channels, 9, padding=4), nn.BatchNorm1d(channels), nn.ReLU()
         )
         self.freq_fc = nn.Linear(freqs, freqs, bias=False)
         self.conv2 = nn.Sequential(nn.Conv2d(2 * channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU())
@@ -206,16 +208,15 @@ class LayerScale(nn.Module):
 class FrequencyEmbedding(nn.Module):
     """(F, C) added to a spectrum, so that convolutions over frequency can depend on it. Starts smooth."""
 
-    def __init__(self, freqs: int, channels: int, *, scale: float = 10.0) -> None:
+    def __init__(self, freqs: int, channels: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(freqs, channels)
-        self.scale = scale  # acts as a factor of the learning rate
         with torch.no_grad():
             weight = self.embedding.weight
-            weight.copy_(weight.cumsum(dim=0) / torch.arange(1.0, freqs + 1).sqrt()[:, None] / scale)
+            weight.copy_(weight.cumsum(dim=0) / torch.arange(1.0, freqs + 1).sqrt()[:, None] / EMBEDDING_SCALE)
 
     def forward(self) -> Tensor:
-        return self.embedding.weight * self.scale
+        return self.embedding.weight * EMBEDDING_SCALE
 
 
 def _norm(channels: int, *, deep: bool) -> nn.Module:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reencoder_eval.baselines.adversarial import FeatureMaps
+from reencoder_eval.baselines.adversarial import FeatureMaps, feature_distance
+from reencoder_eval.metrics.spectral import MagnitudeSTFTLoss
 
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # (n_fft, hop, window)
 POWER_FLOOR = 1e-7
@@ -37,28 +40,16 @@ def hinge_loss_of_discriminator(of_estimate: FeatureMaps, of_target: FeatureMaps
 def feature_loss(of_estimate: FeatureMaps, of_target: FeatureMaps) -> Tensor:
     """Sum of the mean distances of feature maps except scores, times 4 / (strided layers + 1) / sub-discriminators."""
     strided_layers = len(of_target[0]) - 3
-    distances = [
-        F.l1_loss(ours.float(), theirs.detach().float())
-        for estimated, true in zip(of_estimate, of_target, strict=True)
-        for ours, theirs in zip(estimated[:-1], true[:-1], strict=True)
-    ]
-    return torch.stack(distances).sum() * 4 / (strided_layers + 1) / len(of_target)
+    return feature_distance(of_estimate, of_target) * 4 / (strided_layers + 1) / len(of_target)
 
 
 def stft_loss(estimate: Tensor, target: Tensor) -> Tensor:
     """Both (B, 1, n), n > 1024 -> half spectral convergence (over the batch) + half L1 of log magnitudes, the mean over
     resolutions."""
-    losses = []
-    for resolution in RESOLUTIONS:
-        magnitude, true_magnitude = (_magnitude(audio, *resolution) for audio in (estimate, target))
-        convergence = (true_magnitude - magnitude).norm() / true_magnitude.norm()
-        losses.append(0.5 * convergence + 0.5 * F.l1_loss(magnitude.log(), true_magnitude.log()))
-    return torch.stack(losses).mean()
+    with torch.autocast(estimate.device.type, enabled=False):
+        return torch.stack([_stft_loss(*size)(estimate.float(), target.float()) for size in RESOLUTIONS]).mean()
 
 
-def _magnitude(audio: Tensor, n_fft: int, hop: int, window_length: int) -> Tensor:
-    """(B, 1, n) -> (B, F, T)."""
-    with torch.autocast(audio.device.type, enabled=False):
-        window = torch.hann_window(window_length, device=audio.device)
-        spectrum = torch.stft(audio[:, 0].float(), n_fft, hop, window_length, window, return_complex=True)
-        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=POWER_FLOOR).sqrt()
+@cache
+def _stft_loss(n_fft: int, hop: int, window: int) -> MagnitudeSTFTLoss:
+    return MagnitudeSTFTLoss(n_fft, hop, window, w_sc=0.5, w_log_mag=0.5, eps=POWER_FLOOR)

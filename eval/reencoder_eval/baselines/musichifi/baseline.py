@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,32 +23,33 @@ SEGMENT = 1722 * HOP  # 10 s: an activation at its doubled rate takes 86 MB, and
 COUNTED_FRAMES = 172  # a second, as the paper counts
 
 
-def load_musichifi_bwe(*, weights: Path | None, device: str) -> Baseline:
-    """Bandwidth extension by MusicHiFi; without weights the baseline has costs and no scores."""
-    model, sizes = _loaded(weights, "bwe", device=device)
-    return Baseline(
-        name="musichifi_bwe",
-        label="MusicHiFi-BWE",
-        about="the low band plus a waveform that BigVGAN makes from its mel spectrum; our implementation",
-        task="bwe",
-        digest=_digest("musichifi_bwe", weights),
-        run=model and (lambda audio, sample_rate: _waveform(model, audio, sample_rate=sample_rate)),
-        count=lambda: count_generator(sizes),
-    )
+TEXTS = {
+    "bwe": ("MusicHiFi-BWE", "the low band plus a waveform that BigVGAN makes from its mel spectrum"),
+    "m2s": ("MusicHiFi-M2S", "the mono signal as mid, and a side that BigVGAN makes from its mel spectrum"),
+}
 
 
-def load_musichifi_m2s(*, weights: Path | None, device: str) -> Baseline:
-    """Mono-to-stereo upmixing by MusicHiFi, which keeps the mid; without weights it has costs and no scores."""
-    model, sizes = _loaded(weights, "m2s", device=device)
-    return Baseline(
-        name="musichifi_m2s",
-        label="MusicHiFi-M2S",
-        about="the mono signal as mid, and a side that BigVGAN makes from its mel spectrum; our implementation",
-        task="m2s",
-        digest=_digest("musichifi_m2s", weights),
-        run=model and _upmix(model),
-        count=lambda: _twice(count_generator(sizes)),
-    )
+def load_baseline_of(task: MusicHiFiTask, *, weights: Path | None, device: str) -> Baseline:
+    """Bandwidth extension or, keeping the mid, upmixing; without weights the baseline has costs and no scores."""
+    model = None if weights is None else load_musichifi(weights, task=task).to(device)
+    sizes = GeneratorSizes() if model is None else model.generator.sizes
+
+    def run(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+        assert model is not None, "a baseline without weights is never run"
+        made = _waveform(model, audio, sample_rate=sample_rate)
+        return made if task == "bwe" else np.concatenate([audio + made, audio - made])
+
+    def count() -> FlopCount:
+        once = count_generator(sizes)
+        note = f"for two channels, as the paper counts; the one forward pass that makes the side is {once.gflops:.0f}"
+        return once if task == "bwe" else replace(once, gflops=2 * once.gflops, note=note)
+
+    name, (label, about) = f"musichifi_{task}", TEXTS[task]
+    digest = digest_of(name, VERSION, file_digest(weights) if weights else None)
+    return Baseline(name, label, f"{about}; our implementation", task, digest, run if model else None, count)
+
+
+load_musichifi_bwe, load_musichifi_m2s = partial(load_baseline_of, "bwe"), partial(load_baseline_of, "m2s")
 
 
 def count_generator(sizes: GeneratorSizes) -> FlopCount:
@@ -57,30 +58,6 @@ def count_generator(sizes: GeneratorSizes) -> FlopCount:
         generator = Generator(sizes)
         mel = torch.zeros(1, sizes.mel_bands, COUNTED_FRAMES)
     return count_flops(generator, mel, modules=[generator], seconds=COUNTED_FRAMES / FRAME_RATE)
-
-
-def _twice(count: FlopCount) -> FlopCount:
-    note = f"for two channels, as the paper counts; the one forward pass that makes the side is {count.gflops:.0f}"
-    return replace(count, gflops=2 * count.gflops, note=note)
-
-
-def _loaded(weights: Path | None, task: MusicHiFiTask, *, device: str) -> tuple[MusicHiFi | None, GeneratorSizes]:
-    if weights is None:
-        return None, GeneratorSizes()
-    model = load_musichifi(weights, task=task).to(device)
-    return model, model.generator.sizes
-
-
-def _digest(name: str, weights: Path | None) -> str:
-    return digest_of(name, VERSION, file_digest(weights) if weights else None)
-
-
-def _upmix(model: MusicHiFi) -> Callable[[np.ndarray, int], np.ndarray]:
-    def run(mid: np.ndarray, sample_rate: int) -> np.ndarray:
-        side = _waveform(model, mid, sample_rate=sample_rate)
-        return np.concatenate([mid + side, mid - side])
-
-    return run
 
 
 def _waveform(model: MusicHiFi, audio: np.ndarray, *, sample_rate: int) -> np.ndarray:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from reencoder_eval.baselines.adversarial import AdversarialTraining
+from reencoder_eval.baselines.musichifi.checkpoint import save_musichifi
 from reencoder_eval.baselines.musichifi.discriminators import Discriminator
 from reencoder_eval.baselines.musichifi.generator import GeneratorSizes
-from reencoder_eval.baselines.musichifi.losses import RECONSTRUCTION, generator_loss, squared_loss_of_discriminator
+from reencoder_eval.baselines.musichifi.losses import generator_loss, squared_loss_of_discriminator
 from reencoder_eval.baselines.musichifi.model import SAMPLE_RATE, MusicHiFi, MusicHiFiTask
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.errors import TrainingError
@@ -21,12 +20,7 @@ MARGIN = 1024  # samples reflected at both ends of an excerpt, because the resam
 
 
 def musichifi_training(
-    task: MusicHiFiTask,
-    *,
-    channels: int = 1536,
-    filters: int = 32,
-    reconstruction: float = RECONSTRUCTION,
-    seed: int = 0,
+    task: MusicHiFiTask, *, channels: int = 1536, filters: int = 32, seed: int = 0
 ) -> AdversarialTraining:
     """The published recipe.
 
@@ -44,9 +38,9 @@ def musichifi_training(
         generator=model,
         discriminator=discriminator,
         prepare=low_band_and_mono if task == "bwe" else mid_and_side,
-        generate=model,
-        generator_loss=partial(generator_loss, sample_rate=SAMPLE_RATE, reconstruction=reconstruction),
+        generator_loss=generator_loss,
         discriminator_loss=squared_loss_of_discriminator,
+        save=lambda path, said: save_musichifi(path, model, training=said),
         learning_rate=1e-4,
         betas=(0.8, 0.99),
         decay=0.999996,
