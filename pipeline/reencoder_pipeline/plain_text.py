@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 # Control characters, bytes that are not text, line breaks, and characters that change the writing direction.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -43,6 +45,38 @@ def markdown_code(value: object) -> str:
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if "`" in line else ""
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
+
+
+def rendered(template: Path, values: Mapping[str, object]) -> str:
+    """Markdown from a Jinja template; its filters `text` and `code` are `markdown_text` and `markdown_code`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), autoescape=False, undefined=StrictUndefined,  # Markdown, not HTML
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"text": markdown_text, "code": markdown_code}
+    return environment.get_template(template.name).render(values)
+
+
+def front_matter(licence: str | None, *, tags: Sequence[str], more: Mapping[str, object] | None = None) -> str:
+    """The YAML at the head of a model card, as the Hugging Face hub reads it.
+
+    The hub knows licences by short lower-case names. Any other is "other" with a license_name.
+    """
+    import yaml
+
+    known = licence is None or re.fullmatch(r"[A-Za-z0-9.-]+", licence) is not None
+    named = {} if licence is None else {"license": licence.lower() if known else "other"}
+    values = {
+        **named,
+        **({} if known else {"license_name": licence}),
+        "library_name": "reencoder",
+        "pipeline_tag": "audio-to-audio",
+        "tags": list(tags),
+        **(more or {}),
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def _line(value: object) -> str:

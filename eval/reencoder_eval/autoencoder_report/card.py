@@ -9,15 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import TemplateError
 
 from reencoder_eval.autoencoder_report.readings import measured, readings
 from reencoder_eval.autoencoder_report.report_tables import (
     METRIC_NAMES,
     Report,
     clips_text,
-    millions,
     score_table,
     size_table,
 )
@@ -30,7 +28,7 @@ from reencoder_pipeline.autoencoder import HOUSE
 from reencoder_pipeline.config import load_config
 from reencoder_pipeline.corpora.debian_music import manifest_path
 from reencoder_pipeline.errors import EvaluationError
-from reencoder_pipeline.plain_text import markdown_code, markdown_text, printable
+from reencoder_pipeline.plain_text import front_matter, printable, rendered
 from reencoder_pipeline.stores.digests import file_digest
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -82,43 +80,32 @@ def require_same_weights(name: str, report: Report, *, where: Path) -> None:
 
 def autoencoder_card(report: Report, *, name: str, music: Music | None, licence: str, commands: Sequence[str]) -> str:
     """Markdown with front matter. Nothing in it is written by hand: what is not in `report` is "not measured"."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=False,  # Markdown: `text`, `cell` and `code` do what it needs
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"text": markdown_text, "code": markdown_code}
     weights = report["weights"] or {}
     spec = report["autoencoder"]
     try:
-        return environment.get_template("model_card.md.jinja").render(
-            front_matter=front_matter(report, name=name, licence=licence),
-            name=name,
-            spec=spec,
-            values_per_second=spec["channels"] * spec["frame_rate"],
-            context_seconds=spec["context"] / spec["frame_rate"],
-            licence=licence,
-            weights=weights,
-            training=training_facts(weights),
-            music=music,
-            size=size_table(report),
-            scores=score_table(report),
-            speed=report["size"],
-            readings=readings(report["diagnostics"]),
-            diagnosed=report["diagnostics"],
-            clips=clips_text(report),
-            settings=report["settings"],
-            limits=limits(report),
-            commands=[printable(command, lines=True) for command in commands],
-            fence="`" * max(3, 1 + max((len(run) for run in re.findall("`+", "".join(commands))), default=0)),
-            snippet=printable(json.dumps(name, ensure_ascii=False)),
-            versions=report["versions"],
-            number=measured,
-            millions=millions,
-        )
+        return rendered(TEMPLATES / "model_card.md.jinja", {
+            "front_matter": autoencoder_front_matter(report, name=name, licence=licence),
+            "name": name,
+            "spec": spec,
+            "values_per_second": spec["channels"] * spec["frame_rate"],
+            "licence": licence,
+            "weights": weights,
+            "training": training_facts(weights),
+            "music": music,
+            "size": size_table(report),
+            "scores": score_table(report),
+            "speed": report["size"],
+            "readings": readings(report["diagnostics"]),
+            "diagnosed": report["diagnostics"],
+            "clips": clips_text(report),
+            "settings": report["settings"],
+            "limits": limits(report),
+            "commands": [printable(command, lines=True) for command in commands],
+            "fence": "`" * max(3, 1 + max((len(run) for run in re.findall("`+", "".join(commands))), default=0)),
+            "snippet": printable(json.dumps(name, ensure_ascii=False)),
+            "versions": report["versions"],
+            "number": measured,
+        })  # fmt: skip
     except NOT_AS_WRITTEN as error:
         raise _of_another_version(AUTOENCODER, error) from error
 
@@ -130,8 +117,7 @@ def _of_another_version(where: object, error: Exception) -> EvaluationError:
     )  # fmt: skip
 
 
-def front_matter(report: Report, *, name: str, licence: str) -> str:
-    """YAML as the Hugging Face hub reads it."""
+def autoencoder_front_matter(report: Report, *, name: str, licence: str) -> str:
     scores = report["scores"].get("autoencoder", {})
     results = {
         "task": {"type": "audio-to-audio", "name": "reconstruction"},
@@ -142,17 +128,8 @@ def front_matter(report: Report, *, name: str, licence: str) -> str:
             if metric in scores
         ],
     }
-    # The hub knows licences by short lower-case names; what has none is "other", under its own name.
-    known = re.fullmatch(r"[A-Za-z0-9.-]+", licence) is not None
-    values = {
-        "license": licence.lower() if known else "other",
-        **({} if known else {"license_name": licence}),
-        "library_name": "reencoder",
-        "pipeline_tag": "audio-to-audio",
-        "tags": ["audio", "music", "autoencoder", "latent-representation", "reencoder"],
-        "model-index": [{"name": name, "results": [results]}],
-    }
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+    tags = ["audio", "music", "autoencoder", "latent-representation", "reencoder"]
+    return front_matter(licence, tags=tags, more={"model-index": [{"name": name, "results": [results]}]})
 
 
 def training_facts(weights: Mapping[str, Any]) -> list[tuple[str, str]]:
