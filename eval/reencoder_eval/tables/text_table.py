@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reencoder_pipeline.plain_text import markdown_cell, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 NOTHING = "-"
 
@@ -33,18 +37,23 @@ def markdown(table: TextTable) -> str:
     return "\n".join([markdown_cell(table.title), "", *lines, ""])
 
 
-def show(tables: Iterable[TextTable]) -> None:
-    """Print tables on the terminal, or 200 columns wide where standard output is none."""
-    from rich.console import Console
+def terminal(table: TextTable) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    # Text: rich must not read "[1.30, 1.52]" or a label as markup.
+    drawn = Table(title=Text(printable(table.title), style="table.title"), title_justify="left")
+    for number_, column in enumerate(table.columns):
+        drawn.add_column(Text(printable(column)), justify="right" if number_ else "left")
+    for row in table.rows:
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
+    return drawn
+
+
+def show(tables: Iterable[TextTable]) -> None:
+    """Print tables; 200 columns wide where standard output is no terminal."""
+    from rich.console import Console
+
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
     for table in tables:
-        # Text: rich must not read "[1.30, 1.52]" or a label as markup.
-        drawn = Table(title=Text(printable(table.title), style="table.title"), title_justify="left")
-        for number_, column in enumerate(table.columns):
-            drawn.add_column(Text(printable(column)), justify="right" if number_ else "left")
-        for row in table.rows:
-            drawn.add_row(*(Text(printable(cell)) for cell in row))
-        console.print(drawn)
+        console.print(terminal(table))

@@ -108,9 +108,7 @@ def test_what_cannot_be_trained_on_is_said(songs: Path, tmp_path: Path, monkeypa
     manifest.write_text('{"path": "%s", "split": "train", "tasks": ["bwe"]}\n' % (songs / "0.wav"))
     with pytest.raises(EvaluationError, match="no track of the train split suits m2s"):
         train(config(songs, tmp_path / "none", "musichifi_m2s", source=manifest))
-    monkeypatch.setattr(
-        "reencoder_eval.baselines.aero.training.generator_losses", lambda *_: {"x": torch.tensor(np.nan)}
-    )
+    monkeypatch.setattr("reencoder_eval.baselines.aero.training.aero_losses", lambda *_: {"x": torch.tensor(np.nan)})
     with pytest.raises(TrainingError, match="not finite"):
         train(config(songs, tmp_path / "nan", "aero"))
 
