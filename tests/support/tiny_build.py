@@ -122,7 +122,7 @@ def placed_files(folder: Path) -> dict[str, bytes]:
 
 def scratch_name(its_owner: str | None = None) -> str:
     """A name such as `atomic.beside` gives; by default of a process of this machine that has ended."""
-    dead = f"{owners._machine()}-{2**22 + 1}-1"
+    dead = f"{owners.owner().partition('-')[0]}-{2**22 + 1}-1"
     return f".reencoder-{its_owner or dead}-{secrets.token_hex(4)}.partial"
 
 

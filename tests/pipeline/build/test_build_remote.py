@@ -24,7 +24,7 @@ from reencoder_pipeline.stores import writer_id as owners
 from reencoder_pipeline.stores.store import open_store
 from tiny_build import NUM_SHARDS, Built, build, scratch_name, tree
 
-NOBODY = f"{owners._machine()}-{2**22 + 1}-1"  # a process of this machine that has ended
+NOBODY = f"{owners.owner().partition('-')[0]}-{2**22 + 1}-1"  # a process of this machine that has ended
 
 
 @pytest.fixture
