@@ -22,13 +22,14 @@ from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.record import parse_record
 from tiny_build import Built, build, leftovers, tiny_config, tree
 
-pytestmark = pytest.mark.slow
-
 BUILD = (
     "import sys; from pathlib import Path; from tiny_build import build\n"
     "if __name__ == '__main__': build(Path(sys.argv[1]), Path(sys.argv[2]), 'tiny_build:load_slow', workers=2)\n"
 )
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
 PATIENCE = 300.0  # seconds; for machines that are busy with something else
 
 
