@@ -122,3 +122,13 @@ def test_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
     assert "S, L1, short run" in page
     rows = [json.loads(line) for line in (out / "eval" / "scores.jsonl").read_text().splitlines()]
     assert {row["system"] for row in rows} >= {"autoencoder", "sinc", "autoencoder_low_band"}
+
+
+def test_messages_that_the_readme_explains_are_those_of_the_code() -> None:
+    table = (ROOT / "README.md").read_text().partition("| message | what to do |")[2].partition("\n\n")[0]
+    messages = re.findall(r"^\| `([^`]*)`", table, re.MULTILINE)
+    assert len(messages) >= 7
+    source = "".join(path.read_text() for folder in ("pipeline", "trainer") for path in (ROOT / folder).rglob("*.py"))
+    for message in messages:
+        fixed = re.split(r" … | \(\.\.\., 64, frames", message)[0]
+        assert fixed in source, message
