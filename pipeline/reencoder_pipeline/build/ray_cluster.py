@@ -19,6 +19,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics to its makers
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # no copy of this folder to every node under `uv run`
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # or the news of dead workers goes to standard output, come what may
+    "RAY_task_oom_retries": "2",  # as often as other deaths, not for ever
     "RAY_NUM_REDIS_GET_RETRIES": "1",  # attempts of 40 s, not 20, at what answers but is not Ray
 }
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reencoder_pipeline.cache.index_schema import require_shard
-
 FORMAT = "reencoder-cache-1"
 INDEX = "index.json"
 OLD_FLOOR = float(np.sqrt(1e-8))
@@ -74,13 +72,8 @@ def shard_to_dict(shard: Shard) -> dict[str, Any]:
     return values
 
 
-def shard_from_dict(values: dict[str, Any]) -> Shard:
-    """The inverse of shard_to_dict. CacheError where it contradicts itself or names files of others."""
-    require_shard(values)
-    return shard_of(values)
-
-
-def shard_of(values: dict[str, Any]) -> Shard:
+def shard_from_dict(values: Mapping[str, Any]) -> Shard:
+    """The inverse of shard_to_dict, for values that `index_schema` has checked."""
     return Shard(
         key=values["key"],
         num_frames=values["num_frames"],

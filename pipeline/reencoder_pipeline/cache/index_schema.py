@@ -11,12 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.formats.int8 import is_scale
 from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, is_own_file
-from reencoder_pipeline.cache.index_fields import IndexFields, RecordFields, ShardFields
+from reencoder_pipeline.cache.index_fields import IndexFields, RecordFields
 from reencoder_pipeline.cache.layout import ShardFormat, group_name, tar_name
 from reencoder_pipeline.config import MANTISSA_BITS, MOST_LEVEL
 from reencoder_pipeline.errors import CacheError, shown
 
-_INDEX, _SHARD, _RECORD = TypeAdapter(IndexFields), TypeAdapter(ShardFields), TypeAdapter(RecordFields)
+_INDEX, _RECORD = TypeAdapter(IndexFields), TypeAdapter(RecordFields)
 
 
 def require_index(values: Mapping[str, Any], *, where: object, remedy: str) -> None:
@@ -26,18 +26,9 @@ def require_index(values: Mapping[str, Any], *, where: object, remedy: str) -> N
         raise CacheError("the index is damaged", where=where, value=problem, remedy=remedy)
 
 
-def require_shard(values: Mapping[str, Any]) -> None:
-    """CacheError where the description of a shard contradicts itself, or names files that are not its own."""
-    problem = next(_shape_problems(_SHARD, values), None) or next(_shard_problems(values), None)
-    if problem is not None:
-        raise CacheError(
-            "the description of a shard is damaged", value=problem, remedy="build the cache again, or copy it again"
-        )
-
-
 def require_record(values: Mapping[str, Any]) -> None:
     """ValueError where a commit record cannot be one of ours."""
-    problem = next(_shape_problems(_RECORD, values), None) or next(_record_problems(values), None)
+    problem = next(_record_problems(values), None)
     if problem is not None:
         raise ValueError(problem)
 
@@ -141,6 +132,7 @@ def layout_problems(shard: Mapping[str, Any], form: ShardFormat) -> Iterator[str
 
 
 def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
+    yield from _shape_problems(_RECORD, record)
     shard = record["shard"]
     yield from _shard_problems(shard)
     ids = [track["id"] for track in shard["tracks"]]

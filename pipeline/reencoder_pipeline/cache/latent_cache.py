@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reencoder_pipeline.cache.channel_sums import Sums, moments
 from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.formats.int8 import INT8, latents_of, scale_name
-from reencoder_pipeline.cache.index import CachedTrack, Shard, Statistics, shard_of
+from reencoder_pipeline.cache.index import CachedTrack, Shard, Statistics, shard_from_dict
 from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.mapped_shards import Fetch, MappedShards
 from reencoder_pipeline.errors import CacheError
@@ -64,7 +64,7 @@ class LatentCache:
             None if compression is None else Compression(**compression),
         )  # fmt: skip
         self.keep_bits: int | None = index.get("keep_bits")  # of mantissa, where latents were rounded
-        self.shards = tuple(shard_of(values) for values in index["shards"])
+        self.shards = tuple(shard_from_dict(values) for values in index["shards"])
         self.tracks = tuple(track for shard in self.shards for track in shard.tracks)
         self.statistics = {name: Statistics.of(values) for name, values in index["statistics"].items()}
         self.sums = [

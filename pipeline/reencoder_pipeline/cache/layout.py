@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,6 @@ def entry_key(entry: str) -> str | None:
     """The key of the shard whose folder, tar or commit record may have this name within SHARDS; None for others."""
     key, dot, suffix = entry.partition(".")
     return key if dot + suffix in ("", ".tar", ".json") else None
-
-
-def record_file(out: Path, key: str) -> Path:
-    return out / record_name(key)
 
 
 def group_name(key: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.cache.formats.int8 import is_scale, stored_names
-from reencoder_pipeline.cache.formats.tar_shards import Promised, promised_members, sample_key, stream_members
+from reencoder_pipeline.cache.formats.tar_shards import Member, Promised, members_in, promised_members, sample_key
 from reencoder_pipeline.cache.formats.zarr_description import require_own_format
 from reencoder_pipeline.cache.formats.zarr_shards import array_in, read_file
 from reencoder_pipeline.cache.index import Shard
@@ -58,14 +60,17 @@ def arrays_in(
 
     DamagedContentError where the bytes are no such file.
     """
+    content = b"".join(pieces)
     if form.storage != "webdataset":
-        return {name: split_tracks(_zarr_array(b"".join(pieces), shard, form, name), name, shard) for name in names}
+        return {name: split_tracks(_zarr_array(content, shard, form, name), name, shard) for name in names}
+    members = members_in(io.BytesIO(content), members_of(shard, form))
+
+    def array(member: Member) -> Frames:  # of a copy: an array does not keep the whole tar in memory
+        size = math.prod(member.shape) * member.dtype.itemsize
+        return np.frombuffer(content[member.offset : member.offset + size], member.dtype).reshape(member.shape)
+
     keys = [sample_key(position, track.id) for position, track in enumerate(shard.tracks)]
-    wanted = {name: [f"{key}.{name}.npy" for key in keys] for name in names}
-    members = dict(
-        stream_members(pieces, members_of(shard, form), {member for those in wanted.values() for member in those})
-    )
-    return {name: [members[member] for member in those] for name, those in wanted.items()}
+    return {name: [array(members[f"{key}.{name}.npy"]) for key in keys] for name in names}
 
 
 def arrays_on_disk(

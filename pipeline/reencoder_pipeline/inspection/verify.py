@@ -14,7 +14,7 @@ from reencoder_pipeline.cache.formats.int8 import latents_of
 from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES
 from reencoder_pipeline.cache.index import INDEX, Shard
 from reencoder_pipeline.cache.latent_cache import LatentCache
-from reencoder_pipeline.cache.layout import record_file, record_name
+from reencoder_pipeline.cache.layout import record_name
 from reencoder_pipeline.cache.shard_frames import arrays_on_disk, data_files
 from reencoder_pipeline.corpora.twins import across_splits
 from reencoder_pipeline.errors import CacheError
@@ -141,9 +141,9 @@ def _verify_files(cache: LatentCache, shard: Shard, folder: Path) -> list[Findin
             damages.append(_damage(shard, name, f"{path.stat().st_size} bytes instead of {size}"))
         elif file_digest(path) != digest:
             damages.append(_damage(shard, name, f"content changed: {_changed_blocks(cache, shard, folder, name)}"))
-    record = record_file(folder, shard.key)
-    if record.exists():
-        parsed, name = parse_record(record), record.relative_to(folder).as_posix()
+    name = record_name(shard.key)
+    if (folder / name).exists():
+        parsed = parse_record(open_store(folder).read(name))
         if parsed is None:
             damages.append(_damage(shard, name, "commit record damaged"))
         elif parsed.shard != shard:

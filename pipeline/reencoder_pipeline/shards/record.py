@@ -168,19 +168,14 @@ def record_from_dict(values: dict[str, Any]) -> Record:
 REQUESTS = 16  # records read at a time
 
 
-def record_bytes(record: Record) -> bytes:
-    """The record holds its own digest: a flipped bit in its sums would spoil the cache's statistics."""
-    values = record_to_dict(record)
-    return json.dumps({**values, "digest": canonical_digest(values)}).encode()
-
-
 def record_digest(record: Record) -> str:
     return canonical_digest(record_to_dict(record))
 
 
 def write_record(out: Path | str | Store, record: Record) -> None:
-    """Commit a shard."""
-    open_store(out).write(record_name(record.shard.key), record_bytes(record))
+    """Commit a shard. The record holds its own digest: a flipped bit in its sums would spoil the statistics."""
+    content = json.dumps({**record_to_dict(record), "digest": record_digest(record)}).encode()
+    open_store(out).write(record_name(record.shard.key), content)
 
 
 def read_record(out: Path | str | Store, key: str, sizes: Mapping[str, int] | None = None) -> Record | None:
@@ -189,7 +184,7 @@ def read_record(out: Path | str | Store, key: str, sizes: Mapping[str, int] | No
     `sizes` are those of the store, where they have been listed already.
     """
     store = open_store(out)
-    record = parse_record_bytes(store.read(record_name(key)))
+    record = parse_record(store.read(record_name(key)))
     if record is None or record.shard.key != key:  # a copy of another shard's record would stand for two shards
         return None
     found = {name: store.size(name) for name in record.shard.files} if sizes is None else sizes
@@ -204,12 +199,8 @@ def read_records(store: Store, keys: Iterable[str], sizes: Mapping[str, int]) ->
         return {key: record for key, record in zip(there, records, strict=True) if record is not None}
 
 
-def parse_record(file: Path) -> Record | None:
+def parse_record(content: bytes | None) -> Record | None:
     """None if the record is missing or damaged."""
-    return parse_record_bytes(file.read_bytes() if file.is_file() else None)
-
-
-def parse_record_bytes(content: bytes | None) -> Record | None:
     try:
         values = json.loads(content or b"")
         digest = values.pop("digest")

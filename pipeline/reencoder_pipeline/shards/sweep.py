@@ -12,7 +12,7 @@ from reencoder_pipeline.cache.formats.zarr_shards import is_own_file
 from reencoder_pipeline.cache.index import INDEX
 from reencoder_pipeline.cache.layout import SHARDS, entry_key, record_key, record_name
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.shards.record import parse_record_bytes
+from reencoder_pipeline.shards.record import parse_record
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner
 from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.own_folder import holds, refuse_others, require_own_folder
@@ -20,8 +20,6 @@ from reencoder_pipeline.stores.store import Store, open_store
 from reencoder_pipeline.stores.writer_id import has_ended
 
 _KEY = re.compile(r"[0-9a-f]{20}")
-_OLD_CLAIM = re.compile(r"[0-9a-f]{20}\.claim")  # made by earlier versions, as are the next
-_OLD_BUILDER = re.compile(r"[0-9a-f]{16}\.builder")
 _LOCK = re.compile(r"build\.lock|part-\d+-of-\d+\.lock")
 RECORD_BEGINS = b'{"shard": '
 
@@ -70,14 +68,13 @@ def require_own_place(store: Store) -> None:
 def _has_records(store: Store, inside: Iterable[str]) -> bool:
     """Whether one of these entries of SHARDS is a commit record: it holds its own digest, and its key is its name."""
     keys = [key for key in (record_key(f"{SHARDS}/{entry}") for entry in inside) if key and _KEY.fullmatch(key)]
-    records = ((key, parse_record_bytes(store.read(record_name(key)))) for key in keys)
+    records = ((key, parse_record(store.read(record_name(key)))) for key in keys)
     return any(record is not None and record.shard.key == key for key, record in records)
 
 
 def _is_leftover(name: str, inside: Iterable[str]) -> bool:
     """Whether a build that was killed before it wrote its settings left it: `inside` are the entries of SHARDS."""
-    own = all(_OLD_CLAIM.fullmatch(entry) or scratch_owner(entry) is not None for entry in inside)
-    return _LOCK.fullmatch(name) is not None or _OLD_BUILDER.fullmatch(name) is not None or (name == SHARDS and own)
+    return _LOCK.fullmatch(name) is not None or (name == SHARDS and all(map(scratch_owner, inside)))
 
 
 def _key_of(entry: str, known: Container[str] = ()) -> str | None:
@@ -104,7 +101,7 @@ def sweep(
         folder, _, rest = name.partition("/")
         entry, _, inside = rest.partition("/")
         key = _key_of(entry, known) if folder == SHARDS else None
-        if _is_of_no_use(name):
+        if (writer := scratch_owner(name)) and has_ended(writer):
             store.remove(name)
         elif key is not None and (is_own_file(inside) if entry == key else not inside):
             pieces[key].add(f"{SHARDS}/{entry}")
@@ -117,12 +114,3 @@ def sweep(
                 store.remove(name)
     store.sweep(has_ended)
     return sizes
-
-
-def _is_of_no_use(name: str) -> bool:
-    """Whether it is a mark of an earlier version, or a scratch file of a process that has ended."""
-    folder, _, entry = name.rpartition("/")
-    if folder == SHARDS:
-        return _OLD_CLAIM.fullmatch(entry) is not None
-    writer = scratch_owner(name)
-    return _OLD_BUILDER.fullmatch(name) is not None or (writer is not None and has_ended(writer))

@@ -60,9 +60,6 @@ class FolderStore:
     def sizes(self, folder: str = "") -> dict[str, int]:
         return dict(sorted(_files(self.folder / folder, f"{folder}/" if folder else "")))
 
-    def names(self, folder: str = "") -> Iterator[str]:
-        yield from self.sizes(folder)
-
     def remove(self, name: str) -> None:
         path = self.folder / name
         if path.is_dir() and not path.is_symlink():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.stores.atomic import replacing
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS, LONG_SECONDS = 60.0, 600.0  # an attempt at a small request; at a listing, or one of unknown size
 SLOWEST = 100_000  # bytes a second, for which an attempt at sending or fetching is given more time
-
-Result = TypeVar("Result")
 
 
 class ObjectStore:
@@ -42,87 +40,76 @@ class ObjectStore:
             raise CacheError("cannot be reached", where=self.url, value=error, remedy=remedy) from None
 
     def read(self, name: str) -> bytes | None:
-        files, root = self._open()
-        get = _within(files, "cat_file", LONG_SECONDS)
         try:
-            return bytes(self._try(name, lambda: get(f"{root}/{name}")))
+            return bytes(self._request("cat_file", name, seconds=LONG_SECONDS))
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        files, root = self._open()
-        put = _within(files, "pipe_file", _seconds(len(content)))
-        self._put(name, lambda: put(f"{root}/{name}", content))
+        with self._writing():
+            self._request("pipe_file", name, content, seconds=_seconds(len(content)))
 
     def create(self, name: str, content: bytes) -> bool:
-        files, root = self._open()
-        put = _within(files, "pipe_file", _seconds(len(content)))
         try:  # a conditional put (If-None-Match)
-            self._put(name, lambda: put(f"{root}/{name}", content, mode="create"))
+            with self._writing():
+                self._request("pipe_file", name, content, seconds=_seconds(len(content)), mode="create")
         except FileExistsError:
             return self.read(name) == content
         return True
 
     def size(self, name: str) -> int | None:
-        files, root = self._open()
-        files.invalidate_cache()
-        info = _within(files, "info", REQUEST_SECONDS)
         try:
-            return int(self._try(name, lambda: info(f"{root}/{name}"))["size"])
+            return int(self._request("info", name, seconds=REQUEST_SECONDS)["size"])
         except FileNotFoundError:
             return None
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        files, root = self._open()
-        files.invalidate_cache()
-        find = _within(files, "find", LONG_SECONDS)
         try:
-            found = self._try(folder, lambda: find(f"{root}/{folder}".rstrip("/"), detail=True))
+            found = self._request("find", folder, seconds=LONG_SECONDS, detail=True)
         except FileNotFoundError:
             return {}
+        _, root = self._open()
         return {path.removeprefix(f"{root}/"): int(found[path]["size"]) for path in sorted(found)}
 
-    def names(self, folder: str = "") -> Iterator[str]:
-        yield from self.sizes(folder)
-
     def remove(self, name: str) -> None:
-        files, root = self._open()
-        files.invalidate_cache()
-        exists, remove = _within(files, "exists", REQUEST_SECONDS), _within(files, "rm", LONG_SECONDS)
         with suppress(FileNotFoundError):  # another process removed it meanwhile
-            if self._try(name, lambda: exists(f"{root}/{name}")):
-                self._try(name, lambda: remove(f"{root}/{name}", recursive=True))
+            if self._request("exists", name, seconds=REQUEST_SECONDS):
+                self._request("rm", name, seconds=LONG_SECONDS, recursive=True)
 
     def sweep(self, has_ended: Callable[[str], bool]) -> None:
         """Nothing to do: an object appears when all of it was sent."""
 
     def upload(self, local: Path, name: str) -> None:
-        files, root = self._open()
-        put = _within(files, "put_file", _seconds(local.stat().st_size))
-        self._put(name, lambda: put(str(local), f"{root}/{name}"))
+        with self._writing():
+            self._request("put_file", name, before=(str(local),), seconds=_seconds(local.stat().st_size))
 
     def download(self, name: str, local: Path) -> None:
-        files, root = self._open()
         local.parent.mkdir(parents=True, exist_ok=True)
-        size = self.size(name)
-        if size is None:
-            raise _missing(f"{self.url}/{name}")
-        get = _within(files, "get_file", _seconds(size))
         try:
+            size = self._request("info", name, seconds=REQUEST_SECONDS)["size"]
             with replacing(local) as scratch:
-                self._try(name, lambda: get(f"{root}/{name}", str(scratch)))
+                self._request("get_file", name, str(scratch), seconds=_seconds(int(size)))
         except FileNotFoundError:
-            raise _missing(f"{self.url}/{name}") from None
+            remedy = "copy or build the cache again, whole"
+            raise CacheError("an object is missing", where=f"{self.url}/{name}", remedy=remedy) from None
 
-    def _put(self, name: str, request: Callable[[], object]) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            self._try(name, request)
+            yield
         except FileNotFoundError as error:
             remedy = "create the bucket first"
             raise CacheError("cannot write here", where=self.url, value=error, remedy=remedy) from None
 
-    def _try(self, name: str, request: Callable[[], Result]) -> Result:
-        return persistent(request, where=f"{self.url}/{name}".rstrip("/"))
+    def _request(
+        self, method: str, name: str, *after: Any, seconds: float, before: Sequence[Any] = (), **options: Any
+    ) -> Any:
+        """What a method of the file system returns for an object, with retries and a limit to every wait."""
+        files, root = self._open()
+        files.invalidate_cache()
+        call = _within(files, method, seconds)
+        path, where = f"{root}/{name}".rstrip("/"), f"{self.url}/{name}".rstrip("/")
+        return persistent(lambda: call(*before, path, *after, **options), where=where)
 
 
 def _within(files: AbstractFileSystem, method: str, seconds: float) -> Callable[..., Any]:
@@ -133,10 +120,6 @@ def _within(files: AbstractFileSystem, method: str, seconds: float) -> Callable[
     if not isinstance(files, asyn.AsyncFileSystem):
         return getattr(files, method)
     return partial(asyn.sync, files.loop, getattr(files, f"_{method}"), timeout=seconds)
-
-
-def _missing(where: str) -> CacheError:
-    return CacheError("an object is missing", where=where, remedy="copy or build the cache again, whole")
 
 
 def _seconds(size: int) -> float:

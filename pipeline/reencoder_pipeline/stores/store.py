@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +33,6 @@ class Store(Protocol):
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of all objects below a folder, at any depth, in order of their names."""
-        ...
-
-    def names(self, folder: str = "") -> Iterator[str]:
-        """All objects below a folder, at any depth, in order."""
         ...
 
     def remove(self, name: str) -> None:

@@ -103,7 +103,7 @@ def assert_nothing_is_torn(out: Path, quiet: Path) -> None:
     final = {name: content for name, content in tree(out).items() if ".partial" not in name}
     assert all(content == whole[name] for name, content in final.items())
     for record in out.glob("shards/*.json"):
-        parsed = parse_record(record)
+        parsed = parse_record(record.read_bytes())
         assert parsed is not None
         assert all((out / name).stat().st_size == size for name, (size, _) in parsed.shard.files.items())
 

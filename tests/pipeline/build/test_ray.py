@@ -1,4 +1,4 @@
-"""Builds on a Ray cluster: actors and nodes die in the middle, and the cache is that of a build without Ray."""
+"""Builds on a Ray cluster: workers and nodes die in the middle, and the cache is that of a build without Ray."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.build import ray_workers
 from reencoder_pipeline.build.build import BuildResult, Progress, build_cache
 from reencoder_pipeline.build.plan import plan_build
-from reencoder_pipeline.build.ray_workers import Encoder, run_on_ray
+from reencoder_pipeline.build.ray_workers import Task, make_shard, run_on_ray
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError, ReencoderError
+from reencoder_pipeline.shards.record import Record
 from reencoder_pipeline.stores.store import open_store
 from tiny_build import NUM_SHARDS, SlowAutoencoder, build, leftovers, shard_files, tiny_config, tree
 
@@ -76,21 +78,21 @@ def cluster(tiny_autoencoder: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def build_on(cluster: Any, music_and_a_bad_file: Path) -> Iterator[Callable[..., BuildResult]]:
-    """build_on(out, autoencoder, progress): on the cluster. Afterwards no actor of this test is alive."""
+    """build_on(out, autoencoder, progress): on the cluster. Afterwards no shard of this test is being made."""
 
     def built(out: Path, autoencoder: Path | str, progress: Progress = lambda done, total: None) -> BuildResult:
         config = tiny_config(autoencoder)
         return build_cache(music_and_a_bad_file, out, config, progress=progress, workers=1, ray=cluster.address)
 
     yield built
-    wait_until(lambda: not any(actors_on(node) for node in cluster.list_all_nodes()))
+    wait_until(lambda: not any(tasks_on(node) for node in cluster.list_all_nodes()))
 
 
 # Deaths
 
 
 @pytest.mark.slow
-def test_interrupted_and_gone_on_with_while_an_actor_is_killed(
+def test_interrupted_and_gone_on_with_while_a_worker_is_killed(
     build_on: Callable[..., BuildResult],
     cluster: Any,
     quiet: Path,
@@ -105,7 +107,7 @@ def test_interrupted_and_gone_on_with_while_an_actor_is_killed(
 
     with pytest.raises(KeyboardInterrupt):
         build_on(out, "test_ray:load_slow", interrupt)
-    wait_until(lambda: not any(actors_on(node) for node in cluster.list_all_nodes()))
+    wait_until(lambda: not any(tasks_on(node) for node in cluster.list_all_nodes()))
     committed = len(list(out.glob("shards/*.json")))
     assert 1 <= committed < NUM_SHARDS
 
@@ -114,7 +116,7 @@ def test_interrupted_and_gone_on_with_while_an_actor_is_killed(
     def kill(done: int, total: int) -> None:
         kept.append(done)
         if done > kept[0] and not killed:
-            killed.append(wait_for(lambda: [pid for node in cluster.worker_nodes for pid in actors_on(node, at="bu")]))
+            killed.append(wait_for(lambda: [pid for node in cluster.worker_nodes for pid in tasks_on(node)]))
             os.kill(killed[0], KILLED)
 
     result = build_on(out, "test_ray:load_slow", kill)
@@ -135,7 +137,7 @@ def test_all_nodes_die_and_another_joins(
 
     def kill(done: int, total: int) -> None:
         if done and lost:
-            wait_for(lambda: [pid for node in lost for pid in actors_on(node, at="bu")])
+            wait_for(lambda: [pid for node in lost for pid in tasks_on(node)])
             for node in lost:
                 os.kill(raylet_of(node), KILLED)
                 cluster.remove_node(node)
@@ -167,7 +169,7 @@ def test_a_shard_that_kills_is_named_and_the_others_are_made(
 
 
 @pytest.mark.slow
-def test_errors_of_actors_arrive_as_they_are(build_on: Callable[..., BuildResult], tmp_path: Path) -> None:
+def test_errors_of_workers_arrive_as_they_are(build_on: Callable[..., BuildResult], tmp_path: Path) -> None:
     with pytest.raises(AutoencoderError, match="no such autoencoder") as caught:
         build_on(tmp_path / "cache", "test_ray:load_elsewhere")
     assert type(caught.value) is AutoencoderError
@@ -180,35 +182,37 @@ def test_errors_of_actors_arrive_as_they_are(build_on: Callable[..., BuildResult
 def test_what_a_node_does_not_have_is_named(tiny_autoencoder: Path, music: Path, tmp_path: Path) -> None:
     config, out, mark = tiny_config(tiny_autoencoder), tmp_path / "out", "mark"
     (out / "shards").mkdir(parents=True)
+    (job, *_) = plan_build(music, config).jobs
     spec = load_autoencoder(config.autoencoder).spec
+    task = Task(open_store(out), config, spec, Path.cwd(), music / "mono.wav", mark, "cpu")
 
-    def begin(file: Path, **other: Any) -> str | ReencoderError:
-        settings = {"spec": spec, "folder": Path.cwd(), "music": file, "mark": mark, "device": "cpu", **other}
-        return Encoder(open_store(out), config).begin(**settings)
-
-    assert_error(begin(tmp_path / "gone.wav"), CacheError, f"{tmp_path / 'gone.wav'}: the music is not on node")
-    assert_error(begin(music / "mono.wav"), CacheError, f"{out}: --out is not on node")
+    gone = replace(task, music=tmp_path / "gone.wav")
+    assert_error(make_shard(job, gone), CacheError, f"{gone.music}: the music is not on node")
+    assert_error(make_shard(job, task), CacheError, f"{out}: --out is not on node")
     (out / mark).write_text("")
-    assert isinstance(begin(music / "mono.wav"), str)
-    assert isinstance(begin(Path("mono.wav"), folder=music), str)  # as on the command line of the build
-    other = load_autoencoder("house").spec
-    assert_error(begin(music / "mono.wav", spec=other), AutoencoderError, "is another autoencoder on this node")
+    here = Path.cwd()
+    try:
+        relative = replace(task, music=Path("mono.wav"), folder=music)  # as on the command line of the build
+        assert isinstance(make_shard(job, relative), Record)
+    finally:
+        os.chdir(here)
+    other = replace(task, spec=load_autoencoder("house").spec)
+    assert_error(make_shard(job, other), AutoencoderError, "is another autoencoder on this node")
     if not torch.cuda.is_available():
-        assert_error(begin(music / "mono.wav", device="cuda"), AutoencoderError, "a torch that sees none")
+        assert_error(make_shard(job, replace(task, device="cuda")), AutoencoderError, "a torch that sees none")
 
 
 @pytest.mark.parametrize(("batch", "remedy"), [(8, "batch_segments=4"), (1, "segment_seconds=0.75")])
 def test_a_full_gpu_is_named_with_a_smaller_batch(
-    music: Path, tiny_autoencoder: Path, tmp_path: Path, batch: int, remedy: str
+    music: Path, tiny_autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, remedy: str
 ) -> None:
-    def fill() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")
-
-    config = tiny_config(tiny_autoencoder, batch_segments=batch)
+    monkeypatch.setenv("TINY_AUTOENCODER", str(tiny_autoencoder))
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("test_ray:load_full", batch_segments=batch)
     (job, *_) = plan_build(music, config).jobs
-    encoder = Encoder(open_store(tmp_path), config)
-    encoder._autoencoder = Struck(load_autoencoder(config.autoencoder), fill, by=lambda audio: True)
-    error = encoder.build(job)
+    spec = load_autoencoder(config.autoencoder).spec
+    (tmp_path / "mark").write_text("")
+    error = make_shard(job, Task(open_store(tmp_path), config, spec, tmp_path, job.tracks[0].path, "mark", "cpu"))
     assert_error(error, CacheError, f"--set {remedy}, into another --out")
     assert_error(error, CacheError, f"batch_segments={batch}, segment_seconds=1.5; CUDA out of memory. Tried")
     assert not (tmp_path / "shards").exists()
@@ -246,7 +250,7 @@ def assert_error(found: object, kind: type[ReencoderError], text: str) -> None:
     assert text in str(found)
 
 
-# Autoencoders, for actors
+# Autoencoders, for workers
 
 
 class Struck(SlowAutoencoder):
@@ -281,8 +285,15 @@ def load_faulty(device: str) -> Autoencoder:
     return Struck(load_slow(device), strike, is_silent)
 
 
+def load_full(device: str) -> Autoencoder:
+    def strike() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")
+
+    return Struck(load_slow(device), strike, lambda audio: True)
+
+
 def load_elsewhere(device: str) -> Autoencoder:
-    """Can be loaded by the build, and not by its actors."""
+    """Can be loaded by the build, and not by its workers."""
     if Path(sys.argv[0]).name == "default_worker.py":
         raise AutoencoderError("no such autoencoder", value="on that node")
     return load_slow(device)
@@ -295,9 +306,9 @@ def raylet_of(node: Any) -> int:
     return node.all_processes["raylet"][0].process.pid
 
 
-def actors_on(node: Any, at: str = "") -> list[int]:
-    """Processes of a node's actors. `at`: the first two letters of the method they are in."""
-    return [pid for pid in children(raylet_of(node)) if read(pid, "comm").startswith(f"ray::Encoder{at and '.'}{at}")]
+def tasks_on(node: Any) -> list[int]:
+    """Processes of a node that make a shard."""
+    return [pid for pid in children(raylet_of(node)) if read(pid, "comm").startswith("ray::make_shard")]
 
 
 def children(parent: int) -> list[int]:

@@ -24,7 +24,8 @@ from reencoder_pipeline.cache.formats.checksums import block_checksums
 from reencoder_pipeline.cache.formats.tar_shards import promised_members, read_members, sample_key, write_tar_shard
 from reencoder_pipeline.cache.formats.zarr_description import require_own_format
 from reencoder_pipeline.cache.formats.zarr_shards import CHUNK_FRAMES, data_file, is_linear, write_zarr_shard
-from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_from_dict, shard_to_dict
+from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_to_dict
+from reencoder_pipeline.cache.index_schema import require_record
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError
@@ -397,11 +398,11 @@ def test_nothing_to_map() -> None:
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "shards/../../x"])
 def test_an_index_does_not_reach_out_of_its_folder(name: str) -> None:
-    values = shard_to_dict(Shard("key", 0, (), {}, {}))
-    with pytest.raises(CacheError, match="lies outside it"):
-        shard_from_dict({**values, "files": {name: [1, "0" * 64]}})
-    with pytest.raises(CacheError, match="key"):
-        shard_from_dict({**values, "key": name})
+    values, rest = shard_to_dict(Shard("key", 0, (), {}, {})), {"sums": {}, "failures": [], "retry": False}
+    with pytest.raises(ValueError, match="lies outside it"):
+        require_record({"shard": {**values, "files": {name: [1, "0" * 64]}}, **rest})
+    with pytest.raises(ValueError, match="key"):
+        require_record({"shard": {**values, "key": name}, **rest})
 
 
 def test_a_sample_key_is_one_word_without_dots() -> None:

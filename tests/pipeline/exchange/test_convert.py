@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from reencoder_pipeline.cache.formats.zarr_shards import data_file
-from reencoder_pipeline.cache.index import CachedTrack, Shard, shard_from_dict
+from reencoder_pipeline.cache.index import CachedTrack, Shard
+from reencoder_pipeline.cache.index_schema import require_record
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
@@ -202,5 +203,5 @@ def test_names_in_an_index_are_not_trusted(sound: dict[str, Path], tmp_path: Pat
 def test_a_shards_key_is_a_name_without_dots(key: str) -> None:
     track = CachedTrack("a", "train", "0" * 64, 10, 1, (), None, None, 0, key)
     values = {**vars(Shard(key, 1, (), {}, {})), "tracks": [vars(track)]}
-    with pytest.raises(CacheError, match="key"):
-        shard_from_dict(values)
+    with pytest.raises(ValueError, match="key"):
+        require_record({"shard": values, "sums": {}, "failures": [], "retry": False})

@@ -57,8 +57,7 @@ def test_a_place_behind_a_url_is_looked_at_too(name: str) -> None:
 
 
 def test_what_a_killed_build_left_is_its_own(tmp_path: Path) -> None:
-    key = "0123456789abcdef0123"
-    lay(tmp_path, scratch_name(), f"{7:016x}.builder", ".lock", "part-3-of-16.lock", f"shards/{key}.claim")
+    lay(tmp_path, scratch_name(), ".lock", "part-3-of-16.lock", f"shards/{scratch_name()}")
     require_own_place(FolderStore(tmp_path))
     lay(tmp_path, "shards/notes.txt")
     with pytest.raises(ConfigError, match="shards"):
@@ -72,7 +71,7 @@ def test_a_build_works_beside_files_of_others_in_its_own_folder(
     key = "0123456789abcdef0123"
     theirs = (
         "shards/notes.txt", "shards/000000.tar", "shards/mine/part.npy", "x.partial", f"shards/{key}.tar.bak",
-        f"shards/{key}/mono/notes.txt", "shards/0123456789.claim", "a.builder",
+        f"shards/{key}/mono/notes.txt",
     )  # fmt: skip
     before = lay(out, *theirs)
     lay(out, f"shards/{key[::-1]}.tar")  # of a build that was killed

@@ -38,12 +38,12 @@ def test_only_the_first_creates(store: Store) -> None:
 def test_names_are_listed_at_any_depth_in_order_and_folders_removed_whole(store: Store) -> None:
     for name in ("b/2", "a", "b/1/x"):
         store.write(name, b"-")
-    assert list(store.names()) == ["a", "b/1/x", "b/2"]
-    assert list(store.names("b")) == ["b/1/x", "b/2"]
+    assert list(store.sizes()) == ["a", "b/1/x", "b/2"]
+    assert list(store.sizes("b")) == ["b/1/x", "b/2"]
     store.remove("b")
-    assert list(store.names()) == ["a"]
+    assert list(store.sizes()) == ["a"]
     store.remove("b")
-    assert list(store.names("b")) == []
+    assert list(store.sizes("b")) == []
 
 
 def test_files_go_up_and_come_down(store: Store, tmp_path: Path) -> None:

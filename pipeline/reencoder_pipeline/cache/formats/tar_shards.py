@@ -6,10 +6,10 @@ import io
 import math
 import re
 import tarfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.safe_text import require_regular
 from reencoder_pipeline.stores.checked_reader import DamagedContentError
 
-UNREADABLE = (tarfile.TarError, ValueError, OSError, RecursionError, MemoryError, TypeError)
+UNREADABLE = (tarfile.TarError, ValueError, RecursionError, MemoryError, TypeError)
 LONGEST_HEADER = 512  # bytes of a .npy; ours have 128
 Promised = Mapping[str, tuple[tuple[int, int], np.dtype[Any]]]
 """Member name -> shape and type of its array."""
@@ -65,11 +65,25 @@ def promised_members(
 
 def read_members(path: Path, promised: Promised) -> dict[str, Member]:
     """Where the arrays of a shard lie, by member name. CacheError if the tar holds anything but those promised."""
-    members: dict[str, Member] = {}
     require_regular(path, kind=CacheError, what="file of a shard")
     try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
-            size = path.stat().st_size
+        with path.open("rb") as file:
+            return members_in(file, promised)
+    except DamagedContentError as error:
+        raise CacheError(
+            "a shard's tar is not what the index says", where=path, value=str(error)[:200], remedy=_AGAIN
+        ) from None
+    except OSError as error:
+        raise CacheError("a shard cannot be read", where=path, value=error.strerror, remedy=_AGAIN) from None
+
+
+def members_in(file: BinaryIO, promised: Promised) -> dict[str, Member]:
+    """Where the arrays lie in an open tar. DamagedContentError if it is no uncompressed tar of those promised."""
+    members: dict[str, Member] = {}
+    try:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
                 _require_plain(entry, promised, members)
                 file.seek(entry.offset_data)
@@ -78,16 +92,10 @@ def read_members(path: Path, promised: Promised) -> dict[str, Member]:
                 if entry.offset_data + entry.size > size:
                     raise DamagedContentError(f"{entry.name} is cut")
                 members[entry.name] = Member(entry.offset_data + length, *promised[entry.name])
-    except DamagedContentError as error:
-        raise CacheError(
-            "a shard's member is not what the index says", where=path, value=str(error)[:200], remedy=_AGAIN
-        ) from None
     except UNREADABLE as error:
-        raise CacheError("a shard cannot be read", where=path, value=str(error)[:200], remedy=_AGAIN) from error
+        raise DamagedContentError(str(error.args[0])[:200] if error.args else repr(error)) from None
     if missing := [name for name in promised if name not in members]:
-        raise CacheError(
-            "a shard is not what the index says: a member is missing", where=path, value=missing[0], remedy=_AGAIN
-        )
+        raise DamagedContentError(f"a member is missing: {missing[0]}")
     return members
 
 
@@ -122,52 +130,3 @@ def _require_header(header: bytes, entry: tarfile.TarInfo, shape: tuple[int, int
     if its.length + math.prod(shape) * dtype.itemsize != entry.size:
         raise DamagedContentError(f"{entry.name} is not filled by its frames")
     return its.length
-
-
-def stream_members(
-    pieces: Iterator[bytes], promised: Promised, wanted: Collection[str]
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The `wanted` arrays, in the order of the tar, while its bytes come in; the others are read past.
-
-    DamagedContentError if it is no such tar, or holds anything but what is promised.
-    """
-    seen: set[str] = set()
-    try:
-        with tarfile.open(fileobj=io.BufferedReader(_Incoming(pieces), 1 << 20), mode="r|") as tar:
-            for entry in tar:
-                _require_plain(entry, promised, seen)
-                seen.add(entry.name)
-                if entry.name not in wanted:
-                    continue
-                shape, dtype = promised[entry.name]
-                opened = tar.extractfile(entry)
-                content = opened.read() if opened is not None else b""
-                length = _require_header(content[:LONGEST_HEADER], entry, shape, dtype)
-                if len(content) != entry.size:
-                    raise DamagedContentError(f"{entry.name} is cut")
-                yield entry.name, np.frombuffer(content, dtype, offset=length).reshape(shape)
-    except UNREADABLE as error:
-        raise DamagedContentError(str(error.args[0])[:200] if error.args else repr(error)) from None
-    if missing := [name for name in wanted if name not in seen]:
-        raise DamagedContentError(f"{missing[0]} is missing")
-
-
-class _Incoming(io.RawIOBase):
-    """Bytes that arrive in pieces, as a file that is read forward. Only an uncompressed tar passes: the size of
-    an unpacked one is not known."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest, self._begun = pieces, b"", False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._pieces, b""))
-            if not self._begun and self._rest[257:262] != b"ustar":
-                raise DamagedContentError("not an uncompressed tar")
-            self._begun = True
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
-        return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,9 @@ def _differing(found: Any, expected: Mapping[str, Any]) -> list[str]:
         return ["no JSON object"]
     empty = {"attributes": {}, "storage_transformers": [], "dimension_names": None, "consolidated_metadata": None}
     mine, theirs = {**empty, **expected}, {**empty, **found}
-    return sorted(
-        str(key) for key in mine.keys() | theirs.keys() if not _is_same(mine.get(key, ...), theirs.get(key, ...))
-    )
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    """Equal, and of equal types: true is not 1."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_is_same, a, b))
-    return type(a) is type(b) and a == b
+    # As text, true is not 1.
+    said = [{key: json.dumps(value, sort_keys=True) for key, value in one.items()} for one in (mine, theirs)]
+    return sorted(key for key in mine.keys() | theirs.keys() if said[0].get(key) != said[1].get(key))
 
 
 def _array(
