@@ -8,7 +8,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,14 +24,12 @@ _PART_LOCK = re.compile(r"part-\d+-of-\d+\.lock")
 _held = set[str]()  # tokens of the objects that this process holds
 
 
-@contextmanager
-def build_lock(store: Store, part: Part | None) -> Iterator[None]:
+def build_lock(store: Store, part: Part | None) -> AbstractContextManager[None]:
     """Hold the lock of the place where a build writes, or that of a part. ConfigError, naming the process that holds
     it, where the same is running already. Writing the lock also shows at once that a place cannot be reached."""
-    what = "a build" if part is None else f"part {part} of a build"
-    name = None if part is None else f"part-{part.number}-of-{part.count}.lock"
-    with _lock(store, name, what=what):
-        yield
+    if part is None:
+        return _lock(store, LOCK if isinstance(store, FolderStore) else LOCK_OBJECT, what="a build")
+    return _lock(store, f"part-{part.number}-of-{part.count}.lock", what=f"part {part} of a build")
 
 
 def remove_ended_locks(store: Store, names: Iterable[str]) -> None:
@@ -42,14 +40,10 @@ def remove_ended_locks(store: Store, names: Iterable[str]) -> None:
                 pass
 
 
-@contextmanager
-def _lock(store: Store, name: str | None, *, what: str) -> Iterator[None]:
+def _lock(store: Store, name: str, *, what: str) -> AbstractContextManager[None]:
     if isinstance(store, FolderStore):
-        with folder_lock(store.folder, what=what, name=name or LOCK):
-            yield
-    else:
-        with _object_lock(store, name or LOCK_OBJECT, what=what):
-            yield
+        return folder_lock(store.folder, what=what, name=name)
+    return _object_lock(store, name, what=what)
 
 
 @contextmanager

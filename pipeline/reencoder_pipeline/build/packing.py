@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from reencoder_pipeline.cache.index import FORMAT
@@ -12,6 +12,7 @@ from reencoder_pipeline.cache.layout import compression_of
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import SPLITS, Track
 from reencoder_pipeline.corpora.splits import unit_hash
+from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.shards.job import Job
 from reencoder_pipeline.stores.digests import canonical_digest
@@ -78,18 +79,7 @@ def _recipe(track: Track, made_with: str, config: CacheConfig) -> str:
 
 def settings(config: CacheConfig) -> dict[str, Any]:
     """The part of the configuration that the bytes of a shard depend on."""
-    names = {
-        "streams",
-        "format",
-        "precision",
-        "segment_seconds",
-        "batch_segments",
-        "track_seconds",
-        "low_band_rate",
-        "resampler",
-        "tasks",
-        "keep_bits",
-    }
+    names = {"format", *(field.name for field in fields(EncodeSettings))}
     values = config.model_dump(include=names, exclude_none=True)
     compression = compression_of(config)
     if compression is not None:

@@ -10,8 +10,6 @@ from typing_extensions import TypedDict
 from reencoder_pipeline.cache.formats.compression import Codec
 from reencoder_pipeline.tasks import StreamName
 
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
 Text = InstanceOf[str]  # the name of a file need not be text in any encoding
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -25,10 +23,12 @@ Deviations = Annotated[list[Annotated[float, Field(ge=0)]], LAX]
 Words = Annotated[list[Word], LAX]
 
 
-class TrackFields(TypedDict):
-    """`CachedTrack` as JSON."""
+class _Strict(TypedDict):
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
 
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+class TrackFields(_Strict):
+    """`CachedTrack` as JSON."""
 
     id: Text
     split: Literal["train", "valid", "test"]
@@ -44,10 +44,8 @@ class TrackFields(TypedDict):
     peak_db: NotRequired[float | None]
 
 
-class ShardFields(TypedDict):
+class ShardFields(_Strict):
     """`Shard` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     key: Key
     num_frames: Place
@@ -56,10 +54,8 @@ class ShardFields(TypedDict):
     blocks: dict[str, Annotated[list[Checksum], LAX]]
 
 
-class SpecFields(TypedDict):
+class SpecFields(_Strict):
     """`LatentSpec` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     autoencoder: Text
     weights: Text
@@ -69,56 +65,44 @@ class SpecFields(TypedDict):
     stereo: Literal["per_channel", "joint"]
 
 
-class LowBandFields(TypedDict):
+class LowBandFields(_Strict):
     """How the stream `low_band` was made; "unknown" of imported latents."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     rate: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["unknown"]
     resampler: Annotated[str, Field(max_length=200)]
 
 
-class StatisticsFields(TypedDict):
+class StatisticsFields(_Strict):
     """`Statistics` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     mean: Numbers
     std: Deviations
 
 
-class SumsFields(TypedDict):
+class SumsFields(_Strict):
     """`Sums` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     count: Place
     total: Numbers
     squares: Deviations
 
 
-class TaskSumsFields(TypedDict):
+class TaskSumsFields(_Strict):
     """The sums over the tracks that serve exactly these tasks."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     tasks: Words
     streams: dict[StreamName, SumsFields]
 
 
-class CompressionFields(TypedDict):
+class CompressionFields(_Strict):
     """`Compression` as JSON."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     codec: Codec
     level: Annotated[int, Field(ge=1)]
 
 
-class IndexFields(TypedDict):
+class IndexFields(_Strict):
     """index.json without its digest."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     format: str
     storage: Literal["zarr", "webdataset"]
@@ -134,10 +118,8 @@ class IndexFields(TypedDict):
     shards: list[ShardFields]
 
 
-class RecordFields(TypedDict):
+class RecordFields(_Strict):
     """A commit record without its digest."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
     shard: ShardFields
     sums: dict[Text, dict[StreamName, SumsFields]]

@@ -25,7 +25,6 @@ _COPY = re.compile(r"[0-9a-f]{64}")  # a folder that holds one
 
 Files = Mapping[str, tuple[int, str]]
 """Path below the cache -> (bytes, sha256), as in a shard of the index."""
-"""Called with the bytes fetched so far and the bytes to fetch, from one thread at a time."""
 
 
 class LocalCopy:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reencoder_pipeline.cache.index import FORMAT, INDEX
 from reencoder_pipeline.cache.index_schema import require_index
 from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.mapped_shards import REBUILD, Fetch
 from reencoder_pipeline.errors import CacheError
+from reencoder_pipeline.progress import Progress
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.store import is_url, open_store
-
-if TYPE_CHECKING:
-    from reencoder_pipeline.cache.local_copy import Progress
-
 
 AGAIN = "run the same `reencoder-cache build` again: it goes on where it stopped"
 
@@ -33,8 +30,7 @@ def open_cache(
 
     In a folder, every file that the index names must be there in full size. From a URL, files are copied below
     `local_folder` (default: the user's cache directory) when a stream of theirs is first used, and their digests are
-    checked. Copies that would take more than `local_gigabytes` are refused. `progress` is called with bytes
-    (`local_copy.Progress`).
+    checked. Copies that would take more than `local_gigabytes` are refused. `progress` is called with bytes.
 
     `checked`: every block of 1,024 frames is compared with its checksum at its first gather, so that no flipped bit
     gets through. A CacheError then names the frames.

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from reencoder_pipeline.corpora.corpus import Track
 
 Frames = NDArray[Any]
+MEASURED = ("num_samples", "num_frames", "tasks", "bandwidth_hz", "side_mid_db", "level_db", "peak_db")
+"""The fields that a track of a cache has too."""
 
 
 @dataclass(frozen=True)

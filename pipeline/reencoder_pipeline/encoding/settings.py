@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from reencoder_pipeline.config import CacheConfig
 
@@ -31,14 +31,6 @@ class EncodeSettings:
 
     @classmethod
     def of(cls, config: CacheConfig) -> EncodeSettings:
-        return cls(
-            streams=tuple(config.streams),
-            precision=config.precision,
-            keep_bits=config.keep_bits,
-            segment_seconds=config.segment_seconds,
-            batch_segments=config.batch_segments,
-            track_seconds=config.track_seconds,
-            low_band_rate=config.low_band_rate,
-            resampler=config.resampler,
-            tasks=None if config.tasks == "measured" else tuple(config.tasks),
-        )
+        values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        tasks = None if config.tasks == "measured" else tuple(config.tasks)
+        return cls(**{**values, "streams": tuple(config.streams), "tasks": tasks})

@@ -13,12 +13,12 @@ from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
-from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.exchange.output_folder import begin, require_known_streams, require_output_folder
 from reencoder_pipeline.progress import Progress
-from reencoder_pipeline.shards.commit_frames import commit_frames
 from reencoder_pipeline.shards.record import Record, is_whole, read_record
+from reencoder_pipeline.shards.reused_tracks import as_encoded
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
+from reencoder_pipeline.shards.write_shard import commit_frames
 from reencoder_pipeline.stores.atomic import write_text
 from reencoder_pipeline.stores.checked_reader import ObjectReader
 from reencoder_pipeline.stores.digests import canonical_digest
@@ -96,16 +96,10 @@ def _is_copy(record: Record, shard: Shard, form: ShardFormat) -> bool:
 def _rewrite(cache: LatentCache, shard: Shard, out: Path, form: ShardFormat) -> Record:
     arrays = read_shard(ObjectReader(cache.origin), shard, cache.format, cache.streams)
     tracks = [
-        EncodedTrack(
-            track=Track(track.id, Path(), split=track.split, sha256=track.sha256),
-            num_samples=track.num_samples,
-            num_frames=track.num_frames,
-            tasks=track.tasks,
-            bandwidth_hz=track.bandwidth_hz,
-            side_mid_db=track.side_mid_db,
-            level_db=track.level_db,
-            peak_db=track.peak_db,
-            streams={name: those[number] for name, those in arrays.items()},
+        as_encoded(
+            Track(track.id, Path(), split=track.split, sha256=track.sha256),
+            track,
+            {name: those[number] for name, those in arrays.items()},
         )
         for number, track in enumerate(shard.tracks)
     ]

@@ -22,9 +22,9 @@ from reencoder_pipeline.exchange.output_folder import begin, require_output_fold
 from reencoder_pipeline.exchange.stable_audio_format import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.progress import Progress, Say
-from reencoder_pipeline.shards.commit_frames import commit_frames
 from reencoder_pipeline.shards.record import Record, is_whole, read_record, statistics, sums_by_tasks
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
+from reencoder_pipeline.shards.write_shard import commit_frames
 from reencoder_pipeline.stores.atomic import write_text
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.stores.jsonl import write_json_lines

@@ -9,11 +9,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
+
+from reencoder_pipeline.cache.index import CachedTrack
 from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
-from reencoder_pipeline.encoding.encoded_track import EncodedTrack
+from reencoder_pipeline.encoding.encoded_track import MEASURED, EncodedTrack
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.shards.record import Record, read_record
 from reencoder_pipeline.stores.checked_reader import ObjectReader
@@ -56,17 +60,13 @@ def copied_tracks(
             for track in wanted.pop(recipe, ()):
                 if track.sha256 != cached.sha256:  # the record's recipes are not in the order of its tracks
                     continue
-                yield EncodedTrack(
-                    track=track,
-                    num_samples=cached.num_samples,
-                    num_frames=cached.num_frames,
-                    tasks=cached.tasks,
-                    bandwidth_hz=cached.bandwidth_hz,
-                    side_mid_db=cached.side_mid_db,
-                    level_db=cached.level_db,
-                    peak_db=cached.peak_db,
-                    streams={name: tracks[position] for name, tracks in arrays.items()},
-                )
+                yield as_encoded(track, cached, {name: tracks[position] for name, tracks in arrays.items()})
+
+
+def as_encoded(track: Track, cached: CachedTrack, streams: Mapping[str, NDArray[Any]]) -> EncodedTrack:
+    """A track of a cache, with its stored arrays, as if it had been encoded just now."""
+    measured = {name: getattr(cached, name) for name in MEASURED}
+    return EncodedTrack(track=track, streams=streams, **measured)
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +16,26 @@ from reencoder_pipeline.cache.formats.tar_shards import sample_key, write_tar_sh
 from reencoder_pipeline.cache.formats.zarr_shards import foreign_files, write_zarr_shard
 from reencoder_pipeline.cache.index import CachedTrack, Shard
 from reencoder_pipeline.cache.layout import ShardFormat, group_name
-from reencoder_pipeline.encoding.encoded_track import EncodedTrack
+from reencoder_pipeline.encoding.encoded_track import MEASURED, EncodedTrack
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.shards.record import grouped_sums
-from reencoder_pipeline.stores.atomic import beside, sync
+from reencoder_pipeline.shards.record import Record, grouped_sums, write_record
+from reencoder_pipeline.stores.atomic import beside, remove, sync
+from reencoder_pipeline.stores.digests import file_digest
+
+
+def commit_frames(
+    key: str,
+    tracks: Sequence[EncodedTrack],
+    out: Path,
+    form: ShardFormat,
+    *,
+    failures: Sequence[dict[str, str]] = (),
+) -> Record:
+    """Write a shard of frames that exist already, whole or not there, and its commit record."""
+    sums = sums_of(key, tracks, form)
+    record = Record(write_shard(key, tracks, out, form), sums, tuple(failures), retry=False)
+    write_record(out, record)
+    return record
 
 
 def sums_of(key: str, encoded: Sequence[EncodedTrack], form: ShardFormat) -> dict[str, dict[str, Sums]]:
@@ -46,7 +60,7 @@ def write_shard(key: str, encoded: Sequence[EncodedTrack], out: Path, form: Shar
         files = _digests(partial, final.relative_to(out).as_posix())
         _place(partial, final)
     except BaseException:
-        _remove(partial)
+        remove(partial)
         raise
     return Shard(
         key=key,
@@ -65,7 +79,7 @@ def _place(partial: Path, final: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        _remove(partial)
+        remove(partial)
     sync(final.parent)
 
 
@@ -79,7 +93,7 @@ def _clear(final: Path) -> None:
     aside = beside(final)
     with suppress(FileNotFoundError):
         final.rename(aside)
-    _remove(aside)
+    remove(aside)
 
 
 def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:
@@ -90,38 +104,17 @@ def _digests(written: Path, name: str) -> dict[str, tuple[int, str]]:
         if path.is_dir():
             continue
         inside = "" if path == written else f"/{path.relative_to(written).as_posix()}"
-        with path.open("rb") as file:
-            files[name + inside] = (path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        files[name + inside] = (path.stat().st_size, file_digest(path))
     return files
 
 
 def _cached_tracks(key: str, encoded: Sequence[EncodedTrack]) -> list[CachedTrack]:
     tracks, first_frame = [], 0
     for item in encoded:
-        assert item.track.split, "planning assigned a split"
-        assert item.track.sha256, "planning digested the file"
-        tracks.append(
-            CachedTrack(
-                id=item.track.id,
-                split=item.track.split,
-                sha256=item.track.sha256,
-                num_samples=item.num_samples,
-                num_frames=item.num_frames,
-                tasks=item.tasks,
-                bandwidth_hz=item.bandwidth_hz,
-                side_mid_db=item.side_mid_db,
-                first_frame=first_frame,
-                shard=key,
-                level_db=item.level_db,
-                peak_db=item.peak_db,
-            )
-        )
+        measured = {name: getattr(item, name) for name in MEASURED}
+        its = item.track
+        assert its.split, "planning assigned a split"
+        assert its.sha256, "planning digested the file"
+        tracks.append(CachedTrack(its.id, its.split, its.sha256, **measured, first_frame=first_frame, shard=key))
         first_frame += item.num_frames
     return tracks
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -8,15 +8,13 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.stores.writer_id import owner
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-
-
 _SCRATCH = re.compile(r"\.reencoder-([0-9a-f]{8}-\d+-\d+)-[0-9a-f]{8}\.partial")
 
 
@@ -54,17 +52,12 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.filename in (
-            None,
-            str(scratch),
-        ):  # a failed write names no file, and the scratch name says nothing to a reader
+        if error.filename in (None, str(scratch)):  # a failed write names no file; the scratch name says nothing
             error.filename = str(path)
         raise
     finally:
-        if scratch.is_dir():
-            shutil.rmtree(scratch, ignore_errors=True)
-        else:
-            scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(scratch)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -87,6 +80,14 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
 def write_text(path: Path, text: str) -> None:
     """write_whole, in UTF-8."""
     write_whole(path, text.encode("utf-8"))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.safe_text import file_kind
-from reencoder_pipeline.stores.atomic import beside, replacing, scratch_owner, sync, write_whole
+from reencoder_pipeline.stores.atomic import beside, remove, replacing, scratch_owner, sync, write_whole
 from reencoder_pipeline.stores.writer_id import is_of_this_machine
 
 ABANDONED = 3600.0  # seconds: a file of another machine, half-written for so long, is never finished
@@ -61,18 +62,15 @@ class FolderStore:
         return dict(sorted(_files(self.folder / folder, f"{folder}/" if folder else "")))
 
     def remove(self, name: str) -> None:
-        path = self.folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(self.folder / name)
 
     def sweep(self, has_ended: Callable[[str], bool]) -> None:
         for path in [*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")]:
             writer = scratch_owner(path.name)
             if writer and (has_ended(writer) or (not is_of_this_machine(writer) and _is_old(path))):
                 # What goes away meanwhile is removed by another sweep, or still being written: the next build's turn.
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    remove(path)
 
     def upload(self, local: Path, name: str) -> None:
         with replacing(self._place(name)) as scratch:

@@ -100,8 +100,11 @@ def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_in
     for name in sorted(names | foreign):
         allowed = name in PLAIN or (name.startswith("torch.") and name not in foreign and _is_a_type(name))
         if not allowed and not (stand_ins and _is_harmless(name)):
-            raise _refused(name, path, error=error, stand_ins=stand_ins)
-    inert: list[Any] = [(_stand_in(name), name) for name in sorted(foreign)]
+            what, remedy = "holds more than tensors", "save its tensors alone, as safetensors"
+            if stand_ins:
+                what, remedy = "names code that no checkpoint needs", "do not use this file, and warn its author"
+            raise error(f"{what}; nothing of it was run", where=path, value=in_one_line(name), remedy=remedy)
+    inert: list[Any] = [(plain_dict if name == "collections.defaultdict" else Inert, name) for name in sorted(foreign)]
     try:
         with torch.serialization.safe_globals(inert):
             # Mapped, so that no size that the file claims is allocated; and copied once the claims are known to hold.
@@ -177,18 +180,6 @@ def _is_harmless(name: str) -> bool:
     root = name.partition(".")[0]
     foreign = root not in sys.stdlib_module_names and root not in ("torch", "numpy")
     return foreign or root in HARMLESS or name in HARMLESS_NAMES
-
-
-def _stand_in(name: str) -> Any:
-    return plain_dict if name == "collections.defaultdict" else Inert
-
-
-def _refused(name: str, path: Path, *, error: type[ReencoderError], stand_ins: bool) -> ReencoderError:
-    if stand_ins:
-        what, remedy = "names code that no checkpoint needs", "do not use this file, and tell whoever gave it to you"
-    else:
-        what, remedy = "holds more than tensors", "save its tensors alone, as safetensors"
-    return error(f"{what}; nothing of it was run", where=path, value=in_one_line(name), remedy=remedy)
 
 
 def _copy_honest_tensors(values: Any, path: Path, *, error: type[ReencoderError]) -> None:

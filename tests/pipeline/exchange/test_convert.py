@@ -20,7 +20,7 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.exchange.convert import Converted, convert_cache
 from reencoder_pipeline.inspection.verify import discard, verify_cache
-from reencoder_pipeline.shards import commit_frames
+from reencoder_pipeline.shards import write_shard
 from reencoder_pipeline.stores.digests import canonical_digest
 from tar_members import members_in
 from tiny_build import Built, leftovers, scratch_name, tree
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_clear_error(
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(commit_frames, "write_record", no_room)
+    monkeypatch.setattr(write_shard, "write_record", no_room)
     with pytest.raises(CacheError, match="disk is full"):
         convert(sound["zarr"], tmp_path / "out", "webdataset")
     monkeypatch.undo()

@@ -19,7 +19,7 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import CacheError, ConfigError
 from reencoder_pipeline.exchange import export_latents
 from reencoder_pipeline.exchange.stable_audio_format import Origin, fields_of
-from reencoder_pipeline.shards import commit_frames
+from reencoder_pipeline.shards import write_shard
 from reencoder_pipeline.stores.digests import canonical_digest
 from stable_audio_folder import batch, read_dataset
 from tiny_build import leftovers, tree
@@ -144,6 +144,6 @@ def test_a_full_disk_is_one_clear_error(cache: LatentCache, tmp_path: Path, monk
         export(cache.path, tmp_path / "out")
     monkeypatch.undo()
     export(cache.path, tmp_path / "out")
-    monkeypatch.setattr(commit_frames, "write_record", no_room)
+    monkeypatch.setattr(write_shard, "write_record", no_room)
     with pytest.raises(CacheError, match="disk is full"):
         bring_in({"mono": tmp_path / "out" / "mono"}, tmp_path / "back")
