@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from reencoder_pipeline.autoencoders.hub import Options, looks_like_hub_id
 from reencoder_pipeline.errors import AutoencoderError, ReencoderError, in_one_line
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.named_function import call_named, reads_like_a_function
@@ -56,16 +57,6 @@ class Autoencoder(Protocol):
 
         Gradients flow to the latents if the family allows it, never to the weights."""
         ...
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that may follow a name: NAME#revision=main,subfolder=vae,local_files_only=true,form=dual_mono."""
-
-    revision: str | None = None
-    subfolder: str | None = None
-    local_files_only: bool = False
-    form: str | None = None
 
 
 HOUSE = "house"
@@ -144,7 +135,6 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         return _complete(call_named(plain, device, what="an autoencoder", error=AutoencoderError), where=name)
 
     from reencoder_pipeline.autoencoders.find_weights import find_source
-    from reencoder_pipeline.autoencoders.hub import looks_like_hub_id
 
     if not _exists(plain) and not looks_like_hub_id(plain):
         near = difflib.get_close_matches(plain, [HOUSE], n=1)
@@ -152,13 +142,7 @@ def load_autoencoder(name: str, *, device: str = "cpu") -> Autoencoder:
         remedy = f"did you mean {near[0]}?" if near else f"give {known}"
         what = "there is no such autoencoder on disk" if "/" in plain else "the autoencoder is unknown"
         raise AutoencoderError(what, value=f"'{in_one_line(plain)}'", remedy=remedy)
-    source = find_source(
-        plain,
-        families=tuple(FAMILIES),
-        revision=options.revision,
-        subfolder=options.subfolder,
-        local_files_only=options.local_files_only,
-    )
+    source = find_source(plain, options, families=tuple(FAMILIES))
     module, _, function = FAMILIES[source.family].partition(":")
     try:
         loaded = getattr(importlib.import_module(module), function)(source, form=options.form, device=device)
@@ -178,7 +162,7 @@ def parse_name(name: str) -> tuple[str, Options]:
     if not separator or _exists(name):  # a folder's name may hold a "#"
         return name, Options()
     known = [field.name for field in fields(Options)]
-    options, problems = Options(), []
+    values, problems = {}, []
     for part in text.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
@@ -187,21 +171,17 @@ def parse_name(name: str) -> tuple[str, Options]:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             problems.append(f"unknown option {key!r}; {hint}")
-        elif key == "local_files_only":
-            if value not in ("true", "false"):
-                problems.append(
-                    f"local_files_only is {value!r}; did you mean {'false' if value[0] in 'fF0n' else 'true'}?"
-                )
-            options = replace(options, local_files_only=value == "true")
+        elif key == "local_files_only" and value not in ("true", "false"):
+            problems.append(f"local_files_only is {value!r}; did you mean {'false' if value[0] in 'fF0n' else 'true'}?")
         else:
-            options = replace(options, **{key: value})
+            values[key] = value == "true" if key == "local_files_only" else value
     if not plain:
         problems.append("there is no name before the '#'")
     if problems:
         remedy = f"write NAME#key=value,key=value with keys of: {', '.join(known)}"
         what = "the options behind the autoencoder's name are not valid"
         raise AutoencoderError(what, where=in_one_line(name), value="; ".join(problems), remedy=remedy)
-    return plain, options
+    return plain, Options(**values)
 
 
 def _refuse(options: Options, *, where: str, reason: str) -> None:

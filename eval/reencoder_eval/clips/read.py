@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from reencoder_pipeline.audio.read import audio_header, open_seekable
+from reencoder_pipeline.audio.read import audio_header, open_track
 from reencoder_pipeline.audio.resampling import Audio, downmix, low_band, resample
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.tasks import LOW_BAND_RATE, Task
@@ -99,7 +99,7 @@ def _read_with_margins(clip: Clip, margin: int) -> Audio:
 def read_excerpt(clip: Clip) -> Audio:
     """float32 (channels, samples) at the file's rate. AudioError if the file cannot be read or ends too early."""
     try:
-        with open_seekable(clip.path) as file:
+        with open_track(clip.path, seekable=True) as file:
             file.seek(clip.start)
             samples = np.empty((clip.num_samples, file.channels), dtype=np.float32)
             filled = 0

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import numpy as np
 
 from reencoder_pipeline.audio.resampling import Audio, fir_reach, resample
 
 FIR_BLOCK = 65_536
-
-
-class _Stage(Protocol):
-    def add(self, audio: Audio) -> Audio: ...
-
-    def finish(self) -> Audio: ...
 
 
 class BlockResampler:
@@ -33,11 +26,8 @@ class BlockResampler:
     def __init__(self, rate: int, new_rate: int, *, channels: int, resampler: str = "soxr_vhq") -> None:
         self._rate, self._new_rate, self._channels = rate, new_rate, channels
         self._taken = self._given = 0
-        self._stage: _Stage
-        if resampler == "soxr_vhq":
-            self._stage = _Soxr(rate, new_rate, channels)
-        else:
-            self._stage = _Fir(rate, new_rate, channels, resampler)
+        is_soxr = resampler == "soxr_vhq"
+        self._stage = _Soxr(rate, new_rate, channels) if is_soxr else _Fir(rate, new_rate, channels, resampler)
 
     def add(self, audio: Audio) -> Audio:
         """(channels, samples) -> (channels, the samples that can be computed by now)."""
@@ -77,13 +67,10 @@ class _Soxr:
         self._channels = channels
         self._stream = soxr.ResampleStream(rate, new_rate, channels, dtype="float32", quality="VHQ")
 
-    def add(self, audio: Audio) -> Audio:
-        return self._chunk(audio, last=False)
-
     def finish(self) -> Audio:
-        return self._chunk(np.zeros((self._channels, 0), np.float32), last=True)
+        return self.add(np.zeros((self._channels, 0), np.float32), last=True)
 
-    def _chunk(self, audio: Audio, *, last: bool) -> Audio:
+    def add(self, audio: Audio, *, last: bool = False) -> Audio:
         # (channels, samples) -> (samples, channels) and back
         output = self._stream.resample_chunk(np.ascontiguousarray(audio.T), last=last)
         return np.ascontiguousarray(output.T)

@@ -54,7 +54,7 @@ def read_blocks(path: Path, *, num_samples: int | None = None) -> Iterator[tuple
 
     decoded = bad = 0
     try:
-        with open_sequential(path) as file:
+        with open_track(path) as file:
             rate, expected, slack = file.samplerate, file.frames, length_slack(file)
             length = BLOCK_SAMPLES
             while length == BLOCK_SAMPLES:  # a shorter block is the end, or a gap after which Ogg would go on
@@ -100,26 +100,17 @@ def middle(num_samples: int, rate: int, seconds: float | None) -> slice:
     return slice(first, first + length)
 
 
-def open_sequential(path: Path) -> soundfile.SoundFile:
-    """Open a track's file for reading from beginning to end. AudioError if its header shows that it is not a track.
-
-    soundfile seeks after every read of a seekable file; this file does not. The seek takes time, and it changes the
-    samples that follow in Opus."""
-    return _opened(path, sequential=True)
-
-
-def open_seekable(path: Path) -> soundfile.SoundFile:
-    """Open a track's file for reading excerpts. AudioError as from `open_sequential`."""
-    return _opened(path, sequential=False)
-
-
 def length_slack(file: soundfile.SoundFile) -> float:
     """Samples by which the decoded length may differ from `file.frames`; more if MP3 frames were counted."""
     counted = getattr(file, "samples_a_frame", 0)
     return max(LENGTH_TOLERANCE_SECONDS * file.samplerate, SLACK_FRAMES * counted)
 
 
-def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
+def open_track(path: Path, *, seekable: bool = False) -> soundfile.SoundFile:
+    """Open a track's file for reading from beginning to end. AudioError if its header shows that it is not a track.
+
+    `seekable`: for excerpts. soundfile seeks after every read of a seekable file, which takes time, and in Opus changes
+    the samples that follow."""
     import soundfile
 
     class Track(soundfile.SoundFile):
@@ -127,7 +118,7 @@ def _opened(path: Path, *, sequential: bool) -> soundfile.SoundFile:
         source: WithInfo | None = None
 
         def seekable(self) -> bool:
-            return not sequential and super().seekable()
+            return seekable and super().seekable()
 
         def close(self) -> None:
             super().close()
@@ -189,8 +180,8 @@ def _counted(file: Any, path: Path, kind: Any) -> Any:
 
 
 def audio_header(path: Path) -> tuple[int, int]:
-    """(sample rate, samples) of the header. AudioError as from `open_sequential`."""
-    with open_sequential(path) as file:
+    """(sample rate, samples) of the header. AudioError as from `open_track`."""
+    with open_track(path) as file:
         return file.samplerate, file.frames
 
 

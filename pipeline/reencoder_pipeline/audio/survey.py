@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.audio.bandwidth import SIDE_MID_LIMIT_DB, LongTermSpectrum, bandwidth_of
-from reencoder_pipeline.audio.read import length_slack, open_sequential
-from reencoder_pipeline.errors import AudioError
-
-if TYPE_CHECKING:
-    import soundfile
-
+from reencoder_pipeline.audio.read import read_blocks
 
 # bwe: a target without content in the upper half of 0-22.05 kHz teaches a module to write silence there. No bandwidth
 # of the 220 tracks in data_manifests/debian_music.jsonl lies between 15.4 kHz (old MP3 shelves) and 16.0 kHz.
@@ -25,7 +19,6 @@ BWE_LOWEST_BANDWIDTH = 15_500.0
 # m2s: below -30 dB both channels are one signal; above +3 dB they are so opposed that (L+R)/2 has lost the music.
 M2S_SIDE_MID_DB = (-30.0, 3.0)
 PEAK_LIMIT_DB = 12.0  # mastered music in float reaches +3 dBFS; far louder files were written without scaling
-READ_SAMPLES = 524_288
 
 
 @dataclass(frozen=True)
@@ -61,32 +54,19 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Survey one file, block by block. AudioError if it cannot be decoded, or ends before its header says.
+    """Survey one file, block by block. AudioError as from `read_blocks`.
 
     Example::
 
         found = survey(Path("song.flac"))
         found.bandwidth_hz, suited_tasks(found)  # for example 20_400.0, ("bwe", "m2s")
     """
-    import soundfile
-
-    path, remedy = Path(path), "fetch it again, or leave it out"
-    try:
-        with open_sequential(path) as file:
-            promised, slack = file.frames, length_slack(file)
-            result = survey_blocks(_blocks(file), file.samplerate, file.channels)
-    except soundfile.SoundFileError as error:
-        raise AudioError("the file cannot be decoded", where=path, value=str(error), remedy=remedy) from None
-    if result.num_samples == 0 or abs(result.num_samples - promised) > slack:
-        what = "the file decodes to another length than its header says"
-        raise AudioError(what, where=path, value=f"{result.num_samples} samples, not {promised}", remedy=remedy)
-    return result
-
-
-def _blocks(file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-    """Blocks of (channels, samples). Not file.blocks(): at an early end that repeats the buffer's old content."""
-    while len(block := file.read(READ_SAMPLES, dtype="float32", always_2d=True)) > 0:
-        yield np.asarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
+    surveyor = None
+    for block, rate in read_blocks(path):
+        surveyor = surveyor or Surveyor(rate, len(block))
+        surveyor.add(block)
+    assert surveyor is not None, "read_blocks yields a block or raises an AudioError"
+    return surveyor.result()
 
 
 def survey_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_channels: int) -> Survey:
@@ -101,24 +81,35 @@ class Surveyor:
     """Surveys audio that arrives block by block."""
 
     def __init__(self, sample_rate: int, num_channels: int) -> None:
-        self._sample_rate, self._num_channels = sample_rate, num_channels
-        self._spectrum, self._energy = LongTermSpectrum(), _Energy()
+        self._sample_rate, self._num_channels, self._spectrum = sample_rate, num_channels, LongTermSpectrum()
+        self._num_samples, self._peak = 0, 0.0
+        self._energy = self._mid = self._side = 0.0  # of all channels, and of mid and side of the first two
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Add (channels, samples)."""
         self._spectrum.add(block)
-        self._energy.add(block)
+        exact = block.astype(np.float64)
+        left, right = exact[0], exact[min(1, len(exact) - 1)]
+        mid, side = (np.einsum("i,i->", x, x) / 4 for x in (left + right, left - right))
+        self._num_samples += block.shape[1]
+        self._peak = max(self._peak, float(np.abs(block).max(initial=0.0)))
+        self._mid += float(mid)
+        self._side += float(side)
+        # The mean over one or two channels is mid plus side.
+        self._energy += float(mid + side if len(exact) <= 2 else np.square(exact).mean(axis=0).sum())
 
     def result(self) -> Survey:
+        with np.errstate(divide="ignore"):
+            side_mid_db = 10.0 * np.log10(np.float64(self._side) / self._mid) if self._side else -SIDE_MID_LIMIT_DB
         return Survey(
             sample_rate=self._sample_rate,
-            num_samples=self._energy.num_samples,
+            num_samples=self._num_samples,
             num_channels=self._num_channels,
             bandwidth_hz=bandwidth_of(self._spectrum.mean(), sample_rate=self._sample_rate),
-            side_mid_db=self._energy.side_mid_db(),
-            level_db=self._energy.level_db(),
+            side_mid_db=float(np.clip(side_mid_db, -SIDE_MID_LIMIT_DB, SIDE_MID_LIMIT_DB)),
+            level_db=float(10.0 * np.log10(self._energy / max(1, self._num_samples) + 1e-20)),
             width_db=self._spectrum.width_db(sample_rate=self._sample_rate),
-            peak_db=self._energy.peak_db(),
+            peak_db=float(20.0 * np.log10(self._peak + 1e-10)),
             louder=self._spectrum.louder(),
         )
 
@@ -129,36 +120,3 @@ def suited_tasks(survey: Survey) -> tuple[str, ...]:
     bwe = survey.sample_rate >= BWE_LOWEST_RATE and survey.bandwidth_hz >= BWE_LOWEST_BANDWIDTH
     m2s = survey.num_channels == 2 and lowest <= survey.side_mid_db <= highest and not survey.is_one_signal
     return ("bwe",) * bwe + ("m2s",) * m2s
-
-
-class _Energy:
-    """Sums the energies of all channels, and of mid and side of the first two, over audio that arrives in blocks."""
-
-    def __init__(self) -> None:
-        self.num_samples = 0
-        self._mean_square = self._mid = self._side = self._peak = 0.0
-
-    def add(self, audio: NDArray[np.float32]) -> None:
-        exact = audio.astype(np.float64)
-        left, right = exact[0], exact[min(1, len(exact) - 1)]
-        mid, side = (np.einsum("i,i->", x, x) / 4 for x in (left + right, left - right))
-        self.num_samples += audio.shape[1]
-        self._peak = max(self._peak, float(np.abs(audio).max(initial=0.0)))
-        self._mid += float(mid)
-        self._side += float(side)
-        # The mean over one or two channels is mid plus side.
-        self._mean_square += float(mid + side if len(exact) <= 2 else np.square(exact).mean(axis=0).sum())
-
-    def side_mid_db(self) -> float:
-        if self._side == 0.0:
-            return -SIDE_MID_LIMIT_DB
-        if self._mid == 0.0:
-            return SIDE_MID_LIMIT_DB
-        level = 10.0 * np.log10(self._side / self._mid)
-        return float(np.clip(level, -SIDE_MID_LIMIT_DB, SIDE_MID_LIMIT_DB))
-
-    def peak_db(self) -> float:
-        return float(20.0 * np.log10(self._peak + 1e-10))
-
-    def level_db(self) -> float:
-        return float(10.0 * np.log10(self._mean_square / max(1, self.num_samples) + 1e-20))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reencoder_pipeline.autoencoders.known_files import items_within
 from reencoder_pipeline.errors import AutoencoderError, in_one_line
 
 COUNTS = re.compile(r"(layers|blocks|depths?|n_codebooks|num_quantizers|repeats?)$")  # keys that count repeated parts
@@ -24,7 +25,8 @@ def require_sizes_of_files(kind: Any, config: Mapping[str, Any], files: Sequence
     shapes = [shape for file in files for shape in _shapes(file)]
     too_large = "the configuration asks for more than the files hold"
     remedy = "fetch the weights and their configuration again"
-    if many := {key: count for key, count in _counts(config) if count > max(len(shapes), 64)}:
+    counts = [item for item in items_within(config) if COUNTS.search(item[0]) and isinstance(item[1], int | float)]
+    if many := {key: count for key, count in counts if count > max(len(shapes), 64)}:
         value = f"{in_one_line(many)}, {len(shapes)} tensors"
         raise AutoencoderError(too_large, where=where, value=value, remedy=remedy)
     try:
@@ -50,16 +52,3 @@ def _shapes(file: Path) -> list[tuple[int, ...]]:
             return [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, OSError):
         return []
-
-
-def _counts(config: Any) -> Iterator[tuple[str, float]]:
-    """(key, number) for every number below a key that counts repeated parts."""
-    waiting = [("", config)]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(str(name), each) for name, each in value.items()]
-        elif isinstance(value, list):
-            waiting += [(key, each) for each in value]
-        elif isinstance(value, int | float) and COUNTS.search(key):
-            yield key, value

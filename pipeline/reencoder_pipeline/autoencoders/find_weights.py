@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reencoder_pipeline.autoencoders.hub import download_from_hub
+from reencoder_pipeline.autoencoders.hub import Options, download_from_hub
 from reencoder_pipeline.autoencoders.known_files import (
     CONFIG,
     DIFFUSERS_WEIGHTS,
@@ -17,6 +17,7 @@ from reencoder_pipeline.autoencoders.known_files import (
     TRANSFORMERS,
     TRANSFORMERS_WEIGHTS,
     VOCOS_FILE,
+    items_within,
     read_json,
 )
 from reencoder_pipeline.autoencoders.licences import licence_of
@@ -42,30 +43,22 @@ class Source:
     licence: str
 
 
-def find_source(
-    name: str, *, families: Sequence[str], revision: str | None, subfolder: str | None, local_files_only: bool
-) -> Source:
+def find_source(name: str, options: Options, *, families: Sequence[str]) -> Source:
     """Find an autoencoder on disk or download it; an existing path wins over a hub id of the same name.
 
     AutoencoderError if neither exists, or its family is not in `families`.
     """
     path = Path(name).expanduser()
     if path.exists():
-        if revision is not None:
+        if options.revision is not None:
             what = "only hub ids have revisions, and this is a path on disk"
-            raise AutoencoderError(what, where=path, value=revision, remedy="leave out `revision`")
-        path = path / subfolder if subfolder else path
+            raise AutoencoderError(what, where=path, value=options.revision, remedy="leave out `revision`")
+        path = path / options.subfolder if options.subfolder else path
         if not path.exists():
             raise AutoencoderError("there is no such subfolder", where=path, remedy=_subfolders(path.parent, families))
     else:
-        path = download_from_hub(
-            name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=()
-        )
-        family, _ = _identify(path, families)
-        weights = _weights_patterns(family, subfolder)
-        path = download_from_hub(
-            name, revision=revision, subfolder=subfolder, local_files_only=local_files_only, weights=weights
-        )
+        family, _ = _identify(download_from_hub(name, options), families)
+        path = download_from_hub(name, options, weights=_weights_patterns(family, options.subfolder))
     try:
         family, config = _identify(path, families)
     except OSError as error:
@@ -92,15 +85,10 @@ def refuse_what_brings_code(folder: Path) -> None:
     if odd := [path for path in sorted(folder.iterdir()) if path.exists() and not path.is_file() and not path.is_dir()]:
         what = "a pipe or device lies among the weights, and reading it may never end"
         raise AutoencoderError(what, where=odd[0], remedy="remove it")
-    waiting: list[Any] = [read_json(folder / CONFIG)]
     found = [name for name in ADAPTERS if (folder / name).exists()]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            found += [key for key in value if key in BRINGS_CODE and value[key] not in HARMLESS]
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
+    found += [
+        key for key, value in items_within(read_json(folder / CONFIG)) if key in BRINGS_CODE and value not in HARMLESS
+    ]
     for stem in (DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS):
         if (index := folder / f"{stem}.safetensors.index.json").is_file():
             weight_pieces(index)

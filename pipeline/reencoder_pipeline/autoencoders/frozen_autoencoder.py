@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reencoder_pipeline.autoencoders.find_weights import Source
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.latents import LatentSpec
 
@@ -63,14 +64,27 @@ def stereo_forms(audio_channels: int) -> tuple[str, ...]:
     return (JOINT, DUAL_MONO) if audio_channels == 2 else ()
 
 
-def frozen_spec(
-    family: str, form: str | None, *, weights: str, sample_rate: int, hop: int, channels: int
-) -> LatentSpec:
-    """The LatentSpec of a family in one form. Its name is made of both, so that moving the folder changes nothing."""
-    name = family if form is None else f"{family}#form={form}"
-    return LatentSpec(name, weights, sample_rate, hop, channels, "joint" if form == JOINT else "per_channel")
+def frozen(
+    source: Source,
+    form: str | None = None,
+    *,
+    weights: str,
+    sample_rate: int,
+    hop: int,
+    channels: int,
+    context: int | None = None,
+    audio_channels: int = 1,
+    model: nn.Module,
+    to_latents: Callable[[Tensor], Tensor],
+    to_audio: Callable[[Tensor], Tensor],
+) -> FrozenAutoencoder:
+    """Make the autoencoder of `source` in one form; `weights` is the digest of its weights.
 
-
-def a_second(spec: LatentSpec) -> int:
-    """Frames in one second: the context of models that are not local, which keeps a piece's edge out of the result."""
-    return -(-spec.sample_rate // spec.hop)
+    It is named after family and form, so that moving the folder changes nothing. Without a `context` it is not local,
+    and its context is one second, which keeps a piece's edge out of the result.
+    """
+    name = source.family if form is None else f"{source.family}#form={form}"
+    spec = LatentSpec(name, weights, sample_rate, hop, channels, "joint" if form == JOINT else "per_channel")
+    frames = spec.num_frames(sample_rate) if context is None else context
+    local = context is not None
+    return FrozenAutoencoder(spec, frames, local, source.licence, audio_channels, model, to_latents, to_audio)

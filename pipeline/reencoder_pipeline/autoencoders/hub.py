@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from reencoder_pipeline.autoencoders.known_files import CONFIG, NAMED_FILES, STABLE_AUDIO_CONFIG, VOCOS_FILE
 from reencoder_pipeline.errors import AutoencoderError
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options that may follow a name: NAME#revision=main,subfolder=vae,local_files_only=true,form=dual_mono."""
+
+    revision: str | None = None
+    subfolder: str | None = None
+    local_files_only: bool = False
+    form: str | None = None
+
+
 def looks_like_hub_id(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
-def download_from_hub(
-    name: str, *, revision: str | None, subfolder: str | None, local_files_only: bool, weights: Sequence[str]
-) -> Path:
+def download_from_hub(name: str, options: Options, *, weights: Sequence[str] = ()) -> Path:
     """Download the configs and the files matching `weights`; return the snapshot's folder.
 
     AutoencoderError if the repository or its subfolder does not exist, is gated, or cannot be reached."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
+    subfolder = options.subfolder
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     configs = [prefix + pattern for pattern in (CONFIG, STABLE_AUDIO_CONFIG, "*.index.json")]
     # Weights that are known by their file name have no config, so download them at once.
@@ -30,9 +40,9 @@ def download_from_hub(
     try:
         snapshot = huggingface_hub.snapshot_download(
             name,
-            revision=revision,
+            revision=options.revision,
             allow_patterns=[*configs, *known, *weights],
-            local_files_only=local_files_only,
+            local_files_only=options.local_files_only,
         )
     except GatedRepoError:
         remedy = f"accept its terms at https://huggingface.co/{name}, then `hf auth login`; or give a local folder"

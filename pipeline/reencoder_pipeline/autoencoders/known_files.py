@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ NAMED_FILES = {
 TRANSFORMERS = {"dac": "DacModel", "encodec": "EncodecModel"}  # model_type -> class
 JSON_BYTES = 2**24
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model", "model"
+
+
+def items_within(config: Any) -> Iterator[tuple[str, Any]]:
+    """(key, value) for every key of a config, however deep, and for every member of a list below a key."""
+    waiting = [("", config)]
+    while waiting:
+        key, value = waiting.pop()
+        yield key, value
+        if isinstance(value, dict):
+            waiting += [(str(name), each) for name, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, each) for each in value]
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from reencoder_pipeline.autoencoders.claimed_sizes import require_sizes_of_files
 from reencoder_pipeline.autoencoders.find_weights import refuse_what_brings_code, weight_pieces
-from reencoder_pipeline.autoencoders.known_files import CONFIG, read_json
+from reencoder_pipeline.autoencoders.known_files import CONFIG, DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.stores.digests import file_digest
 
@@ -56,10 +56,11 @@ def library_class(library: str, name: str, *, since: str) -> Any:
     return found
 
 
-def from_pretrained(kind: Any, folder: Path, *, device: str) -> Any:
-    """Load a library's model in float32, evaluation mode, frozen.
+def from_pretrained(library: str, name: str, folder: Path, *, since: str, device: str) -> tuple[Any, str]:
+    """Load a model of a library's class `name` in float32, evaluation mode, frozen; and the digest of its weights.
 
     AutoencoderError if a weight is missing: the libraries would leave it random and only warn."""
+    kind = library_class(library, name, since=since)
     refuse_what_brings_code(folder)
     if files := sorted(folder.glob("*.safetensors")):
         require_sizes_of_files(kind, read_json(folder / CONFIG), files, where=folder)
@@ -75,7 +76,8 @@ def from_pretrained(kind: Any, folder: Path, *, device: str) -> Any:
         value = f"{len(missing)} tensors, the first: {missing[0]}"
         what = "some of the model's weights are missing"
         raise AutoencoderError(what, where=folder, value=value, remedy="fetch the weights again")
-    return model.float().eval().requires_grad_(False).to(device)
+    stem = TRANSFORMERS_WEIGHTS if library == "transformers" else DIFFUSERS_WEIGHTS
+    return model.float().eval().requires_grad_(False).to(device), weights_digest(folder, stem)
 
 
 def choose_form(form: str | None, offered: Sequence[str], *, where: object) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reencoder_pipeline.audio.read import middle, open_seekable
+from reencoder_pipeline.audio.read import middle, open_track
 from reencoder_pipeline.build.plan import Plan
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
@@ -121,7 +121,7 @@ def _encode_middle(autoencoder: Autoencoder, path: Path, config: CacheConfig, *,
 
     with tempfile.TemporaryDirectory() as folder:
         excerpt = Path(folder) / "excerpt.wav"
-        with open_seekable(path) as file:
+        with open_track(path, seekable=True) as file:
             used = middle(file.frames, file.samplerate, min(seconds, config.track_seconds or seconds))
             file.seek(used.start)
             begun = time.perf_counter()

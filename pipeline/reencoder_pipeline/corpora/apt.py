@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from reencoder_pipeline.errors import FetchError
@@ -63,7 +64,7 @@ class _Apt:
             raise FetchError(f"{package} cannot be downloaded", value=_complaints(said), remedy=NETWORK)
         return deb
 
-    def _run(self, *arguments: str, cwd: Path, meanwhile: Callable[[], None] | None = None) -> tuple[int, str]:
+    def _run(self, *arguments: str, cwd: Path, meanwhile: Callable[[], None] = lambda: None) -> tuple[int, str]:
         """The exit code and all output; calls `meanwhile` every few seconds. An interruption also ends apt."""
         command = ["apt-get", "-q", *self._options, *arguments]
         log = self._folder / "apt.log"
@@ -77,18 +78,14 @@ class _Apt:
                 env={**os.environ, "LC_ALL": "C"},
             )
             try:
-                while True:
-                    try:
-                        code = process.wait(PROGRESS_SECONDS)
-                        break
-                    except subprocess.TimeoutExpired:
-                        if meanwhile is not None:
-                            meanwhile()
+                while process.poll() is None:
+                    meanwhile()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(PROGRESS_SECONDS)
             finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
-        return code, log.read_text(encoding="utf-8", errors="replace")
+                process.terminate()  # does nothing to one that has ended
+                process.wait()
+        return process.returncode, log.read_text(encoding="utf-8", errors="replace")
 
 
 def _complaints(said: str) -> str:

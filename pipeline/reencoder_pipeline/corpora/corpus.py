@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reencoder_pipeline.corpora.discovery import LeftOut, find_files, left_out
+from reencoder_pipeline.corpora.discovery import LeftOut, find_files
 from reencoder_pipeline.errors import CorpusError
 from reencoder_pipeline.safe_text import parse_json, read_regular, require_regular
 from reencoder_pipeline.tasks import TASKS
@@ -19,7 +21,6 @@ AUDIO_SUFFIXES = frozenset(
 )
 SPLITS = ("train", "valid", "test")
 LARGEST_MANIFEST = 2**32  # bytes
-UNPACKED_AT_ONCE = 4096  # bytes: zlib copies the rest behind a gzip member's end, and a member may be 20 bytes long
 MOST_UNPACKED = 200  # times the packed size; very similar paths are packed to a thirtieth
 # Keys of NeMo, Hugging Face AudioFolder, audiocraft and this project; lhotse's `sources` is read below.
 PATH_KEYS = ("path", "audio_filepath", "file_name")
@@ -81,10 +82,9 @@ def find_corpus(source: Path) -> Corpus:
 
 
 def _from_folder(folder: Path) -> tuple[tuple[Track, ...], LeftOut]:
-    found = find_files(folder)
-    files = [path for path in found.files if path.suffix.lower() in AUDIO_SUFFIXES]
-    tracks = tuple(Track(id=path.relative_to(folder).as_posix(), path=path) for path in files)
-    return tracks, left_out(found, taken=AUDIO_SUFFIXES)
+    found, left = find_files(folder, taken=AUDIO_SUFFIXES)
+    files = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]
+    return tuple(Track(id=path.relative_to(folder).as_posix(), path=path) for path in files), left
 
 
 def _from_manifest(manifest: Path) -> Iterator[Track]:
@@ -92,19 +92,15 @@ def _from_manifest(manifest: Path) -> Iterator[Track]:
     content = read_regular(manifest, kind=CorpusError, what="manifest", limit=LARGEST_MANIFEST)
     try:
         text = (_unpacked(content, manifest) if manifest.suffix == ".gz" else content).decode("utf-8-sig")
-    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         remedy = "give a folder of audio, a .jsonl or .jsonl.gz manifest, or a text list of files"
         what = "the file cannot be read as a manifest"
         raise CorpusError(what, where=manifest, value=str(error), remedy=remedy) from None
     # Not splitlines: it also breaks at characters that JSON strings and file names may contain, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         if text := line.strip():
-            where = f"{manifest}:{number}"
-            yield _from_row(_parse(text, where), manifest.parent, where) if is_json else _listed(text, manifest)
-
-
-def _listed(text: str, manifest: Path) -> Track:
-    return Track(id=text, path=_resolved(text, manifest.parent))
+            where, folder = f"{manifest}:{number}", manifest.parent
+            yield _from_row(_parse(text, where), folder, where) if is_json else Track(text, _resolved(text, folder))
 
 
 def _resolved(name: str, folder: Path) -> Path:
@@ -113,21 +109,14 @@ def _resolved(name: str, folder: Path) -> Path:
 
 def _unpacked(content: bytes, manifest: Path) -> bytes:
     """Unpack all members of a gzip file. CorpusError if the result is far larger than a manifest would be."""
-    most, unpacked, at, member = MOST_UNPACKED * len(content) + 2**24, bytearray(), 0, zlib.decompressobj(wbits=31)
-    while at < len(content):
-        if member.eof:
-            member = zlib.decompressobj(wbits=31)
-        part = content[at : at + UNPACKED_AT_ONCE]
-        unpacked += member.decompress(part, most + 1 - len(unpacked))
-        if len(unpacked) > most:
-            what = "the file unpacks to far more than a manifest does"
-            value, remedy = f"more than {most:,} bytes from {len(content):,}", "give it without compression"
-            raise CorpusError(what, where=manifest, value=value, remedy=remedy)
-        at += len(part) - len(member.unused_data)
-        while member.eof and content[at : at + 1] == b"\0":
-            at += 1
-    if content and not member.eof:
-        raise EOFError("the file ends before its compressed data does")
+    most, unpacked = MOST_UNPACKED * len(content) + 2**24, bytearray()
+    with gzip.open(io.BytesIO(content)) as file:
+        while part := file.read(2**20):
+            unpacked += part
+            if len(unpacked) > most:
+                what = "the file unpacks to far more than a manifest does"
+                value, remedy = f"more than {most:,} bytes from {len(content):,}", "give it without compression"
+                raise CorpusError(what, where=manifest, value=value, remedy=remedy)
     return bytes(unpacked)
 
 

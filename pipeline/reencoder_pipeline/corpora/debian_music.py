@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import zipfile
@@ -21,7 +19,7 @@ from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import beside
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.jsonl import write_json_lines
-from reencoder_pipeline.stores.own_folder import require_own_folder
+from reencoder_pipeline.stores.own_folder import folder_lock, require_own_folder
 
 COLLECTIONS = ("debian-music", "debian-unseen")  # no released module is trained on the second
 Row = dict[str, Any]
@@ -42,7 +40,7 @@ def fetch_debian_music(
     rows = _rows_of(packages, manifest_path(collection))
     require_own_folder(out, marks={MARK: ("made_by", "collection"), "manifest.jsonl": ("id", "package", "sha256")})
     try:
-        with _one_at_a_time(out):
+        with folder_lock(out, what="a fetch"):
             write_json_lines(out / MARK, [{"made_by": "fetch", "collection": collection}])
             present = {row["id"] for row in rows if _is_there(row, out)}
             missing = [row for row in rows if row["id"] not in present]
@@ -85,20 +83,6 @@ def _rows_of(packages: Sequence[str] | None, manifest: Path) -> list[Row]:
         what, value = "the list of Debian music has no such packages", ", ".join(unknown) or "no name"
         raise FetchError(what, value=value, remedy=f"choose from {', '.join(known)}, or {OWN_MUSIC}")
     return [row for row in rows if row["package"] in wanted]
-
-
-@contextmanager
-def _one_at_a_time(out: Path) -> Iterator[None]:
-    """Lock the folder against other fetches. The kernel releases the lock when the process ends, even if killed."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise FetchError("another fetch runs in this folder", where=out, remedy="wait for it to end") from None
-    finally:
-        os.close(folder)
 
 
 def _is_there(row: Row, out: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +23,8 @@ SHOWN = 3  # paths named for each kind
 
 
 @dataclass(frozen=True)
-class Found:
-    """`files` below a folder, sorted, each folder's once; `folders`: reason -> hidden paths and folders not entered."""
-
-    files: tuple[Path, ...]
-    folders: Mapping[str, tuple[Path, ...]]
-
-
-@dataclass(frozen=True)
 class LeftOut:
-    """Paths below a folder that are left out, by suffix (such as ".m4a") or by the problem with a folder."""
+    """Sound below a folder in unread formats, by suffix (".m4a"); hidden sound and skipped folders, by reason."""
 
     paths: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
@@ -53,14 +46,15 @@ class LeftOut:
         return said
 
 
-def find_files(folder: Path) -> Found:
-    """Find every file below a folder that is not hidden. CorpusError if the folder itself cannot be read.
+def find_files(folder: Path, *, taken: frozenset[str]) -> tuple[list[Path], LeftOut]:
+    """Find every file below a folder that is not hidden, sorted; and what is left out by a command that reads the
+    suffixes `taken`. CorpusError if the folder itself cannot be read.
 
     Links to folders are followed, except to folders above this one, which contain it. Each folder is entered once, by
     its own path rather than a link if it has one below this folder.
     """
     files: list[Path] = []
-    left: dict[str, list[Path]] = {}
+    left: dict[str, list[Path]] = defaultdict(list)
     above = {(one.stat().st_dev, one.stat().st_ino) for one in folder.resolve().parents}
     entered: set[tuple[int, int]] = set()
     waiting, links = [folder], list[Path]()
@@ -71,7 +65,7 @@ def find_files(folder: Path) -> Found:
             status = here.stat()
             identity = (status.st_dev, status.st_ino)
             if identity in above:
-                left.setdefault(LINKS_ABOVE, []).append(here)
+                left[LINKS_ABOVE].append(here)
                 continue
             if identity in entered:
                 continue
@@ -82,20 +76,25 @@ def find_files(folder: Path) -> Found:
             if here == folder:
                 what, remedy = "the folder cannot be read", "check its permissions"
                 raise CorpusError(what, where=folder, value=error.strerror, remedy=remedy) from None
-            left.setdefault(UNREADABLE, []).append(here)
+            left[UNREADABLE].append(here)
             continue
         for entry in names:
             path, is_folder = here / entry.name, _is_folder(entry)
+            suffix = path.suffix.lower()
             if entry.name.startswith("."):
-                if not entry.name.startswith("._"):  # metadata that macOS keeps beside files on foreign disks
-                    left.setdefault(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, []).append(path)
+                if entry.name.startswith("._"):
+                    continue  # metadata that macOS keeps beside files on foreign disks
+                if is_folder or suffix in taken | OTHER_AUDIO:
+                    left[HIDDEN_FOLDERS if is_folder else HIDDEN_FILES].append(path)
             elif not is_folder:
                 files.append(path)
+                if suffix in OTHER_AUDIO - taken:
+                    left[suffix].append(path)
             elif entry.is_symlink():
                 heapq.heappush(links, path)
             else:
                 waiting.append(path)
-    return Found(tuple(sorted(files)), {name: tuple(sorted(paths)) for name, paths in left.items()})
+    return sorted(files), LeftOut({name: tuple(sorted(paths)) for name, paths in left.items()})
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -103,17 +102,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a broken link
         return False
-
-
-def left_out(found: Found, *, taken: frozenset[str]) -> LeftOut:
-    """Select what a corpus has to report: sound in formats that are not `taken`, hidden sound, and skipped folders."""
-    paths: dict[str, list[Path]] = {}
-    for path in found.files:
-        suffix = path.suffix.lower()
-        if suffix in OTHER_AUDIO and suffix not in taken:
-            paths.setdefault(suffix, []).append(path)
-    for name, members in found.folders.items():
-        audio = [path for path in members if name != HIDDEN_FILES or path.suffix.lower() in taken | OTHER_AUDIO]
-        if audio:
-            paths.setdefault(name, []).extend(audio)
-    return LeftOut({name: tuple(members) for name, members in paths.items()})

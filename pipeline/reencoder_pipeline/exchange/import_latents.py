@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reencoder_pipeline.build.index import index_of
 from reencoder_pipeline.cache.formats import int8 as int8_frames
-from reencoder_pipeline.cache.index import FORMAT, INDEX, CachedTrack, shard_to_dict
+from reencoder_pipeline.cache.index import FORMAT, INDEX, CachedTrack
 from reencoder_pipeline.cache.layout import ShardFormat, rounding_notes, stored_as
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.corpora.corpus import Track
@@ -22,7 +23,7 @@ from reencoder_pipeline.exchange.output_folder import begin, require_output_fold
 from reencoder_pipeline.exchange.stable_audio_format import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.progress import Progress, Say
-from reencoder_pipeline.shards.record import Record, is_whole, read_record, statistics, sums_by_tasks
+from reencoder_pipeline.shards.record import Record, is_whole, read_record
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
 from reencoder_pipeline.shards.write_shard import commit_frames
 from reencoder_pipeline.stores.atomic import write_text
@@ -111,8 +112,11 @@ def import_latents(
         notes = (*_notes(foreign), *rounding_notes(config))
         for note in notes:
             say(note)
-        index = {**_index(notes, spec, config, used), "shards": [shard_to_dict(record.shard) for record in used]}
-        write_text(out / INDEX, json.dumps({**index, "digest": canonical_digest(index)}, indent=1))
+        # How `low_band` was made is unknown unless the configuration states it.
+        told = {"rate": "low_band_rate", "resampler": "resampler"}
+        stated = {name: getattr(config, key) for name, key in told.items() if key in config.model_fields_set}
+        low_band = {"rate": UNKNOWN, "resampler": UNKNOWN, **stated}
+        write_text(out / INDEX, index_of(used, spec=spec, config=config, notes=notes, low_band=low_band))
         sweep(out, {record.shard.key for record in records}, finished=True)
     done = Imported(
         tracks=sum(len(record.shard.tracks) for record in used),
@@ -234,22 +238,3 @@ def _notes(foreign: Sequence[CachedTrack]) -> tuple[str, ...]:
         f"{len(foreign)} tracks are imported latents: digest, bandwidth and stereo width of their audio are unknown; "
         "stable-audio-tools stores a random sample of the posterior, and a build stores its mean",
     )
-
-
-def _index(notes: Sequence[str], spec: LatentSpec, config: CacheConfig, records: Sequence[Record]) -> dict[str, Any]:
-    """The index without shards. How `low_band` was made is unknown unless the configuration states it."""
-    told = {"rate": "low_band_rate", "resampler": "resampler"}
-    return {
-        **({"notes": list(notes)} if notes else {}),
-        "format": FORMAT,
-        "storage": config.format,
-        "precision": config.precision,
-        **stored_as(config),
-        "spec": spec.to_dict(),
-        "streams": config.streams,
-        "low_band": {
-            name: getattr(config, key) if key in config.model_fields_set else UNKNOWN for name, key in told.items()
-        },
-        "statistics": {stream: statistics(stream, records) for stream in config.streams},
-        **({"sums": sums} if (sums := sums_by_tasks(records)) is not None else {}),
-    }

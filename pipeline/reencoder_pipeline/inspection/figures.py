@@ -24,6 +24,11 @@ MADE_BY = "reencoder-cache inspect"  # written into the pictures, so that only t
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
 SPLITS = ("train", "valid", "test")
 MEAN_L1 = math.sqrt(2 / math.pi)
+STYLE = {
+    **{"font.family": "sans-serif", "font.size": 9, "text.parse_math": False},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid.axis": "y"},
+    **{"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8},
+}
 SIDE_MID_SHOWN_DB = -60.0  # lower levels are practically mono, and are drawn here
 
 
@@ -38,7 +43,7 @@ def draw(cache: LatentCache, measured: Mapping[str, Any], folder: Path) -> list[
     for path in paths:
         require_own_file(path, holds=MADE_BY.encode(), remedy="choose another folder, or move it away")
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"font.family": "sans-serif", "font.size": 9, "text.parse_math": False}):
+    with matplotlib.rc_context(STYLE):
         figures = _corpus(cache), _channels(cache, measured), _latents(cache, measured)
         for path, figure in zip(paths, figures, strict=True):
             content = io.BytesIO()
@@ -60,12 +65,6 @@ def _title(cache: LatentCache) -> str:
     name = cache.origin.rstrip("/").rpartition("/")[2]
     title = f"{name}: {len(cache.tracks):,} tracks, {hours:,.3g} hours; latents of {cache.spec.autoencoder}"
     return printable(title)
-
-
-def _plain(axes: Any, *, grid: str = "y") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, alpha=0.25)
-    axes.set_axisbelow(True)
 
 
 # The corpus
@@ -96,8 +95,6 @@ def _corpus(cache: LatentCache) -> Any:
         ylabel="hours of audio",
         xlim=(min(M2S_SIDE_MID_DB[0] - 4, min((level - 1 for level in levels if level is not None), default=0)), 20),
     )
-    for axes in (lengths, hours, bandwidth, width):
-        _plain(axes)
     return figure
 
 
@@ -133,7 +130,7 @@ def _weighted(axes: Any, cache: LatentCache, values: Sequence[float | None], bin
         color=[COLOURS[SPLITS.index(split)] for split in splits],
         label=splits,
     )
-    axes.legend(frameon=False, fontsize=8, loc=legend)
+    axes.legend(loc=legend)
 
 
 def _hours(axes: Any, cache: LatentCache) -> None:
@@ -151,7 +148,7 @@ def _hours(axes: Any, cache: LatentCache) -> None:
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set(title="Hours by task and split (a track can serve both)", ylabel="hours of audio")
     axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend()
 
 
 # The channels
@@ -185,9 +182,8 @@ def _channels(cache: LatentCache, measured: Mapping[str, Any]) -> Any:
         axes.set_ylim(0, 1.3 * max(MEAN_L1, *(max(values) for values in distances.values())))
     for axes in panels[:, 0]:
         axes.set(xlabel="channel", xlim=(-1, len(channels)))
-        axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper left")
+        axes.legend(ncols=5, loc="upper left")
         axes.margins(y=0.2)
-        _plain(axes)
     return figure
 
 
@@ -208,6 +204,7 @@ def _latents(cache: LatentCache, measured: Mapping[str, Any]) -> Any:
     _time(time, measured["streams"], frame_rate=float(cache.spec.frame_rate))
     stream = "mono" if "mono" in cache.streams else cache.streams[0]
     matrix = np.array(measured["streams"][stream]["correlation"])
+    correlation.grid(False)
     picture = correlation.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
     correlation.set(title=f"Correlation between channels of {stream}", xlabel="channel", ylabel="channel")
     figure.colorbar(picture, ax=correlation, label="correlation", shrink=0.9)
@@ -232,8 +229,8 @@ def _shape(axes: Any, streams: Mapping[str, Any]) -> None:
     axes.set_ylim(smallest / 2, 4)
     edge = float(HISTOGRAM_EDGES[-1])
     axes.set(title="Values of all channels", xlabel="standard deviations", ylabel="density", xlim=(-edge, edge))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
-    _plain(axes, grid="both")
+    axes.legend(loc="upper left")
+    axes.grid(True, axis="both")
 
 
 def _time(axes: Any, streams: Mapping[str, Any], *, frame_rate: float) -> None:
@@ -250,8 +247,7 @@ def _time(axes: Any, streams: Mapping[str, Any], *, frame_rate: float) -> None:
         xlabel=f"lag, frames of {1000 / frame_rate:.1f} ms",
         ylabel="correlation",
     )
-    axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
+    axes.legend()
 
 
 def _off_diagonal(axes: Any, streams: Mapping[str, Any]) -> None:
@@ -268,5 +264,5 @@ def _off_diagonal(axes: Any, streams: Mapping[str, Any]) -> None:
         ylabel="|correlation|",
         ylim=(0, 1),
     )
-    axes.legend(frameon=False, fontsize=8)
-    _plain(axes, grid="both")
+    axes.legend()
+    axes.grid(True, axis="both")

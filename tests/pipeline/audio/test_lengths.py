@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reencoder_eval.apply.files.reading import opened, sound_seconds
 from reencoder_pipeline.audio.mp3_frames import count_frames, frame_at
-from reencoder_pipeline.audio.read import audio_header, open_seekable, read_audio, read_blocks, read_middle
+from reencoder_pipeline.audio.read import audio_header, open_track, read_audio, read_blocks, read_middle
 from reencoder_pipeline.audio.survey import survey
 from reencoder_pipeline.errors import AudioError
 
@@ -207,7 +207,7 @@ def test_an_mp3_of_free_format_is_read_whole(tmp_path: Path, count: int) -> None
 
 def test_an_excerpt_of_an_mp3_without_a_length_may_lie_at_its_end(tmp_path: Path) -> None:
     path = written(tmp_path, "a.mp3", without_info(mp3(quiet="first")))
-    with open_seekable(path) as file:
+    with open_track(path, seekable=True) as file:
         file.seek(file.frames - 44_100)
         assert np.abs(file.read(44_100)).max() > 0.1
     pieces = [block for block, _ in read_middle(path, seconds=2.0)]

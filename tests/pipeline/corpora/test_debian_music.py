@@ -311,7 +311,7 @@ def test_a_killed_fetch_is_incomplete_and_the_next_one_completes_it(
 ) -> None:
     running, apt = halfway
     out = tmp_path / "out"
-    with pytest.raises(FetchError, match="another fetch runs in this folder"):
+    with pytest.raises(ConfigError, match="a fetch is running in this folder"):
         fetch(out)
     os.kill(running.pid, signal.SIGKILL)
     os.kill(apt, signal.SIGKILL)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from reencoder_eval.apply.files.latents_io import NPY, is_latents
 from reencoder_pipeline.corpora.corpus import AUDIO_SUFFIXES
-from reencoder_pipeline.corpora.discovery import find_files, left_out
+from reencoder_pipeline.corpora.discovery import find_files
 from reencoder_pipeline.errors import ConfigError, CorpusError
 
 # Found in folders beside those that soundfile reads; a file that is named itself is tried whatever its name.
@@ -131,10 +131,11 @@ def _expanded(names: Iterable[str], out: Path, say: Callable[[str], None]) -> It
 
 
 def _below(folder: Path, out: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    found, suffixes = find_files(folder), AUDIO_SUFFIXES | FFMPEG_SUFFIXES
-    for line in left_out(found, taken=suffixes).lines():
+    suffixes = AUDIO_SUFFIXES | FFMPEG_SUFFIXES
+    found, left = find_files(folder, taken=suffixes)
+    for line in left.lines():
         say(line)
-    for path in found.files:
+    for path in found:
         if not path.is_file() or path.resolve().is_relative_to(out.resolve()):
             continue
         if path.suffix.lower() in suffixes or is_latents(path, listed=True):

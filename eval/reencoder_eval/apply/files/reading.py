@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from reencoder_eval.apply.files.scratch import BLOCK, Samples, Scratch
-from reencoder_pipeline.audio.read import audio_header, length_slack, open_sequential
+from reencoder_pipeline.audio.read import audio_header, length_slack, open_track
 from reencoder_pipeline.audio.sound_lengths import has_id3_chunk
 from reencoder_pipeline.audio.survey import Survey, survey_blocks
 from reencoder_pipeline.errors import AudioError
@@ -56,7 +56,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
     """
     with _readable(path, folder) as (readable, native):
         try:
-            with open_sequential(readable) as file:
+            with open_track(readable) as file:
                 sound_format, subtype, tags = file.format, file.subtype, file.copy_metadata()
                 other = has_id3_chunk(readable)
                 rate, promised, slack = file.samplerate, file.frames, length_slack(file)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reencoder_pipeline.autoencoders.families.music2latent import TENSORS, named_file, seeded
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen_spec, stereo_forms
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
 from reencoder_pipeline.autoencoders.pretrained import choose_form, digest_of, library_class
 from reencoder_pipeline.autoencoders.tensor_files import load_tensors, read_tensors
 
@@ -43,18 +43,14 @@ def load_codicodec(source: Source, *, form: str | None, device: str) -> FrozenAu
         vectors = latents.transpose(1, 2).unflatten(2, (-1, width))  # (B, C, T) -> (B, T, vectors, width)
         return torch.cat([seeded(codec.decode, item[None]) for item in vectors])[..., edge:].to(latents.device)
 
-    return FrozenAutoencoder(
-        spec=frozen_spec(
-            source.family,
-            form,
-            weights=digest_of([file]),
-            sample_rate=library.sample_rate,
-            hop=hop,
-            channels=channels,
-        ),
+    return frozen(
+        source,
+        form,
+        weights=digest_of([file]),
+        sample_rate=library.sample_rate,
+        hop=hop,
+        channels=channels,
         context=1,
-        local=True,
-        licence=source.licence,
         audio_channels=audio_channels,
         model=codec.gen,
         to_latents=to_latents,

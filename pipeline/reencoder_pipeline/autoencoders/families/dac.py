@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen_spec
-from reencoder_pipeline.autoencoders.known_files import TRANSFORMERS_WEIGHTS
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
 from reencoder_pipeline.autoencoders.receptive_field import convolutional_context
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ LATENT, PROJECTED = "latent", "projected"
 
 def load_dac(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
     form = choose_form(form, (LATENT, PROJECTED), where=source.name)
-    model = from_pretrained(library_class("transformers", "DacModel", since="4.44"), source.path, device=device)
+    model, digest = from_pretrained("transformers", "DacModel", source.path, since="4.44", device=device)
     config, quantizers = model.config, model.quantizer.quantizers
 
     def to_latents(audio: Tensor) -> Tensor:
@@ -40,19 +39,14 @@ def load_dac(source: Source, *, form: str | None, device: str) -> FrozenAutoenco
             latents = torch.stack(projected).sum(dim=0)
         return model.decoder(latents)
 
-    return FrozenAutoencoder(
-        spec=frozen_spec(
-            source.family,
-            form,
-            weights=weights_digest(source.path, TRANSFORMERS_WEIGHTS),
-            sample_rate=config.sampling_rate,
-            hop=config.hop_length,
-            channels=config.hidden_size if form == LATENT else len(quantizers) * config.codebook_dim,
-        ),
+    return frozen(
+        source,
+        form,
+        weights=digest,
+        sample_rate=config.sampling_rate,
+        hop=config.hop_length,
+        channels=config.hidden_size if form == LATENT else len(quantizers) * config.codebook_dim,
         context=convolutional_context(model.encoder, model.decoder, hop=config.hop_length),
-        local=True,
-        licence=source.licence,
-        audio_channels=1,
         model=model,
         to_latents=to_latents,
         to_audio=to_audio,

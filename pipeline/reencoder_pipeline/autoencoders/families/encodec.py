@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec, stereo_forms
-from reencoder_pipeline.autoencoders.known_files import TRANSFORMERS_WEIGHTS
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
 from reencoder_pipeline.errors import AutoencoderError
 
 if TYPE_CHECKING:
@@ -26,18 +25,10 @@ SILENCE = 1e-8  # as in the library: added to a loudness before dividing by it
 
 
 def load_encodec(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    model = from_pretrained(library_class("transformers", "EncodecModel", since="4.31"), source.path, device=device)
+    model, digest = from_pretrained("transformers", "EncodecModel", source.path, since="4.31", device=device)
     config = model.config
     form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
     windowed = config.normalize or config.chunk_length is not None
-    spec = frozen_spec(
-        source.family,
-        form,
-        weights=weights_digest(source.path, TRANSFORMERS_WEIGHTS),
-        sample_rate=config.sampling_rate,
-        hop=config.hop_length,
-        channels=config.hidden_size + windowed,
-    )
     if windowed and (not config.normalize or not config.chunk_length or config.chunk_length % config.hop_length):
         raise AutoencoderError(
             "EnCodec's windows must be normalised and whole frames long",
@@ -45,11 +36,13 @@ def load_encodec(source: Source, *, form: str | None, device: str) -> FrozenAuto
             value=f"normalize {config.normalize}, {config.chunk_length} samples, hop {config.hop_length}",
             remedy="use the published 24, 32 or 48 kHz model",
         )
-    return FrozenAutoencoder(
-        spec=spec,
-        context=a_second(spec),
-        local=False,
-        licence=source.licence,
+    return frozen(
+        source,
+        form,
+        weights=digest,
+        sample_rate=config.sampling_rate,
+        hop=config.hop_length,
+        channels=config.hidden_size + windowed,
         audio_channels=config.audio_channels,
         model=model,
         to_latents=(lambda audio: _encode_windows(model, audio)) if windowed else model.encoder,

@@ -10,27 +10,27 @@ from typing import Any
 import torch
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec
-from reencoder_pipeline.autoencoders.known_files import DIFFUSERS_WEIGHTS
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
 from reencoder_pipeline.errors import AutoencoderError
 
 
 def load_kvae_audio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    model = _load("AutoencoderKLKVAEAudio", source, form=form, device=device)
+    model, digest = _load("AutoencoderKLKVAEAudio", source, form=form, device=device)
     config = model.config
     if config.num_channels != 1:
         value, remedy = f"{config.num_channels} channels", "use the published mono model"
         raise AutoencoderError("this KVAE-Audio is not mono", where=source.path, value=value, remedy=remedy)
-    return _freeze(model, source, sample_rate=config.sample_rate, channels=config.codebook_dim)
+    return _freeze(model, digest, source, sample_rate=config.sample_rate, channels=config.codebook_dim)
 
 
 def load_minimax_h3_audio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
     """Its latents are normalised by the mean and standard deviation that its config holds for each channel."""
-    model = _load("AutoencoderKLMiniMaxH3Audio", source, form=form, device=device)
+    model, digest = _load("AutoencoderKLMiniMaxH3Audio", source, form=form, device=device)
     config = model.config
     return _freeze(
         model,
+        digest,
         source,
         sample_rate=config.sampling_rate,
         channels=config.latent_channels,
@@ -39,13 +39,14 @@ def load_minimax_h3_audio(source: Source, *, form: str | None, device: str) -> F
     )
 
 
-def _load(name: str, source: Source, *, form: str | None, device: str) -> Any:
+def _load(name: str, source: Source, *, form: str | None, device: str) -> tuple[Any, str]:
     choose_form(form, (), where=source.name)
-    return from_pretrained(library_class("diffusers", name, since="0.42.1"), source.path, device=device)
+    return from_pretrained("diffusers", name, source.path, since="0.42.1", device=device)
 
 
 def _freeze(
     model: Any,
+    digest: str,
     source: Source,
     *,
     sample_rate: int,
@@ -53,23 +54,15 @@ def _freeze(
     mean: list[float] | None = None,
     std: list[float] | None = None,
 ) -> FrozenAutoencoder:
-    spec = frozen_spec(
-        source.family,
-        None,
-        weights=weights_digest(source.path, DIFFUSERS_WEIGHTS),
-        sample_rate=sample_rate,
-        hop=model.hop_length,
-        channels=channels,
-    )
     # (C,) -> (1, C, 1)
     centre = torch.tensor(mean or [0.0] * channels, device=model.device)[None, :, None]
     width = torch.tensor(std or [1.0] * channels, device=model.device)[None, :, None]
-    return FrozenAutoencoder(
-        spec=spec,
-        context=a_second(spec),
-        local=False,
-        licence=source.licence,
-        audio_channels=1,
+    return frozen(
+        source,
+        weights=digest,
+        sample_rate=sample_rate,
+        hop=model.hop_length,
+        channels=channels,
         model=model,
         to_latents=lambda audio: (model.encode(audio).latent_dist.mode() - centre) / width,
         to_audio=lambda latents: model.decode(latents * width + centre).sample,

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec
-from reencoder_pipeline.autoencoders.known_files import CONFIG, DIFFUSERS_WEIGHTS
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.known_files import CONFIG
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
 from reencoder_pipeline.errors import AutoencoderError
 
 
@@ -26,35 +26,25 @@ def load_mmaudio(source: Source, *, form: str | None, device: str) -> FrozenAuto
     if vocoder_path is None:
         remedy = "put the MMAudioVocoder into a folder `vocoder` beside or in the autoencoder's"
         raise AutoencoderError("MMAudio's vocoder is missing", where=beside[1], remedy=remedy)
-    vae = from_pretrained(library_class("diffusers", "MMAudioVAE", since="0.42.1"), source.path, device=device)
-    kind = library_class("diffusers", "MMAudioVocoder", since="0.42.1")
-    vocoder = from_pretrained(kind, vocoder_path, device=device)
+    vae, digest = from_pretrained("diffusers", "MMAudioVAE", source.path, since="0.42.1", device=device)
+    vocoder, second = from_pretrained("diffusers", "MMAudioVocoder", vocoder_path, since="0.42.1", device=device)
     config, hop = vae.config, vae.latent_hop_length
     if vocoder.config.num_mels != config.mel_bins:
         value = f"{vocoder.config.num_mels} mel bands, not {config.mel_bins}"
         what, remedy = "this vocoder belongs to another autoencoder", "fetch the vocoder published with the autoencoder"
         raise AutoencoderError(what, where=vocoder_path, value=value, remedy=remedy)
-    digests = [weights_digest(path, DIFFUSERS_WEIGHTS) for path in (source.path, vocoder_path)]
-    spec = frozen_spec(
-        source.family,
-        None,
-        weights=hashlib.sha256("".join(digests).encode()).hexdigest(),
-        sample_rate=config.sample_rate,
-        hop=hop,
-        channels=config.latent_channels,
-    )
 
     def to_latents(audio: Tensor) -> Tensor:
         reflected = (config.n_fft - config.hop_length) // 2  # samples that the spectrogram mirrors at each end
         audio = F.pad(audio, (0, hop * max(0, -(-(reflected + 1 - audio.shape[-1]) // hop))))
         return vae.encode(audio[:, 0]).latent_dist.mode()
 
-    return FrozenAutoencoder(
-        spec=spec,
-        context=a_second(spec),
-        local=False,
-        licence=source.licence,
-        audio_channels=1,
+    return frozen(
+        source,
+        weights=hashlib.sha256((digest + second).encode()).hexdigest(),
+        sample_rate=config.sample_rate,
+        hop=hop,
+        channels=config.latent_channels,
         model=nn.ModuleList([vae, vocoder]),
         to_latents=to_latents,
         to_audio=lambda latents: vocoder(vae.decode(latents).sample).sample,

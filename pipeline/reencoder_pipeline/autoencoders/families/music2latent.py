@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, a_second, frozen_spec
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
 from reencoder_pipeline.autoencoders.known_files import NAMED_FILES
 from reencoder_pipeline.autoencoders.pretrained import choose_form, digest_of, library_class
 from reencoder_pipeline.autoencoders.tensor_files import load_tensors, read_tensors
@@ -38,14 +38,6 @@ def load_music2latent(source: Source, *, form: str | None, device: str) -> Froze
     codec.gen = load_tensors(model, tensors, file=file, device=device)
     hop = library.hop * 2 ** library.freq_downsample_list.count(0)
     edge = 3 * library.hop // 2  # samples by which its spectrogram exceeds its frames at each end
-    spec = frozen_spec(
-        source.family,
-        None,
-        weights=digest_of([file]),
-        sample_rate=library.sample_rate,
-        hop=hop,
-        channels=library.bottleneck_channels,
-    )
 
     def to_latents(audio: Tensor) -> Tensor:
         return codec.encode(F.pad(audio[:, 0], (edge, edge)))  # it calls the items of the batch channels
@@ -53,12 +45,12 @@ def load_music2latent(source: Source, *, form: str | None, device: str) -> Froze
     def to_audio(latents: Tensor) -> Tensor:
         return torch.stack([seeded(codec.decode, item[None]) for item in latents])[..., edge:]
 
-    return FrozenAutoencoder(
-        spec=spec,
-        context=a_second(spec),
-        local=False,
-        licence=source.licence,
-        audio_channels=1,
+    return frozen(
+        source,
+        weights=digest_of([file]),
+        sample_rate=library.sample_rate,
+        hop=hop,
+        channels=library.bottleneck_channels,
         model=codec.gen,
         to_latents=to_latents,
         to_audio=to_audio,

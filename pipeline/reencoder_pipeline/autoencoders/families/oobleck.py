@@ -6,16 +6,13 @@ import math
 from typing import Any
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen_spec, stereo_forms
-from reencoder_pipeline.autoencoders.known_files import DIFFUSERS_WEIGHTS
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
 from reencoder_pipeline.autoencoders.receptive_field import convolutional_context
 
 
 def load_oobleck(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    kind = library_class("diffusers", "AutoencoderOobleck", since="0.30")
-    model = from_pretrained(kind, source.path, device=device)
-    digest = weights_digest(source.path, DIFFUSERS_WEIGHTS)
+    model, digest = from_pretrained("diffusers", "AutoencoderOobleck", source.path, since="0.30", device=device)
     return freeze_oobleck(model, source, form=form, digest=digest)
 
 
@@ -26,18 +23,14 @@ def freeze_oobleck(
     config = model.config
     form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
     hop = math.prod(config.downsampling_ratios)
-    return FrozenAutoencoder(
-        spec=frozen_spec(
-            source.family,
-            form,
-            weights=digest,
-            sample_rate=config.sampling_rate,
-            hop=hop,
-            channels=config.decoder_input_channels,
-        ),
+    return frozen(
+        source,
+        form,
+        weights=digest,
+        sample_rate=config.sampling_rate,
+        hop=hop,
+        channels=config.decoder_input_channels,
         context=convolutional_context(model.encoder, model.decoder, hop=hop),
-        local=True,
-        licence=source.licence,
         audio_channels=config.audio_channels,
         model=model,
         to_latents=lambda audio: model.encode(audio).latent_dist.mode() / scale,

@@ -6,28 +6,22 @@ import math
 from typing import Any
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen_spec, stereo_forms
-from reencoder_pipeline.autoencoders.known_files import DIFFUSERS_WEIGHTS
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained, library_class, weights_digest
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
+from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
 
 
 def load_same(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    kind = library_class("diffusers", "AutoencoderSAME", since="0.40")
-    model = from_pretrained(kind, source.path, device=device)
+    model, digest = from_pretrained("diffusers", "AutoencoderSAME", source.path, since="0.40", device=device)
     config = model.config
     form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
-    return FrozenAutoencoder(
-        spec=frozen_spec(
-            source.family,
-            form,
-            weights=weights_digest(source.path, DIFFUSERS_WEIGHTS),
-            sample_rate=config.sampling_rate,
-            hop=model.downsampling_ratio,
-            channels=config.latent_dim,
-        ),
+    return frozen(
+        source,
+        form,
+        weights=digest,
+        sample_rate=config.sampling_rate,
+        hop=model.downsampling_ratio,
+        channels=config.latent_dim,
         context=_context(config),
-        local=True,
-        licence=source.licence,
         audio_channels=config.audio_channels,
         model=model,
         to_latents=lambda audio: model.encode(audio).latents,

@@ -56,9 +56,8 @@ class VocosAutoencoder:
         spec = LatentSpec(name or path.stem, digest, shape.sample_rate, shape.hop, shape.latent_channels)
         return cls(model, spec, licence=licence)
 
-    @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
-        return self.model.encoder(F.pad(audio, (0, -audio.shape[-1] % self.spec.hop)))[0]
+        return self.posterior(audio)[0]
 
     @torch.inference_mode()
     def posterior(self, audio: Tensor) -> tuple[Tensor, Tensor]:

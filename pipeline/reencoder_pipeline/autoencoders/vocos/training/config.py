@@ -11,7 +11,7 @@ from reencoder_pipeline.config import MOST_STEPS, MOST_THREADS, Config, require_
 
 
 class AutoencoderLosses(Config):
-    """Weights of the autoencoder's loss terms."""
+    """Weights of the loss terms; the spectral terms are of order one each."""
 
     spectral: float = Field(default=1.0, ge=0, le=1e6)
     mel: float = Field(default=1.0, ge=0, le=1e6)

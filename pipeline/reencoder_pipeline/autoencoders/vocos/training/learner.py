@@ -15,7 +15,6 @@ from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.training.adversary import Adversary, discriminator_loss, generator_losses
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
 from reencoder_pipeline.autoencoders.vocos.training.losses import (
-    LossWeights,
     kl_divergence,
     reconstruction_losses,
     waveform_distance,
@@ -34,7 +33,7 @@ class Trainer:
 
     def __init__(self, shape: VocosConfig, config: AutoencoderTrainConfig, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
-        self.weights = LossWeights(**config.losses.model_dump())
+        self.weights = config.losses
         torch.manual_seed(config.seed)
         self.model = Vocos(shape).to(ranks.device)
         self.average = Vocos(shape).to(ranks.device)

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from reencoder_pipeline.audio.mel import LOG_FLOOR, spectral_distance
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms; the spectral terms are of order one each."""
-
-    spectral: float = 1.0
-    mel: float = 1.0
-    complex: float = 1.0
-    waveform: float = 1.0
-    kl: float = 1e-4
-    free_nats: float = 0.0
-    mixing: float = 0.0
 
 
 def reconstruction_losses(

@@ -101,7 +101,7 @@ def open_music(
     def open_split(split: str, *, low_band_share: float) -> PcmExcerpts:
         files = decode_corpus(
             [track for track in tracks if track.split == split], Path(config.pcm),
-            sample_rate=shape.sample_rate, workers=config.threads, say=say if ranks.is_first else _silent,
+            sample_rate=shape.sample_rate, workers=config.threads, say=say if ranks.is_first else lambda _: None,
         )  # fmt: skip
         return PcmExcerpts(
             files, num_samples=num_samples, sample_rate=shape.sample_rate, low_band_share=low_band_share,
@@ -143,7 +143,3 @@ def start_from(trainer: Trainer, path: Path) -> None:
 
 def _count(tracks: Sequence[Track], split: str) -> int:
     return sum(track.split == split for track in tracks)
-
-
-def _silent(_: str) -> None:
-    return None

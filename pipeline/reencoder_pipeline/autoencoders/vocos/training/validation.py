@@ -19,23 +19,16 @@ SHOWN = 2  # excerpts that TensorBoard shows
 def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], log: MetricsLog, step: int) -> None:
     """Reconstruct (N, 1, L) from the posterior means; writes a row of distances, and pictures and sound of two."""
     estimate = model.decoder(model.encoder(audio)[0])
-    distances = [
-        reconstruction_losses(x, y, resolutions=STFT_D, filterbanks=filterbanks)["spectral"].item()
-        for x, y in zip(estimate, audio, strict=True)
-    ]
-    mels = [
-        reconstruction_losses(x, y, resolutions=MEL_D, filterbanks=filterbanks)["mel"].item()
-        for x, y in zip(estimate, audio, strict=True)
-    ]
-    log.valid(
-        step,
-        {
-            "stft_d": float(np.mean(distances)),
-            "mel_d": float(np.mean(mels)),
-            "waveform": waveform_distance(estimate, audio).item(),
-            "si_sdr": _si_sdr(estimate, audio).mean().item(),
-        },
-    )
+    row = {}
+    for name, term, resolutions in (("stft_d", "spectral", STFT_D), ("mel_d", "mel", MEL_D)):
+        pairs = zip(estimate, audio, strict=True)
+        losses = [reconstruction_losses(x, y, resolutions=resolutions, filterbanks=filterbanks) for x, y in pairs]
+        row[name] = float(np.mean([loss[term].item() for loss in losses]))
+    row |= {
+        "waveform": waveform_distance(estimate, audio).item(),
+        "si_sdr": _si_sdr(estimate, audio).mean().item(),
+    }
+    log.valid(step, row)
     for index in range(min(SHOWN, len(audio))):
         pair = torch.stack([audio[index, 0], estimate[index, 0]]).float().cpu()
         log.picture(step, f"reference above, estimate below/{index}", spectrogram_picture(pair))
