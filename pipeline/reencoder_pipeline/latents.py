@@ -57,10 +57,13 @@ class LatentSpec:
             raise CacheError(what, where=where, value=sorted(missing), remedy=remedy)
         return cls(**{name: values[name] for name in names})
 
+    def differences(self, other: LatentSpec) -> dict[str, tuple[Any, Any]]:
+        """Field -> its two values, where they differ."""
+        theirs = other.to_dict()
+        return {name: (mine, theirs[name]) for name, mine in self.to_dict().items() if mine != theirs[name]}
+
     def require_same(self, other: LatentSpec, *, where: object, remedy: str) -> None:
         """Raise a CacheError that names every field in which `other` differs, if any does."""
-        mine, theirs = self.to_dict(), other.to_dict()
-        differing = {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
-        if differing:
+        if differing := self.differences(other):
             text = "; ".join(f"{name}: {a!r} here, {b!r} there" for name, (a, b) in differing.items())
             raise CacheError("the latents belong to different autoencoders", where=where, value=text, remedy=remedy)

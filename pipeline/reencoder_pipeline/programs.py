@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -57,42 +56,30 @@ def run_program(
             env=None if environment is None else dict(environment),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        output, said, in_time = process.stdout, b"", False
-        assert output is not None, "it is a pipe"
-        with output:
-            try:
-                os.set_blocking(output.fileno(), False)
-                said, in_time = _listen(process, output, until=time.monotonic() + timeout, interrupted=interrupted)
-            finally:
-                _kill_all(process, descendants)
-            said = (said + (output.read(2**20) or b""))[-KEPT:]  # no more than the pipe holds
-        return Ended(process.returncode if in_time else None, said.decode(errors="replace").strip())
+        assert process.stdout is not None, "it is a pipe"
+        kept = bytearray()
+        reader = threading.Thread(target=_keep_end, args=(process.stdout, kept), daemon=True)
+        reader.start()
+        until = time.monotonic() + timeout
+        try:
+            while not (in_time := _has_ended(process)) and time.monotonic() < until and not interrupted():
+                time.sleep(LOOK_SECONDS)
+        finally:
+            _kill_all(process, descendants)
+            reader.join(GONE_SECONDS)
+        return Ended(process.returncode if in_time else None, kept.decode(errors="replace").strip())
 
 
-def _listen(
-    process: subprocess.Popen[bytes], output: IO[bytes], *, until: float, interrupted: Callable[[], bool]
-) -> tuple[bytes, bool]:
-    """Collect the end of its output until the process ends (True) or the time is over (False).
-
-    The process is not reaped, so that its number, which is also its group's, cannot be reused before the group is
-    killed."""
-    said, is_open = b"", True
-    with selectors.DefaultSelector() as selector:
-        selector.register(output, selectors.EVENT_READ)
-        while not _has_ended(process):
-            left = until - time.monotonic()
-            if left <= 0 or interrupted():
-                return said, False
-            if not is_open:
-                time.sleep(min(LOOK_SECONDS, left))
-            elif selector.select(min(LOOK_SECONDS, left)):
-                content = output.read(2**16)
-                is_open = content != b""
-                said = (said + (content or b""))[-KEPT:]
-    return said, True
+def _keep_end(output: IO[bytes], kept: bytearray) -> None:
+    """Read a program's output until its last process ends; `kept` holds the last bytes."""
+    with output:
+        while content := output.read(2**16):
+            kept[:] = (kept + content)[-KEPT:]
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended. It is not reaped, so that its number, which is also its group's, cannot be reused before
+    the group is killed."""
     if not hasattr(os, "waitid"):  # macOS: this reaps it
         return process.poll() is not None
     try:

@@ -18,9 +18,9 @@ from reencoder_pipeline.autoencoders.known_files import (
     TRANSFORMERS_WEIGHTS,
     VOCOS_FILE,
     items_within,
+    licence_of,
     read_json,
 )
-from reencoder_pipeline.autoencoders.licences import licence_of
 from reencoder_pipeline.errors import AutoencoderError, in_one_line
 
 # Keys of config.json by which transformers and diffusers import code, fetch it from the hub, or load another model.

@@ -1,4 +1,4 @@
-"""Names the files that hold each family's weights and configs, and reads a JSON config."""
+"""Lists what is known of published weights, their files and their licences, and reads a JSON config."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ NAMED_FILES = {
 TRANSFORMERS = {"dac": "DacModel", "encodec": "EncodecModel"}  # model_type -> class
 JSON_BYTES = 2**24
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model", "model"
+# Licence terms, which `reencoder-cache build` and `plan` show.
+UNVERIFIED = "unverified: check the card of the weights"
+STABILITY = "Stability AI Community License: read its terms, commercial use is limited"
+NON_COMMERCIAL = "CC-BY-NC 4.0: not for commercial use"
+
+# By the start of a hub id (lower case), or by family if all its public weights share their terms.
+BY_ID = {
+    "stabilityai/": STABILITY,
+    "ace-step/ace-step": "MIT",
+    "descript/": "MIT",
+    "sonycslparis/": NON_COMMERCIAL,
+}
+BY_FAMILY = {
+    "AutoencoderSAME": f"{STABILITY} (if these are Stability AI's weights)",
+    "MMAudioVAE": f"{NON_COMMERCIAL} (if these are MMAudio's weights)",
+    "DacModel": "MIT (if these are Descript's weights)",
+    "music2latent": NON_COMMERCIAL,
+    "codicodec": NON_COMMERCIAL,
+}
 
 
 def items_within(config: Any) -> Iterator[tuple[str, Any]]:
@@ -39,3 +58,9 @@ def read_json(file: Path) -> dict[str, Any]:
         what, remedy = "the file is not a model's configuration", "fetch it again"
         raise AutoencoderError(what, where=file, value=type(values).__name__, remedy=remedy)
     return values
+
+
+def licence_of(name: str, family: str) -> str:
+    """The licence terms as text, or `UNVERIFIED`. `name` is a hub id or a path."""
+    known = (terms for start, terms in BY_ID.items() if name.lower().startswith(start))
+    return next(known, BY_FAMILY.get(family, UNVERIFIED))

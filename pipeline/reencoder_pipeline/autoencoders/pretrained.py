@@ -1,22 +1,32 @@
-"""Loads a library's pretrained model frozen, and digests its weights."""
+"""Loads a library's pretrained model frozen, digests its weights, and refuses a config that claims larger ones."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import importlib
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reencoder_pipeline.autoencoders.claimed_sizes import require_sizes_of_files
 from reencoder_pipeline.autoencoders.find_weights import refuse_what_brings_code, weight_pieces
-from reencoder_pipeline.autoencoders.known_files import CONFIG, DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS, read_json
-from reencoder_pipeline.errors import AutoencoderError
+from reencoder_pipeline.autoencoders.known_files import (
+    CONFIG,
+    DIFFUSERS_WEIGHTS,
+    TRANSFORMERS_WEIGHTS,
+    items_within,
+    read_json,
+)
+from reencoder_pipeline.errors import AutoencoderError, in_one_line
 from reencoder_pipeline.stores.digests import file_digest
 
+COUNTS = re.compile(r"(layers|blocks|depths?|n_codebooks|num_quantizers|repeats?)$")  # keys that count repeated parts
+SLACK = 2**20  # numbers that a model may hold beside its weights, such as windows
 
-def weights_digest(folder: Path, stem: str, *, config: str = CONFIG) -> str:
+
+def weights_digest(folder: Path, stem: str) -> str:
     """`digest_of` the weights in a folder (`stem`.safetensors, or the files its index names) and their config.
 
     The config counts, because it can hold statistics by which latents are scaled."""
@@ -29,7 +39,7 @@ def weights_digest(folder: Path, stem: str, *, config: str = CONFIG) -> str:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
         remedy = f"put {whole.name} there; convert other formats to safetensors with the library's tools"
         raise AutoencoderError(f"the folder holds no {whole.name}", where=folder, value=found, remedy=remedy)
-    return digest_of([folder / name for name in (*names, config)])
+    return digest_of([folder / name for name in (*names, CONFIG)])
 
 
 def digest_of(files: Sequence[Path]) -> str:
@@ -78,6 +88,45 @@ def from_pretrained(library: str, name: str, folder: Path, *, since: str, device
         raise AutoencoderError(what, where=folder, value=value, remedy="fetch the weights again")
     stem = TRANSFORMERS_WEIGHTS if library == "transformers" else DIFFUSERS_WEIGHTS
     return model.float().eval().requires_grad_(False).to(device), weights_digest(folder, stem)
+
+
+def require_sizes_of_files(kind: Any, config: Mapping[str, Any], files: Sequence[Path], *, where: Path) -> None:
+    """Raise an AutoencoderError unless a model of class `kind` with this `config` is about as large as the files.
+
+    The model is built on the meta device, without memory. A config with more parts than tensors is refused before that.
+    """
+    import torch
+
+    shapes = [shape for file in files for shape in _shapes(file)]
+    too_large = "the configuration asks for more than the files hold"
+    remedy = "fetch the weights and their configuration again"
+    counts = [item for item in items_within(config) if COUNTS.search(item[0]) and isinstance(item[1], int | float)]
+    if many := {key: count for key, count in counts if count > max(len(shapes), 64)}:
+        value = f"{in_one_line(many)}, {len(shapes)} tensors"
+        raise AutoencoderError(too_large, where=where, value=value, remedy=remedy)
+    try:
+        with torch.device("meta"):
+            settings = getattr(kind, "config_class", None)
+            model = kind.from_config(dict(config)) if settings is None else kind(settings.from_dict(dict(config)))
+    except Exception as error:  # a config of another version, or nonsense, can raise anything
+        value = f"{type(error).__name__}: {in_one_line(error)}"
+        what = "no model can be built from the configuration"
+        raise AutoencoderError(what, where=where, value=value, remedy=remedy) from error
+    claimed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if claimed > 2 * sum(map(math.prod, shapes)) + SLACK:
+        value = f"{claimed:,} numbers, and {sum(map(math.prod, shapes)):,} in the files"
+        raise AutoencoderError(too_large, where=where, value=value, remedy=remedy)
+
+
+def _shapes(file: Path) -> list[tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors; none of a damaged file, for which the library raises later."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, "np") as opened:
+            return [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError):
+        return []
 
 
 def choose_form(form: str | None, offered: Sequence[str], *, where: object) -> str | None:

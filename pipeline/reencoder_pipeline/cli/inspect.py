@@ -25,10 +25,14 @@ def inspect(  # noqa: PLR0917, typer reads the signature
 ) -> None:
     """Say what a cache holds: autoencoder, streams, splits, tasks, sizes, statistics, and what its latents are like."""
     from reencoder_pipeline.cache.open_cache import open_cache
-    from reencoder_pipeline.inspection.summary import inspect_cache, report
+    from reencoder_pipeline.inspection.summary import report, summarise
 
     opened = open_cache(cache)
-    summary = inspect_cache(opened, windows=windows if measure or plots else None, seed=seed)
+    summary = summarise(opened)
+    if measure or plots:
+        from reencoder_pipeline.inspection.measurements import measure as measured
+
+        summary["measured"] = measured(opened, windows=windows, seed=seed)
     if plots:
         from reencoder_pipeline.inspection.figures import draw
 

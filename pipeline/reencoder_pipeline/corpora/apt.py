@@ -17,7 +17,7 @@ NETWORK = f"check the network and the apt sources of this machine and run the sa
 PROGRESS_SECONDS = 5.0
 
 
-class _Apt:
+class Apt:
     """Runs apt-get with the machine's sources and keys, but with lists, cache and downloads in one folder: no root."""
 
     def __init__(self, folder: Path) -> None:

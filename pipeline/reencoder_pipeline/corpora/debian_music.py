@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, _Apt
+from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, Apt
 from reencoder_pipeline.errors import FetchError
 from reencoder_pipeline.progress import Say
 from reencoder_pipeline.stores.atomic import beside
@@ -116,7 +116,7 @@ def _fetch_missing(missing: list[Row], out: Path, say: Say) -> list[Row]:
         if shutil.which(program) is None:
             what = f"this machine has no {program}, and the example music comes in Debian packages"
             raise FetchError(what, remedy=f"run this on Debian or Ubuntu (a container will do), or {OWN_MUSIC}")
-    apt = _Apt(out / ".apt")
+    apt = Apt(out / ".apt")
     apt.update(say)
     (out / "manifest.jsonl").unlink(missing_ok=True)  # it marks a complete folder: written last, removed first
     failures: list[Row] = []

@@ -49,7 +49,6 @@ class Item:
     name: str
     track: CachedTrack
     origin: Origin
-    num_frames: int
     length: int
 
 
@@ -130,7 +129,7 @@ def _frames(cache: LatentCache, shard: Shard, streams: Sequence[str]) -> dict[Ca
 def _write(item: Item, *, frames: Mapping[CachedTrack, dict[str, Frames]], out: Path, spec: LatentSpec) -> None:
     """Write the latents, then the fields, which mark them as complete."""
     first = item.origin.first_frame
-    piece = frames[item.track][item.origin.stream][first : first + item.num_frames]
+    piece = frames[item.track][item.origin.stream][first : first + item.length]
     if not np.isfinite(piece).all():
         where, remedy = f"{item.origin.id}, stream {item.origin.stream}", "build the cache again"
         raise CacheError("the cache holds values that are not finite numbers", where=where, remedy=remedy)
@@ -166,4 +165,4 @@ def _items(
                 what, remedy = "the index is damaged", "restore index.json, or build the cache again"
                 raise CacheError(what, where=cache.origin, value=str(error), remedy=remedy) from None
             name = f"{stream}/{key}" + (f"_{first:08d}" if length else "")
-            yield Item(name, track, origin, num_frames, length=step)
+            yield Item(name, track, origin, length=step)

@@ -24,7 +24,7 @@ MADE_BY = "reencoder-cache inspect"  # written into the pictures, so that only t
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
 SPLITS = ("train", "valid", "test")
 MEAN_L1 = math.sqrt(2 / math.pi)
-STYLE = {
+STYLE: Any = {
     **{"font.family": "sans-serif", "font.size": 9, "text.parse_math": False},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid.axis": "y"},
     **{"axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8},

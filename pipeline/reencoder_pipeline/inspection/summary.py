@@ -1,4 +1,4 @@
-"""Summarises a cache from its index, and measures a seeded sample of its windows on request."""
+"""Summarises a cache from its index, and writes the summary as lines of text."""
 
 from __future__ import annotations
 
@@ -10,22 +10,15 @@ import numpy as np
 
 from reencoder_pipeline.cache.index import CachedTrack
 from reencoder_pipeline.cache.latent_cache import LatentCache
-from reencoder_pipeline.inspection.measurements import measure
-
-
-def inspect_cache(cache: LatentCache, *, windows: int | None, seed: int) -> dict[str, Any]:
-    """`summarise`, plus `measure` under the key "measured" if `windows` is given.
-
-    Example::
-
-        inspect_cache(open_cache("cache"), windows=None, seed=0)["hours"]  # {"train/bwe": 1.25, ...}
-    """
-    summary = summarise(cache)
-    return summary if windows is None else {**summary, "measured": measure(cache, windows=windows, seed=seed)}
 
 
 def summarise(cache: LatentCache) -> dict[str, Any]:
-    """Summarise the index: kind of latents, hours by split and task, and distributions over tracks."""
+    """Summarise the index: kind of latents, hours by split and task, and distributions over tracks.
+
+    Example::
+
+        summarise(open_cache("cache"))["hours"]  # {"train/bwe": 1.25, ...}
+    """
     hours: Counter[str] = Counter()
     for track in cache.tracks:
         for task in track.tasks or ("no task",):
@@ -58,7 +51,7 @@ def _compression(cache: LatentCache) -> str:
 
 
 def report(summary: Mapping[str, Any], tracks: Sequence[CachedTrack] = (), *, frame_rate: float = 1.0) -> Iterator[str]:
-    """Lines of text for `summarise`, for `measure` if it is in there, and for every track given."""
+    """Lines of text for `summarise`, for `measure` under the key "measured", and for every track given."""
     for name, value in summary.items():
         if name == "statistics":
             means, stds = ([x for one in value.values() for x in one[key]] for key in ("mean", "std"))

@@ -74,7 +74,9 @@ def verify_cache(
     `quick`: only that the files are there in full size. [] when all is well. The index itself was checked when it was
     opened; commit records hold their own digest.
     """
-    findings: list[Finding] = [*loud_tracks(cache.tracks), *_twins(cache)]
+    # A module is measured on what it has learnt from if copies of one recording lie in several splits.
+    copies = across_splits((track.id, track.split, track.sha256) for track in cache.tracks)
+    findings = [*loud_tracks(cache.tracks), *(Finding("warning", "splits", problem) for problem in copies)]
     values, done, total = ValueCheck(cache), 0, sum(shard.num_frames for shard in cache.shards)
     for shard in cache.shards:
         if quick:
@@ -90,12 +92,6 @@ def verify_cache(
     if not quick and not any(finding.severity == "damage" for finding in findings):
         findings += values.whole()
     return findings
-
-
-def _twins(cache: LatentCache) -> Iterator[Finding]:
-    """Copies of one recording in several splits: a module is then measured on what it has learnt from."""
-    for problem in across_splits((track.id, track.split, track.sha256) for track in cache.tracks):
-        yield Finding("warning", "splits", problem)
 
 
 def _verify_values(cache: LatentCache, shard: Shard, folder: Path, values: ValueCheck) -> Iterator[Finding]:
@@ -158,12 +154,10 @@ def _damage(shard: Shard, file: str, problem: str) -> Finding:
 
 def verify_autoencoder(cache: LatentCache, spec: LatentSpec) -> list[Finding]:
     """Whether these are latents of this autoencoder: its weights, sample rate, hop, channels and stereo mode."""
-    mine, theirs = cache.spec.to_dict(), spec.to_dict()
-    # A file of weights may have been renamed: its digest says what it is.
-    differing = [name for name in mine if mine[name] != theirs[name] and name != "autoencoder"]
     return [
-        Finding("damage", "autoencoder", f"{name}: {mine[name]!r} in the cache, {theirs[name]!r} in {spec.autoencoder}")
-        for name in differing
+        Finding("damage", "autoencoder", f"{name}: {mine!r} in the cache, {theirs!r} in {spec.autoencoder}")
+        for name, (mine, theirs) in cache.spec.differences(spec).items()
+        if name != "autoencoder"  # a file of weights may have been renamed: its digest says what it is
     ]
 
 

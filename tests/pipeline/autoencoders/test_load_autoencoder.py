@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from reencoder_pipeline.autoencoder import Options, load_autoencoder, parse_name
-from reencoder_pipeline.autoencoders.licences import UNVERIFIED, licence_of
+from reencoder_pipeline.autoencoders.known_files import UNVERIFIED, licence_of
 from reencoder_pipeline.errors import AutoencoderError
 from tiny_families import instance
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.known_files import VOCOS_FILE
-from reencoder_pipeline.autoencoders.licences import UNVERIFIED
+from reencoder_pipeline.autoencoders.known_files import UNVERIFIED, VOCOS_FILE
 from reencoder_pipeline.autoencoders.pretrained import choose_form
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
