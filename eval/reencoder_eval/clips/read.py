@@ -77,14 +77,9 @@ def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str, low_r
     audio = _read_with_margins(clip, clip.sample_rate // 2)
     if clip.sample_rate != sample_rate:
         audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
-    mono = downmix(audio)
-
-    def stream(name: str) -> np.ndarray:
-        if name == "low_band":
-            return low_band(mono, sample_rate=sample_rate, low_rate=low_rate, resampler=resampler)[0]
-        return {"mono": mono[0], "left": audio[0], "right": audio[-1]}[name]
-
-    return ClipAudio(clip, sample_rate, {name: stream(name) for name in task.streams}, margin=sample_rate // 2)
+    settings = {"sample_rate": sample_rate, "low_band_rate": low_rate, "resampler": resampler}
+    streams = {name: make_stream(name, audio, **settings)[0] for name in task.streams}
+    return ClipAudio(clip, sample_rate, streams, margin=sample_rate // 2)
 
 
 def _read_with_margins(clip: Clip, margin: int) -> Audio:

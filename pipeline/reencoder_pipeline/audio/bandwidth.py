@@ -45,7 +45,6 @@ class LongTermSpectrum:
         self._num_frames = 0
         self._pair: NDArray[np.float64] = np.zeros((2, FRAME // 2 + 1))
         self._cross: NDArray[np.complex128] = np.zeros(FRAME // 2 + 1, dtype=np.complex128)
-        self._is_pair = False
         self._rest: NDArray[np.float32] | None = None
 
     def add(self, audio: NDArray[np.float32]) -> None:
@@ -67,16 +66,15 @@ class LongTermSpectrum:
         self._sum += power.sum(axis=(0, 1), dtype=np.float64) / len(audio)
         self._num_frames += frames.shape[1]
         if len(audio) > 1:
-            self._is_pair = True
             self._pair += power[:2].sum(axis=1, dtype=np.float64)
             self._cross += (spectra[0] * spectra[1].conj()).sum(axis=0, dtype=np.complex128)
 
     def width_db(self, *, sample_rate: int) -> float:
         """`Survey.width_db`; -120 for one channel and for silence."""
         self.mean()
-        if not self._is_pair:
+        left, right = (2.0 * power[LOWEST_BINS:].sum() for power in self._pair)  # zeros for one channel
+        if left + right == 0.0:
             return -SIDE_MID_LIMIT_DB
-        left, right = (2.0 * power[LOWEST_BINS:].sum() for power in self._pair)
         cross = np.where(np.arange(len(self._cross)) < LOWEST_BINS, 0, self._cross)
         lags = int(LATEST_SECONDS * sample_rate) * LAG_STEPS
         # A lag shifts the channels out of each other's window; the window's autocorrelation corrects for it.
@@ -86,8 +84,6 @@ class LongTermSpectrum:
         own = own / own[0]
         near = np.arange(-lags, lags + 1)
         best = min(float(np.max(np.abs(found[near]) / own[near])), float(np.sqrt(left * right)))
-        if left + right == 0.0:
-            return -SIDE_MID_LIMIT_DB
         gap = np.hypot(left - right, 2 * best)
         # The smaller eigenvalue is the determinant over the larger one; a difference of near numbers would be rounding.
         larger = (left + right + gap) / 2

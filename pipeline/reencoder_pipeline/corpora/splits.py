@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,14 +41,14 @@ def assign_splits(tracks: Sequence[Track], *, valid_share: float, test_share: fl
 
 def first_alike(tracks: Sequence[Track]) -> dict[str, Track]:
     """id -> the track whose split it takes: itself, or the leader of the files with the same content."""
-    by_path: dict[Path, list[Track]] = {}
+    by_path: dict[Path, list[Track]] = defaultdict(list)
     for track in tracks:
-        by_path.setdefault(track.path, []).append(track)
-    groups = [[track for path in paths for track in by_path[path]] for paths in same_content(by_path)]
-    alike = {path for paths in groups for path in (track.path for track in paths)}
-    groups += [members for path, members in by_path.items() if path not in alike and len(members) > 1 and path.name]
+        by_path[track.path].append(track)
+    alike = same_content(by_path)
+    others = by_path.keys() - {path for paths in alike for path in paths}
     first = {track.id: track for track in tracks}
-    for members in groups:
+    for paths in (*alike, *((path,) for path in others if path.name)):
+        members = [track for path in paths for track in by_path[path]]
         leader = next((track for track in members if track.split), members[0])
         first |= {track.id: leader for track in members}
     return first

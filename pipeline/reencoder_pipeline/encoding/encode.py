@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reencoder_pipeline.audio.resampling import Audio
-from reencoder_pipeline.encoding.segments import Segment, plan_segments
+from reencoder_pipeline.encoding.segments import Cutter, Segment
 from reencoder_pipeline.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ def encode_stream(autoencoder: Autoencoder, audio: Audio, *, segment_frames: int
     """
     spec = autoencoder.spec
     frames = np.empty((spec.num_frames(audio.shape[-1]), spec.channels), dtype=np.float32)
-    for segment in plan_segments(len(frames), segment_frames=segment_frames, context=autoencoder.context):
-        (latents,) = encode_batch(autoencoder, [audio[:, segment.start * spec.hop : segment.stop * spec.hop]], size=1)
+    cutter = Cutter(hop=spec.hop, segment_frames=segment_frames, context=autoencoder.context)
+    for segment, piece in chain(cutter.add(audio), cutter.finish()):
+        (latents,) = encode_batch(autoencoder, [piece], size=1)
         frames[segment.keep_start : segment.keep_stop] = kept_frames(segment, latents)
     if not np.isfinite(frames).all():
         raise AudioError(NOT_NUMBERS, remedy=CHECK_WEIGHTS)

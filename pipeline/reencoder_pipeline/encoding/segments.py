@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -21,41 +22,18 @@ class Segment:
     keep_stop: int
 
 
-def plan_segments(num_frames: int, *, segment_frames: int, context: int) -> Iterator[Segment]:
-    """Cover a track with segments of exactly `segment_frames` (a shorter track is one segment).
-
-    A kept frame lies at least `context` frames from the edge of its segment, unless that edge is the track's own. The
-    last segment starts earlier to end with the track; padding instead would change what a convolution sees.
-    """
-    _require_room(segment_frames, context)
-    if num_frames <= segment_frames:
-        yield Segment(0, num_frames, 0, num_frames)
-        return
-    kept = 0
-    while kept < num_frames:
-        start = min(max(0, kept - context), num_frames - segment_frames)
-        stop = start + segment_frames
-        keep_stop = num_frames if stop == num_frames else stop - context
-        yield Segment(start, stop, kept, keep_stop)
-        kept = keep_stop
-
-
-def _require_room(segment_frames: int, context: int) -> None:
-    if segment_frames <= 2 * context:
-        what = "a segment is not longer than twice the autoencoder's context"
-        value, remedy = f"{segment_frames} frames, context {context}", "choose a longer segment_seconds"
-        raise ConfigError(what, where="segment_seconds", value=value, remedy=remedy)
-
-
 class Cutter:
     """Cuts audio that arrives in blocks into the segments of `plan_segments`, before its length is known.
 
     Every piece of audio fills its segment: the end of the track is padded with silence to a whole frame. Memory holds
-    less than two segments and a block.
+    less than two segments and a block. ConfigError if segments are not longer than twice the context.
     """
 
     def __init__(self, *, hop: int, segment_frames: int, context: int) -> None:
-        _require_room(segment_frames, context)
+        if segment_frames <= 2 * context:
+            what = "a segment is not longer than twice the autoencoder's context"
+            value, remedy = f"{segment_frames} frames, context {context}", "choose a longer segment_seconds"
+            raise ConfigError(what, where="segment_seconds", value=value, remedy=remedy)
         self._hop, self._segment_frames, self._context = hop, segment_frames, context
         self._kept = self._first = 0  # frames covered by segments so far; the first frame in `_held`
         self._held: Audio | None = None
@@ -84,3 +62,14 @@ class Cutter:
 
     def _start(self) -> int:
         return max(0, self._kept - self._context)
+
+
+def plan_segments(num_frames: int, *, segment_frames: int, context: int) -> list[Segment]:
+    """Cover a track with segments of exactly `segment_frames` (a shorter track is one segment).
+
+    A kept frame lies at least `context` frames from the edge of its segment, unless that edge is the track's own. The
+    last segment starts earlier to end with the track; padding instead would change what a convolution sees.
+    """
+    cutter = Cutter(hop=1, segment_frames=segment_frames, context=context)
+    cuts = chain(cutter.add(np.zeros((1, num_frames), np.float32)), cutter.finish())
+    return [segment for segment, _ in cuts]
