@@ -11,7 +11,8 @@ import numpy as np
 import soundfile
 
 from reencoder_pipeline.audio.read import audio_header, open_track
-from reencoder_pipeline.audio.resampling import Audio, downmix, low_band, resample
+from reencoder_pipeline.audio.resampling import Audio, resample
+from reencoder_pipeline.encoding.stream_pieces import make_stream
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.tasks import LOW_BAND_RATE, Task
 
@@ -77,8 +78,10 @@ def load_clip(clip: Clip, *, task: Task, sample_rate: int, resampler: str, low_r
     audio = _read_with_margins(clip, clip.sample_rate // 2)
     if clip.sample_rate != sample_rate:
         audio = resample(audio, clip.sample_rate, sample_rate, resampler="soxr_vhq")
-    settings = {"sample_rate": sample_rate, "low_band_rate": low_rate, "resampler": resampler}
-    streams = {name: make_stream(name, audio, **settings)[0] for name in task.streams}
+    streams = {
+        name: make_stream(name, audio, sample_rate=sample_rate, low_band_rate=low_rate, resampler=resampler)[0]
+        for name in task.streams
+    }
     return ClipAudio(clip, sample_rate, streams, margin=sample_rate // 2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +65,6 @@ def survey(path: Path) -> Survey:
         surveyor = surveyor or Surveyor(rate, len(block))
         surveyor.add(block)
     assert surveyor is not None, "read_blocks yields a block or raises an AudioError"
-    return surveyor.result()
-
-
-def survey_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, num_channels: int) -> Survey:
-    """Survey audio that arrives in blocks of (channels, samples)."""
-    surveyor = Surveyor(sample_rate, num_channels)
-    for block in blocks:
-        surveyor.add(block)
     return surveyor.result()
 
 

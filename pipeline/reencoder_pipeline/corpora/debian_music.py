@@ -16,7 +16,7 @@ from typing import IO, Any
 from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, Apt
 from reencoder_pipeline.errors import FetchError
 from reencoder_pipeline.progress import Say
-from reencoder_pipeline.stores.atomic import beside
+from reencoder_pipeline.stores.atomic import write_whole
 from reencoder_pipeline.stores.digests import file_digest
 from reencoder_pipeline.stores.jsonl import write_json_lines
 from reencoder_pipeline.stores.own_folder import folder_lock, require_own_folder
@@ -149,22 +149,16 @@ def _place(row: Row, unpacked: Path, out: Path) -> str | None:
     """Copy one track out of the unpacked package and return None; return the reason if that is not possible."""
     target = out / track_path(row)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = beside(target)
-    digest = hashlib.sha256()
     try:
-        with _open_member(row["path"], unpacked) as source, scratch.open("wb") as copy:
-            while block := source.read(1 << 20):
-                digest.update(block)
-                copy.write(block)
-        if digest.hexdigest() != row["sha256"]:
+        with _open_member(row["path"], unpacked) as source:
+            content = source.read()
+        if hashlib.sha256(content).hexdigest() != row["sha256"]:
             return f"the recording differs from the one in the list (version {row['version']})"
-        scratch.replace(target)
+        write_whole(target, content)
     except (KeyError, FileNotFoundError):
         return f"the package no longer holds {row['path']}"
     except (zipfile.BadZipFile, zlib.error) as error:
         return f"{row['path']} is damaged: {error}"
-    finally:
-        scratch.unlink(missing_ok=True)
     return None
 
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from reencoder_pipeline.cache.formats.npy import read_npy_header
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.safe_text import read_json, read_regular
 from reencoder_pipeline.tasks import StreamName, TaskName
 
 Frames = NDArray[Any]
@@ -95,21 +96,15 @@ def fields_of(origin: Origin, spec: LatentSpec, *, length: int) -> dict[str, Any
 def read_fields(path: Path) -> Fields:
     """Read a `.json`. CacheError if it is missing, damaged or contradicts itself; OSError if it cannot be read."""
     remedy = "write the item again, or leave it out"
-    if not path.is_file():
-        raise CacheError("the item has no .json file beside it", where=path, remedy=remedy)
-    if path.stat().st_size > _MOST_FIELDS_BYTES:
-        value = f"{path.stat().st_size} bytes"
-        raise CacheError("the file is too large for an item's fields", where=path, value=value, remedy=remedy)
+    values = read_json(path, kind=CacheError, what="item's .json file", limit=_MOST_FIELDS_BYTES)
+    if not isinstance(values, dict):
+        raise CacheError("the file is not a JSON object", where=path, value=type(values).__name__, remedy=remedy)
     try:
-        values = dict(json.loads(path.read_bytes()))
         origin = Origin.model_validate(values[OWN_FIELD]) if OWN_FIELD in values else None
     except ValidationError as error:
         problem = error.errors()[0]
         value = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
         raise CacheError(f"the field `{OWN_FIELD}` is damaged", where=path, value=value, remedy=remedy) from None
-    except (ValueError, TypeError, RecursionError) as error:
-        what = "the file is not a JSON object"
-        raise CacheError(what, where=path, value=str(error)[:200], remedy=remedy) from None
     mask = values.get("padding_mask")
     if not isinstance(mask, list):
         what = "the file has no padding_mask, which tells padding from music"
@@ -135,15 +130,9 @@ def latents_bytes(frames: Frames, *, length: int) -> bytes:
 
 
 def read_latents(path: Path, *, channels: int, length: int) -> bytes:
-    """Read a `.npy` file. CacheError, before reading, if it is larger than (channels, length) numbers can be."""
-    remedy = "write the item again, or leave it out"
-    if not path.is_file():
-        raise CacheError("the file of latents is missing", where=path, remedy=remedy)
-    size = path.stat().st_size
-    if size > channels * length * 8 + _MOST_HEADER_BYTES:
-        what = f"the file is larger than {length} frames of {channels} channels"
-        raise CacheError(what, where=path, value=f"{size} bytes", remedy=remedy)
-    return path.read_bytes()
+    """Read a `.npy` file. CacheError if it is larger than (channels, length) numbers can be."""
+    limit = channels * length * 8 + _MOST_HEADER_BYTES
+    return read_regular(path, kind=CacheError, what=f"file of {length} frames of latents", limit=limit)
 
 
 def frames_in(content: bytes, *, channels: int, fields: Fields, precision: str, where: Path) -> Frames:

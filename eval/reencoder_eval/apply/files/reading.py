@@ -16,7 +16,7 @@ import soundfile
 from reencoder_eval.apply.files.scratch import BLOCK, Samples, Scratch
 from reencoder_pipeline.audio.read import audio_header, length_slack, open_track
 from reencoder_pipeline.audio.sound_lengths import has_id3_chunk
-from reencoder_pipeline.audio.survey import Survey, survey_blocks
+from reencoder_pipeline.audio.survey import Survey, Surveyor
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.programs import run_program
 from reencoder_pipeline.safe_text import file_kind
@@ -61,7 +61,10 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
                 other = has_id3_chunk(readable)
                 rate, promised, slack = file.samplerate, file.frames, length_slack(file)
                 audio = Scratch(file.channels, folder=folder)
-                survey = survey_blocks(_kept(_blocks(file, path), audio), rate, file.channels)
+                surveyor = Surveyor(rate, file.channels)
+                for block in _blocks(file, path):
+                    audio.append(block)
+                    surveyor.add(block)
         except AudioError as error:
             raise AudioError(error.what, where=path, value=error.value, remedy=error.remedy) from None
         except (soundfile.SoundFileError, RuntimeError) as error:
@@ -75,7 +78,7 @@ def opened(path: Path, *, folder: Path) -> Iterator[Sound]:
                 remedy="the file is probably truncated: fetch it again",
             )
         kind = (sound_format, subtype) if native else (None, None)
-        yield Sound(path, rate, audio, survey, *kind, tags, has_other_tags=other)
+        yield Sound(path, rate, audio, surveyor.result(), *kind, tags, has_other_tags=other)
 
 
 def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Samples]:
@@ -86,12 +89,6 @@ def _blocks(file: soundfile.SoundFile, path: Path) -> Iterator[Samples]:
                 "the file holds values that are not numbers", where=path, remedy="make it again from its source"
             )
         yield np.ascontiguousarray(block.T, dtype=np.float32)  # (samples, channels) -> (channels, samples)
-
-
-def _kept(blocks: Iterator[Samples], audio: Scratch) -> Iterator[Samples]:
-    for block in blocks:
-        audio.append(block)
-        yield block
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from reencoder_pipeline.autoencoders.pretrained import choose_form
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.autoencoders.vocos.weights import load_vocos
-from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.stores.digests import file_digest
 
@@ -45,9 +44,6 @@ class VocosAutoencoder:
     def load(
         cls, path: Path, *, device: str = "cpu", name: str | None = None, licence: str = UNVERIFIED
     ) -> VocosAutoencoder:
-        if not path.is_file():
-            what, remedy = "there is no such file of weights", "check the path, or train with `reencoder-autoencoder`"
-            raise AutoencoderError(what, where=path, remedy=remedy)
         model = load_vocos(path).to(device)
         shape = model.config
         # Named by content, so that a moved or renamed file is still the same autoencoder.

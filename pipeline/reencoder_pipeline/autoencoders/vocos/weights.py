@@ -13,6 +13,7 @@ from torch import Tensor
 from reencoder_pipeline.autoencoders.vocos.model import Vocos
 from reencoder_pipeline.autoencoders.vocos.shape import VocosConfig
 from reencoder_pipeline.errors import AutoencoderError, in_one_line
+from reencoder_pipeline.safe_text import parse_json
 from reencoder_pipeline.stores.foreign_tensors import first_of, misfits, read_safetensors
 from reencoder_pipeline.training.weights_file import HEADER, write_weights
 
@@ -35,12 +36,8 @@ def load_vocos(path: Path) -> Vocos:
     """
     remedy = f"give a file written by `reencoder-autoencoder train` ({FORMAT})"
     metadata, tensors = read_safetensors(path, error=AutoencoderError, what="weights of an autoencoder", remedy=remedy)
-    try:
-        header = json.loads(metadata.get(HEADER, "{}"))
-        version = header.get("format")
-    except (ValueError, AttributeError, RecursionError) as error:
-        what = "the header of the weights cannot be read"
-        raise AutoencoderError(what, where=path, value=in_one_line(error), remedy=remedy) from None
+    header = parse_json(metadata.get(HEADER, "{}"), kind=AutoencoderError, where=path, what="header of the weights")
+    version = header.get("format") if isinstance(header, dict) else None
     if version != FORMAT:
         what = "the file does not hold weights of the vocos family"
         raise AutoencoderError(what, where=path, value=in_one_line(version), remedy=remedy)
