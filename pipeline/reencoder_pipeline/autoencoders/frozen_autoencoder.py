@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reencoder_pipeline.autoencoders.find_weights import Source
+from reencoder_pipeline.autoencoders.pretrained import choose_form
 from reencoder_pipeline.errors import AutoencoderError
 from reencoder_pipeline.latents import LatentSpec
 
@@ -59,15 +60,11 @@ class FrozenAutoencoder:
         return audio if self.spec.stereo == JOINT else audio.mean(dim=1, keepdim=True)
 
 
-def stereo_forms(audio_channels: int) -> tuple[str, ...]:
-    """The forms in which a model of so many channels can be used; the first is the default."""
-    return (JOINT, DUAL_MONO) if audio_channels == 2 else ()
-
-
 def frozen(
     source: Source,
-    form: str | None = None,
+    form: str | None,
     *,
+    forms: Sequence[str] = (),
     weights: str,
     sample_rate: int,
     hop: int,
@@ -78,11 +75,13 @@ def frozen(
     to_latents: Callable[[Tensor], Tensor],
     to_audio: Callable[[Tensor], Tensor],
 ) -> FrozenAutoencoder:
-    """Make the autoencoder of `source` in one form; `weights` is the digest of its weights.
+    """Make the autoencoder of `source` in the requested form; `weights` is the digest of its weights.
 
+    `forms` are those that it has; by default joint and dual mono for two audio channels, and none for one.
     It is named after family and form, so that moving the folder changes nothing. Without a `context` it is not local,
     and its context is one second, which keeps a piece's edge out of the result.
     """
+    form = choose_form(form, forms or ((JOINT, DUAL_MONO) if audio_channels == 2 else ()), where=source.name)
     name = source.family if form is None else f"{source.family}#form={form}"
     spec = LatentSpec(name, weights, sample_rate, hop, channels, "joint" if form == JOINT else "per_channel")
     frames = spec.num_frames(sample_rate) if context is None else context

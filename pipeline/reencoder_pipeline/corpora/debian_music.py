@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from reencoder_pipeline.corpora.apt import NETWORK, OWN_MUSIC, Apt
 from reencoder_pipeline.errors import FetchError
@@ -150,8 +149,7 @@ def _place(row: Row, unpacked: Path, out: Path) -> str | None:
     target = out / track_path(row)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _open_member(row["path"], unpacked) as source:
-            content = source.read()
+        content = _content(row["path"], unpacked)
         if hashlib.sha256(content).hexdigest() != row["sha256"]:
             return f"the recording differs from the one in the list (version {row['version']})"
         write_whole(target, content)
@@ -162,16 +160,13 @@ def _place(row: Row, unpacked: Path, out: Path) -> str | None:
     return None
 
 
-@contextmanager
-def _open_member(path: str, unpacked: Path) -> Iterator[IO[bytes]]:
-    """Open a file of the package, or "archive.pk3!member". Links that leave the package are not followed."""
+def _content(path: str, unpacked: Path) -> bytes:
+    """Read a file of the package, or "archive.pk3!member". Links that leave the package are not followed."""
     name, _, member = path.partition("!")
     file = (unpacked / name).resolve()
     if not file.is_relative_to(unpacked.resolve()):
         raise FileNotFoundError(name)
     if not member:
-        with file.open("rb") as opened:
-            yield opened
-    else:
-        with zipfile.ZipFile(file) as archive, archive.open(member) as opened:
-            yield opened
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        return archive.read(member)

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
+from reencoder_pipeline.stores.digests import file_digest
+
 # Bytes compared at the beginning, middle and end before whole files are read. A corpus of 100,000 excerpts cut to one
 # length has files of equal size, and reading them all would take long.
 SAMPLED = 4_096
@@ -17,7 +19,7 @@ def same_content(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
     """Groups of at least two regular files with the same bytes. Only files of equal size are opened, and only those
     with equal samples of their bytes are read whole."""
     groups: list[tuple[Path, ...]] = [tuple(dict.fromkeys(paths))]
-    for key in (_size, _sample, _digest):
+    for key in (_size, _sample, file_digest):
         groups = [members for group in groups for members in _split_by(key, group)]
     return groups
 
@@ -45,11 +47,6 @@ def _sample(path: Path) -> bytes:
         places = (0, max(0, size // 2 - SAMPLED // 2), max(0, size - SAMPLED))
         parts = [(file.seek(place), file.read(SAMPLED))[1] for place in places]
     return hashlib.sha256(b"".join(parts)).digest()
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def across_splits(tracks: Iterable[tuple[str, str | None, str]]) -> list[str]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from reencoder_pipeline.autoencoders.families.music2latent import TENSORS, named_file, seeded
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
-from reencoder_pipeline.autoencoders.pretrained import choose_form, digest_of, library_class
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.pretrained import digest_of, library_class
 from reencoder_pipeline.autoencoders.tensor_files import load_tensors, read_tensors
 
 
@@ -24,7 +24,6 @@ def load_codicodec(source: Source, *, form: str | None, device: str) -> FrozenAu
     codec_class = library_class("codicodec.inference", "EncoderDecoder", since="0.1.2")
     library = importlib.import_module("codicodec.inference")
     audio_channels = 2 if library.stereo else 1
-    form = choose_form(form, stereo_forms(audio_channels), where=source.name)
     file = named_file(source)
     codec = codec_class.__new__(codec_class)  # its __init__ downloads
     codec.device = torch.device(device)

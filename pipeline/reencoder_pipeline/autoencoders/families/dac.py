@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-LATENT, PROJECTED = "latent", "projected"
+FORMS = LATENT, PROJECTED = ("latent", "projected")
 
 
 def load_dac(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    form = choose_form(form, (LATENT, PROJECTED), where=source.name)
+    form = choose_form(form, FORMS, where=source.name)
     model, digest = from_pretrained("transformers", "DacModel", source.path, since="4.44", device=device)
     config, quantizers = model.config, model.quantizer.quantizers
 
@@ -42,6 +42,7 @@ def load_dac(source: Source, *, form: str | None, device: str) -> FrozenAutoenco
     return frozen(
         source,
         form,
+        forms=FORMS,
         weights=digest,
         sample_rate=config.sampling_rate,
         hop=config.hop_length,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.pretrained import from_pretrained
 from reencoder_pipeline.errors import AutoencoderError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ SILENCE = 1e-8  # as in the library: added to a loudness before dividing by it
 def load_encodec(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
     model, digest = from_pretrained("transformers", "EncodecModel", source.path, since="4.31", device=device)
     config = model.config
-    form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
     windowed = config.normalize or config.chunk_length is not None
     if windowed and (not config.normalize or not config.chunk_length or config.chunk_length % config.hop_length):
         raise AutoencoderError(

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from reencoder_pipeline.autoencoders.find_weights import Source
 from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
 from reencoder_pipeline.autoencoders.known_files import CONFIG
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
+from reencoder_pipeline.autoencoders.pretrained import from_pretrained
 from reencoder_pipeline.errors import AutoencoderError
 
 
 def load_mmaudio(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
     """`source` is the autoencoder's folder; the vocoder is the folder `vocoder` beside it or in it."""
-    choose_form(form, (), where=source.name)
     beside = [folder / "vocoder" for folder in (source.path, source.path.parent)]
     vocoder_path = next((path for path in beside if (path / CONFIG).is_file()), None)
     if vocoder_path is None:
@@ -41,6 +40,7 @@ def load_mmaudio(source: Source, *, form: str | None, device: str) -> FrozenAuto
 
     return frozen(
         source,
+        form,
         weights=hashlib.sha256((digest + second).encode()).hexdigest(),
         sample_rate=config.sample_rate,
         hop=hop,

@@ -18,7 +18,7 @@ from torch import Tensor
 from reencoder_pipeline.autoencoders.find_weights import Source
 from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
 from reencoder_pipeline.autoencoders.known_files import NAMED_FILES
-from reencoder_pipeline.autoencoders.pretrained import choose_form, digest_of, library_class
+from reencoder_pipeline.autoencoders.pretrained import digest_of, library_class
 from reencoder_pipeline.autoencoders.tensor_files import load_tensors, read_tensors
 
 NOISE_SEED = 0
@@ -26,7 +26,6 @@ TENSORS = "gen_state_dict"
 
 
 def load_music2latent(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
-    choose_form(form, (), where=source.name)
     codec_class = library_class("music2latent.inference", "EncoderDecoder", since="0.1.8")
     library = importlib.import_module("music2latent.inference")
     file = named_file(source)
@@ -47,6 +46,7 @@ def load_music2latent(source: Source, *, form: str | None, device: str) -> Froze
 
     return frozen(
         source,
+        form,
         weights=digest_of([file]),
         sample_rate=library.sample_rate,
         hop=hop,

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.pretrained import from_pretrained
 from reencoder_pipeline.autoencoders.receptive_field import convolutional_context
 
 
@@ -21,7 +21,6 @@ def freeze_oobleck(
 ) -> FrozenAutoencoder:
     """Freeze an AutoencoderOobleck. Its latents are posterior means divided by `scale`."""
     config = model.config
-    form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
     hop = math.prod(config.downsampling_ratios)
     return frozen(
         source,

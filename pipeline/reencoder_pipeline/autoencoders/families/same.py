@@ -6,14 +6,13 @@ import math
 from typing import Any
 
 from reencoder_pipeline.autoencoders.find_weights import Source
-from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen, stereo_forms
-from reencoder_pipeline.autoencoders.pretrained import choose_form, from_pretrained
+from reencoder_pipeline.autoencoders.frozen_autoencoder import FrozenAutoencoder, frozen
+from reencoder_pipeline.autoencoders.pretrained import from_pretrained
 
 
 def load_same(source: Source, *, form: str | None, device: str) -> FrozenAutoencoder:
     model, digest = from_pretrained("diffusers", "AutoencoderSAME", source.path, since="0.40", device=device)
     config = model.config
-    form = choose_form(form, stereo_forms(config.audio_channels), where=source.name)
     return frozen(
         source,
         form,
