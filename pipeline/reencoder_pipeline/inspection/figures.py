@@ -14,15 +14,16 @@ import numpy as np
 from reencoder_pipeline.audio.bandwidth import SIDE_MID_LIMIT_DB
 from reencoder_pipeline.audio.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB
 from reencoder_pipeline.cache.latent_cache import LatentCache
+from reencoder_pipeline.corpora.corpus import SPLITS
 from reencoder_pipeline.inspection.measurements import HISTOGRAM_EDGES
 from reencoder_pipeline.inspection.summary import seconds_of
 from reencoder_pipeline.plain_text import printable
 from reencoder_pipeline.stores.atomic import write_whole
 from reencoder_pipeline.stores.own_folder import require_own_file
+from reencoder_pipeline.tasks import TASKS
 
 MADE_BY = "reencoder-cache inspect"  # written into the pictures, so that only they are overwritten
 COLOURS = ("#3a6ea5", "#dd8533", "#4f9d69", "#a0558e", "#7d8794")
-SPLITS = ("train", "valid", "test")
 MEAN_L1 = math.sqrt(2 / math.pi)
 STYLE: Any = {
     **{"font.family": "sans-serif", "font.size": 9, "text.parse_math": False},
@@ -188,8 +189,6 @@ def _channels(cache: LatentCache, measured: Mapping[str, Any]) -> Any:
 
 
 def _route(task: str) -> str:
-    from reencoder_pipeline.tasks import TASKS
-
     return f"{' and '.join(TASKS[task].inputs)} to {' and '.join(TASKS[task].targets)}"
 
 

@@ -18,6 +18,8 @@ SHOWN = 2  # excerpts that TensorBoard shows
 @torch.inference_mode()
 def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], log: MetricsLog, step: int) -> None:
     """Reconstruct (N, 1, L) from the posterior means; writes a row of distances, and pictures and sound of two."""
+    from auraloss.time import SISDRLoss
+
     estimate = model.decoder(model.encoder(audio)[0])
     row = {}
     for name, term, resolutions in (("stft_d", "spectral", STFT_D), ("mel_d", "mel", MEL_D)):
@@ -26,7 +28,7 @@ def validate(model: Vocos, audio: Tensor, *, filterbanks: dict[int, Tensor], log
         row[name] = float(np.mean([loss[term].item() for loss in losses]))
     row |= {
         "waveform": waveform_distance(estimate, audio).item(),
-        "si_sdr": _si_sdr(estimate, audio).mean().item(),
+        "si_sdr": -SISDRLoss(zero_mean=False)(estimate, audio).item(),
     }
     log.valid(step, row)
     for index in range(min(SHOWN, len(audio))):
@@ -45,11 +47,3 @@ def spectrogram_picture(audio: Tensor) -> np.ndarray:
     decibels = 10 * power.clamp(min=1e-10).log10()
     scaled = ((decibels - decibels.max() + 100) / 100).clamp(0, 1).flip(1)  # low frequencies at the bottom
     return colormaps["magma"](torch.cat(list(scaled)).numpy())[..., :3]
-
-
-def _si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """(N, 1, L) both -> (N,) dB."""
-    scale = (estimate * reference).sum(dim=(1, 2)) / reference.square().sum(dim=(1, 2)).clamp(min=1e-9)
-    target = scale[:, None, None] * reference
-    noise = (estimate - target).square().sum(dim=(1, 2)).clamp(min=1e-9)
-    return 10 * (target.square().sum(dim=(1, 2)).clamp(min=1e-9) / noise).log10()
