@@ -13,7 +13,7 @@ from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
-from reencoder_pipeline.exchange.output_folder import begin, require_known_streams, require_output_folder
+from reencoder_pipeline.exchange.output_folder import begin, require_output_folder
 from reencoder_pipeline.progress import Progress
 from reencoder_pipeline.shards.record import Record, is_whole, read_record
 from reencoder_pipeline.shards.reused_tracks import as_encoded
@@ -56,7 +56,6 @@ def convert_cache(
         convert_cache("cache", Path("tars"), storage="webdataset", progress=print)
     """
     cache = open_cache(source)
-    require_known_streams(cache)
     form = replace(cache.format, storage=storage, compression=compression)
     described = {} if compression is None else {"compression": compression.to_dict()}
     settings = {"made_by": "convert", "cache": cache.digest, "format": storage, **described}

@@ -20,7 +20,7 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cache.shard_frames import Frames, read_shard
 from reencoder_pipeline.corpora.corpus import SPLITS
 from reencoder_pipeline.errors import CacheError
-from reencoder_pipeline.exchange.output_folder import begin, require_known_streams
+from reencoder_pipeline.exchange.output_folder import begin
 from reencoder_pipeline.exchange.stable_audio_format import FIELDS, LATENTS, Origin, fields_of, latents_bytes
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.progress import Progress
@@ -73,7 +73,6 @@ def export_cache(
         export_cache("cache", Path("items"), streams=["mono"], length=1024, progress=print)
     """
     cache = open_cache(source)
-    require_known_streams(cache)
     for kind, asked, known in (("stream", streams, cache.streams), ("split", splits, SPLITS)):
         if unknown := [name for name in asked if name not in known]:
             what, remedy = f"the cache has no such {kind}", f"choose from: {', '.join(known)}"

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.cache.layout import SHARDS
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.stores.atomic import scratch_owner
 from reencoder_pipeline.stores.own_folder import require_own_folder
 from reencoder_pipeline.stores.settings_file import SETTINGS, begin_with, require_begun_with
 from reencoder_pipeline.stores.store import is_url, open_store
-from reencoder_pipeline.tasks import StreamName
-
-
-def require_known_streams(cache: LatentCache) -> None:
-    """Raise a CacheError if the index names an unknown stream: the name would become a folder's."""
-    if unknown := [name for name in cache.streams if name not in get_args(StreamName)]:
-        value, remedy = ", ".join(map(repr, unknown)), "restore index.json, or build the cache again"
-        raise CacheError("the index names unknown streams", where=cache.origin, value=value, remedy=remedy)
 
 
 def local_folder(out: str) -> Path:
