@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,11 +101,11 @@ def _kill_all(process: subprocess.Popen[bytes], descendants: _Descendants) -> No
     descendants.reap()
 
 
+@dataclass(frozen=True)
 class _Descendants:
     """The descendants of this process, except `known` ones and their descendants. Finds none outside Linux."""
 
-    def __init__(self, *, known: frozenset[int]) -> None:
-        self.known = known
+    known: frozenset[int]
 
     def kill(self) -> int:
         """Kill them and return how many were alive."""
@@ -142,14 +141,11 @@ def _children(*, states: str = "RSDTtIKWP") -> dict[int, list[int]]:
 @contextmanager
 def _adopting() -> Iterator[_Descendants]:
     """While it is open, orphaned descendants become children of this process and are found, whatever their session."""
-    if sys.platform != "linux":
-        yield _Descendants(known=frozenset())
-        return
     prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: -1)
     prctl(SET_SUBREAPER, 1, 0, 0, 0)
     try:
         known = [*_children().get(os.getpid(), ()), *_children(states="Z").get(os.getpid(), ())]
-        yield _Descendants(known=frozenset(known))
+        yield _Descendants(frozenset(known))
     finally:
         prctl(SET_SUBREAPER, 0, 0, 0, 0)
 

@@ -63,28 +63,23 @@ def find_corpus(source: Path) -> Corpus:
 
     Relative paths are relative to the manifest. CorpusError if there are no tracks, or a row is not valid.
     """
-    left = LeftOut()
     if source.is_dir():
-        tracks, left = _from_folder(source)
+        found, left = find_files(source, taken=AUDIO_SUFFIXES)
+        files = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]
+        tracks = tuple(Track(id=path.relative_to(source).as_posix(), path=path) for path in files)
     else:
         require_regular(source, kind=CorpusError, what="folder or manifest")
-        tracks = tuple(_from_manifest(source))
+        tracks, left = tuple(_from_manifest(source)), LeftOut()
     if not tracks:
         kinds = " ".join(sorted(AUDIO_SUFFIXES))
-        found = "; ".join(left.lines()) or None
+        value = "; ".join(left.lines()) or None
         remedy = f"give a folder or list with audio files, which end in {kinds}"
-        raise CorpusError("the source holds no tracks", where=source, value=found, remedy=remedy)
+        raise CorpusError("the source holds no tracks", where=source, value=value, remedy=remedy)
     repeated = [name for name, count in Counter(track.id for track in tracks).items() if count > 1]
     if repeated:
         value, remedy = ", ".join(repeated[:5]), "list each file once, or give every row its own `id`"
         raise CorpusError("track ids are not unique", where=source, value=value, remedy=remedy)
     return Corpus(tracks, left)
-
-
-def _from_folder(folder: Path) -> tuple[tuple[Track, ...], LeftOut]:
-    found, left = find_files(folder, taken=AUDIO_SUFFIXES)
-    files = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]
-    return tuple(Track(id=path.relative_to(folder).as_posix(), path=path) for path in files), left
 
 
 def _from_manifest(manifest: Path) -> Iterator[Track]:
