@@ -118,16 +118,7 @@ def _require_same_settings(
         return
     from reencoder_pipeline.training.state_file import read_state
 
-    found = read_state(folder.state, kind=folder.kind).get("settings")
-    if found is None:
-        if not has_config:
-            raise CheckpointError(
-                f"the run's {folder.config.name} is gone, and its training state is of an earlier version, which does "
-                "not say the settings",
-                where=folder.path,
-                remedy=f"restore {folder.config.name} from a copy, or start another run with another out",
-            )
-        return
+    found = read_state(folder.state, kind=folder.kind)["settings"]
     try:
         before = type(config).model_validate(found).model_dump(mode="json")
     except ValidationError as error:

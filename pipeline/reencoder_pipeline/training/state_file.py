@@ -20,7 +20,7 @@ from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.stores.atomic import write_checkpoint
 from reencoder_pipeline.stores.foreign_tensors import read_pickled
 
-STATE_FORMAT = 3  # 2 and earlier have no checksum of the file and no settings
+STATE_FORMAT = 3
 COMMENT = b"reencoder-state sha256 "
 DIGITS = 64
 HOLDS_ITSELF = 0
@@ -32,7 +32,7 @@ class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     step: Annotated[int, Field(ge=0, le=MOST_STEPS)]
-    settings: dict[str, Any] | None = None
+    settings: dict[str, Any]
     pending: list[dict[str, float]] = []
     valid: dict[str, float] = {}
     best: float = 0.0
@@ -54,7 +54,7 @@ def write_state(path: Path, values: Mapping[str, Any], *, kind: str, settings: M
 
 
 def read_state(path: Path, *, kind: str) -> dict[str, Any]:
-    """The values, on the CPU; with "settings" unless the state is of an earlier version, which had no such checksum.
+    """The values, on the CPU; "settings" are those of the run.
 
     CheckpointError if the file is foreign, damaged, or the state of another kind of training. What is read takes no
     more memory than the file, and nothing in it is run.
@@ -62,8 +62,7 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     what = "the training state is damaged or not one of this program"
     remedy = "restore it from a copy, or remove the run folder and start again"
     damaged = CheckpointError(what, where=path, remedy=remedy)
-    signed = is_state(path)
-    if signed and not _is_intact(path):
+    if not is_state(path) or not _is_intact(path):
         raise damaged
     try:
         values = read_pickled(path, error=CheckpointError, what="a training state")
@@ -76,29 +75,24 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     except RecursionError:
         raise damaged from None
     version = values.get("reencoder_state")
-    if signed:
-        if version != STATE_FORMAT:
-            raise CheckpointError(
-                "the training state is in a format of another version",
-                where=path,
-                value=f"format {version!r}"[:100] + f"; this program reads format {STATE_FORMAT} and earlier",
-                remedy="use the version of this program that wrote it, or train again",
-            )
-        if values.get("kind") != kind:
-            raise CheckpointError(
-                "the training state is of another kind of training",
-                where=path,
-                value=f"{values.get('kind')!r}, not {kind!r}"[:200],
-                remedy="give another out",
-            )
-    elif version not in (None, 2):
-        raise damaged
+    if version != STATE_FORMAT:
+        raise CheckpointError(
+            "the training state is in a format of another version",
+            where=path,
+            value=f"format {version!r}"[:100] + f"; this program reads format {STATE_FORMAT}",
+            remedy="use the version of this program that wrote it, or train again",
+        )
+    if values.get("kind") != kind:
+        raise CheckpointError(
+            "the training state is of another kind of training",
+            where=path,
+            value=f"{values.get('kind')!r}, not {kind!r}"[:200],
+            remedy="give another out",
+        )
     try:
-        plain = _Plain.model_validate(values)
+        _Plain.model_validate(values)
     except (ValidationError, RecursionError):
         raise damaged from None
-    if (plain.settings is not None) != signed:
-        raise damaged
     return values
 
 

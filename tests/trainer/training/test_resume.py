@@ -21,8 +21,9 @@ import reencoder_pipeline.training.loop as loop_module
 import reencoder_trainer.training.run as run_module
 from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError
 from reencoder_pipeline.training.autocast import resolved
+from reencoder_pipeline.training.state_file import write_state
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.training_state import load_state, state_digest
+from reencoder_trainer.training_state import load_state
 from tiny_cache import SPEC, write_cache
 from training_run import RECIPES, TINY, assert_same_run, at_step, crash, environment, rows, run, write_config
 
@@ -233,11 +234,12 @@ def test_a_damaged_state_is_an_error(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"width": 8}, {"ema": 0.9}])
 def test_a_state_of_another_recipe_is_an_error(changes: dict[str, Any], cache: Path, tmp_path: Path) -> None:
-    """One of an earlier version, which says no settings: its values show it."""
+    """Its values show it, though its settings are those of the configuration."""
     run(cache, tmp_path, steps=2)
-    make_earlier(tmp_path / "state.pt")
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **changes}))
+    config, path = tmp_path / "config.yaml", tmp_path / "state.pt"
+    settings = {**yaml.safe_load(config.read_text()), **changes}
+    config.write_text(yaml.safe_dump(settings))
+    write_state(path, vars(load_state(path)), kind="module", settings=settings)
     with pytest.raises(CheckpointError, match="of another recipe"):
         run(cache, tmp_path, resume=True, **changes)
 
@@ -272,29 +274,6 @@ def test_a_run_without_its_config_goes_on_under_its_settings(cache: Path, unbrok
     run(cache, tmp_path, resume=True)
     assert_same_run(tmp_path, unbroken("l1"))
     assert (tmp_path / "config.yaml").read_text() == settings.replace("steps: 10\n", "steps: 20\n")
-
-
-@pytest.mark.parametrize("recipe", ["l1", "adversarial"])
-def test_a_state_of_an_earlier_version_goes_on_where_its_config_is_there(
-    recipe: str, cache: Path, unbroken: Unbroken, tmp_path: Path
-) -> None:
-    run(cache, tmp_path, steps=10, **RECIPES[recipe])
-    make_earlier(tmp_path / "state.pt")
-    config = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "config.yaml").unlink()
-    with pytest.raises(
-        ConfigError, match=r"neither empty nor one that this command made: it holds no config\.yaml of this command"
-    ):
-        run(cache, tmp_path, resume=True, **RECIPES[recipe])
-    (tmp_path / "config.yaml").write_text(config)
-    run(cache, tmp_path, resume=True, **RECIPES[recipe])
-    assert_same_run(tmp_path, unbroken(recipe))
-
-
-def make_earlier(path: Path) -> None:
-    """A state as format 2 was: no settings, no checksum of the file."""
-    state = load_state(path)
-    torch.save({"reencoder_state": 2, "sha256": state_digest(state), **vars(state)}, path)
 
 
 def files(folder: Path) -> dict[str, bytes]:
