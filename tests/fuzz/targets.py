@@ -41,11 +41,11 @@ from reencoder_pipeline.inspection.verify import verify_cache
 from reencoder_pipeline.shards.record import read_record
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.training.metrics_log import MetricsLog
+from reencoder_pipeline.training.state_file import read_state
 from reencoder_pipeline.training.weights_file import HEADER, content_digest
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.run_list import list_runs
 from reencoder_trainer.trained_module import load_module
-from reencoder_trainer.training_state import load_state
 
 NAMES = (
     "audio_a_wav",
@@ -311,7 +311,9 @@ def _runs(there: Workspace) -> list[Target]:
         write_tables(folder)
 
     return [
-        of_bytes("state", states, lambda content, folder: load_state(_put(folder / "state.pt", content))),
+        of_bytes(
+            "state", states, lambda content, folder: read_state(_put(folder / "state.pt", content), kind="module")
+        ),
         of_bytes("metrics", [metrics], read_metrics),
         of_json(
             "metrics_row", [json.loads(metrics.splitlines()[0])], lambda c, f: read_metrics(c + b"\n" + metrics, f)

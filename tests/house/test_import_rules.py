@@ -20,7 +20,7 @@ ROOMS = {
         autoencoders autoencoders.families autoencoders.vocos autoencoders.vocos.training autoencoder
         cache.formats cache encoding shards build inspection exchange cli""",
     "reencoder_trainer": """
-        config module training_state module_header windows trained_module release training reencoder run_list cli""",
+        config module module_header windows trained_module release training reencoder run_list cli""",
     "reencoder_eval": """
         config evaluation_folder run_contents low_band metrics clips
         baselines baselines.aero baselines.musichifi train_baseline

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -15,10 +16,10 @@ from torch import Tensor
 import reencoder_trainer.training.train as train_module
 from command_line import search_path
 from reencoder_pipeline.training.metrics_log import TIMING_FIELDS
+from reencoder_pipeline.training.state_file import read_state
 from reencoder_trainer.config import TrainConfig
 from reencoder_trainer.training.learner import Learner
 from reencoder_trainer.training.train import TrainedRun, train
-from reencoder_trainer.training_state import load_state
 from reencoder_trainer.windows.mapped_windows import WindowLoader
 from tiny_cache import SPEC
 
@@ -85,6 +86,12 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert identical(*map(vars, states))
     metrics = [[row for row in rows(folder) if row["kind"] != "warning"] for folder in (a, b)]
     assert metrics[0] == metrics[1]
+
+
+def load_state(path: Path) -> SimpleNamespace:
+    """What a training state says of the training."""
+    values = read_state(path, kind="module")
+    return SimpleNamespace(**{name: values[name] for name in ("step", "learner", "pending", "valid", "spec", "cache")})
 
 
 def identical(a: Any, b: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,19 +14,19 @@ from reencoder_pipeline.errors import CheckpointError
 from reencoder_pipeline.stores.atomic import write_checkpoint
 from reencoder_pipeline.training.state_file import write_state
 from reencoder_trainer.training.optimisation import make_optimizer
-from reencoder_trainer.training_state import TrainingState, load_state
+from training_run import load_state
 
 SETTINGS = {"lr": 0.1, "losses": {"mel": 1.0}}
 
 
-def make_state() -> TrainingState:
+def make_state() -> SimpleNamespace:
     """The same one at every call."""
     torch.manual_seed(0)
     estimator = nn.Sequential(nn.Conv1d(4, 8, 7), nn.GELU(), nn.Conv1d(8, 4, 1))
     optimizer = make_optimizer(estimator, weight_decay=0.1)
     estimator(torch.randn(2, 4, 9)).sum().backward()
     optimizer.step()
-    return TrainingState(
+    return SimpleNamespace(
         step=3,
         learner={"estimator": estimator.state_dict(), "optimizer": optimizer.state_dict()},
         pending=[{"l1": 0.25}],
@@ -43,7 +44,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def assert_same_state(loaded: TrainingState, saved: TrainingState) -> None:
+def assert_same_state(loaded: SimpleNamespace, saved: SimpleNamespace) -> None:
     for name in ("step", "pending", "valid", "spec", "cache"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert loaded.learner.keys() == saved.learner.keys() == {"estimator", "optimizer"}

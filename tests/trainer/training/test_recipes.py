@@ -22,10 +22,9 @@ from reencoder_trainer.trained_module import TrainedModule, load_module
 from reencoder_trainer.training.learner import Estimator, Learner
 from reencoder_trainer.training.stopwatch import Stopwatch
 from reencoder_trainer.training.validation import validate
-from reencoder_trainer.training_state import load_state
 from reencoder_trainer.windows.mapped_windows import WindowLoader
 from tiny_cache import SPEC, write_cache
-from training_run import RECIPES, TINY, at_step, caught_learners, rows, run, tensors_in
+from training_run import RECIPES, TINY, at_step, caught_learners, load_state, rows, run, tensors_in
 
 LONG = {"steps": 60, "valid_every": 60, "schedule": "cosine", "width": 32}
 AGAINST = RECIPES["adversarial"]

@@ -23,9 +23,19 @@ from reencoder_pipeline.errors import CacheError, CheckpointError, ConfigError
 from reencoder_pipeline.training.autocast import resolved
 from reencoder_pipeline.training.state_file import write_state
 from reencoder_trainer.config import TrainConfig
-from reencoder_trainer.training_state import load_state
 from tiny_cache import SPEC, write_cache
-from training_run import RECIPES, TINY, assert_same_run, at_step, crash, environment, rows, run, write_config
+from training_run import (
+    RECIPES,
+    TINY,
+    assert_same_run,
+    at_step,
+    crash,
+    environment,
+    load_state,
+    rows,
+    run,
+    write_config,
+)
 
 BFLOAT16 = {**RECIPES["adversarial"], "precision": "bfloat16"}
 LASTING = {**RECIPES, "bfloat16": BFLOAT16}

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from reencoder_trainer.training_state import load_state
 from tiny_cache import write_cache
-from training_run import RECIPES, environment, rows, run, write_config
+from training_run import RECIPES, environment, load_state, rows, run, write_config
 
 pytestmark = pytest.mark.slow
 

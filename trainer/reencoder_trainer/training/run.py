@@ -17,7 +17,6 @@ from reencoder_trainer.trained_module import LowBand, TrainedModule, save_module
 from reencoder_trainer.training.alarms import Alarms
 from reencoder_trainer.training.learner import Learner
 from reencoder_trainer.training.validation import validate
-from reencoder_trainer.training_state import training_state
 from reencoder_trainer.windows.mapped_windows import Windows
 from reencoder_trainer.windows.read_ahead import ReadAhead
 
@@ -74,13 +73,12 @@ class ModuleTraining(Training):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         path = self.folder.state
-        found = training_state(state, path)
         remedy = "train on the cache that the run began with, or start another run with another out"
-        LatentSpec.from_dict(found.spec, where=path).require_same(self.cache.spec, where=path, remedy=remedy)
-        if found.cache != self.cache.digest:
+        LatentSpec.from_dict(state["spec"], where=path).require_same(self.cache.spec, where=path, remedy=remedy)
+        if state["cache"] != self.cache.digest:
             raise CheckpointError("the run began with another cache", where=path, value=self.cache.path, remedy=remedy)
-        self.learner.load_state(found.learner)
-        self.valid = found.valid
+        self.learner.load_state(state["learner"])
+        self.valid = state["valid"]
 
     def release(self, step: int) -> None:
         """Write the module file; the same state gives the same bytes."""
