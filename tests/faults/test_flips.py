@@ -88,8 +88,12 @@ def flips_read(storage: str, *, trials: int, seed: int) -> Tally:
     dice, tally = random.Random(seed), Tally("flipped bit: checked read", storage)
     with scene().copy(storage) as out:
         cache = open_cache(out)
-        files = sorted({out / cache.data_name(shard, stream) for shard in cache.shards for stream in cache.streams})
-        tracks = {out / cache.data_name(shard, s): shard.tracks for shard in cache.shards for s in cache.streams}
+        files = sorted(
+            {out / cache.format.data_name(shard.key, stream) for shard in cache.shards for stream in cache.streams}
+        )
+        tracks = {
+            out / cache.format.data_name(shard.key, s): shard.tracks for shard in cache.shards for s in cache.streams
+        }
         whole = {file: _frames(cache, tracks[file]) for file in files}
         for _ in range(trials):
             file = chosen(files, dice)

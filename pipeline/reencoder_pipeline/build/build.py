@@ -16,7 +16,7 @@ from reencoder_pipeline.build.plan import Plan, plan_build, remarks
 from reencoder_pipeline.cache.layout import ShardFormat, record_key
 from reencoder_pipeline.config import CacheConfig
 from reencoder_pipeline.errors import ConfigError
-from reencoder_pipeline.progress import Progress
+from reencoder_pipeline.progress import Progress, Say
 from reencoder_pipeline.shards.job import Job, is_made_of
 from reencoder_pipeline.shards.record import Record, read_records, record_digest
 from reencoder_pipeline.shards.reused_tracks import places, sweep_temporary_folders
@@ -42,7 +42,6 @@ class BuildResult:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-Say = Callable[[str], None]
 Run = Callable[[Sequence[Job], Path | str, CacheConfig], Iterator[Record]]
 """Makes shards in `out`, in any order, and gives their records as they are committed."""
 

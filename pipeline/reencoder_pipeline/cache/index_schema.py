@@ -47,13 +47,9 @@ def _index_problems(index: Mapping[str, Any]) -> Iterator[str]:
     streams, precision, channels = index["streams"], index["precision"], index["spec"]["channels"]
     if len(set(streams)) < len(streams):
         yield "streams: one is named twice"
-    if set(index["statistics"]) != set(streams):
-        yield "statistics: not those of the streams"
-    for stream, one in index["statistics"].items():
-        if not len(one["mean"]) == len(one["std"]) == channels:
-            yield f"statistics.{stream}: not one of each of {channels} channels"
+    yield from _channel_problems(index["statistics"], streams, channels, where="statistics")
     for number, group in enumerate(index.get("sums", ())):
-        yield from _sums_problems(group["streams"], streams, channels, where=f"sums.{number}")
+        yield from _channel_problems(group["streams"], streams, channels, where=f"sums.{number}")
     keys = Counter(shard["key"] for shard in index["shards"])
     if keys and (most := keys.most_common(1)[0])[1] > 1:
         yield f"shards: the shard {most[0]} is there {most[1]} times"
@@ -146,9 +142,10 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"sums.{which}: not of the same channels"
 
 
-def _sums_problems(sums: Mapping[str, Any], streams: Sequence[str], channels: int, *, where: str) -> Iterator[str]:
-    if set(sums) != set(streams):
+def _channel_problems(values: Mapping[str, Any], streams: Sequence[str], channels: int, *, where: str) -> Iterator[str]:
+    """Whether statistics or sums are those of the streams, with one number of each a channel."""
+    if set(values) != set(streams):
         yield f"{where}: not those of the streams"
-    for stream, one in sums.items():
-        if not len(one["total"]) == len(one["squares"]) == channels:
+    for stream, one in values.items():
+        if any(len(numbers) != channels for name, numbers in one.items() if name != "count"):
             yield f"{where}.{stream}: not one of each of {channels} channels"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reencoder_pipeline.cache.channel_sums import Sums, moments
 from reencoder_pipeline.cache.formats.compression import Compression
 from reencoder_pipeline.cache.formats.int8 import INT8, latents_of, scale_name
-from reencoder_pipeline.cache.index import CachedTrack, Shard, Statistics, shard_from_dict
+from reencoder_pipeline.cache.index import CachedTrack, Statistics, shard_from_dict
 from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.cache.mapped_shards import Fetch, MappedShards
 from reencoder_pipeline.errors import CacheError
@@ -146,10 +146,6 @@ class LatentCache:
         frames = self.gather(self.addresses([track], stream), num_frames=track.num_frames)[0].numpy()
         scales = self.scales([track], stream)
         return {stream: frames} if scales is None else {stream: frames, scale_name(stream): scales}
-
-    def data_name(self, shard: Shard, stream: str) -> str:
-        """The file, below the cache, that holds a stream of a shard."""
-        return self.format.data_name(shard.key, stream)
 
     def _frames(self) -> MappedShards:
         if self._mapped is None:

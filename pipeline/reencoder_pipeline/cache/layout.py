@@ -25,12 +25,6 @@ def record_key(name: str) -> str | None:
     return key if name == record_name(key) and "/" not in key else None
 
 
-def entry_key(entry: str) -> str | None:
-    """The key of the shard whose folder, tar or commit record may have this name within SHARDS; None for others."""
-    key, dot, suffix = entry.partition(".")
-    return key if dot + suffix in ("", ".tar", ".json") else None
-
-
 def group_name(key: str) -> str:
     """The folder of a shard in Zarr."""
     return f"{SHARDS}/{key}"

@@ -8,11 +8,7 @@ from dataclasses import dataclass, field
 from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.shards.record import (
-    Record,
-    is_whole,
-    record_digest,
-)
+from reencoder_pipeline.shards.record import Record, is_whole
 
 
 @dataclass(frozen=True)
@@ -29,11 +25,6 @@ class Job:
     recipes: tuple[str, ...]
     sources: Mapping[str, str] = field(default_factory=dict)
     replaces: str | None = None
-
-
-def is_of(job: Job, record: Record, form: ShardFormat, spec: LatentSpec) -> bool:
-    """Whether this record of the job's shard will do: it is not the one to be replaced, nor one of other tracks."""
-    return is_made_of(job, record, form, spec) and (job.replaces is None or record_digest(record) != job.replaces)
 
 
 def is_made_of(job: Job, record: Record, form: ShardFormat, spec: LatentSpec) -> bool:

@@ -14,8 +14,8 @@ from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.encoding.settings import EncodeSettings
 from reencoder_pipeline.errors import AudioError
 from reencoder_pipeline.latents import LatentSpec
-from reencoder_pipeline.shards.job import Job, failure_row, is_of
-from reencoder_pipeline.shards.record import Record, read_record, write_record
+from reencoder_pipeline.shards.job import Job, failure_row, is_made_of
+from reencoder_pipeline.shards.record import Record, read_record, record_digest, write_record
 from reencoder_pipeline.shards.reused_tracks import copied_tracks, temporary_folder
 from reencoder_pipeline.shards.write_shard import sums_of, write_shard
 from reencoder_pipeline.stores.folder_store import FolderStore
@@ -69,7 +69,9 @@ def build_shard(
 def _committed(job: Job, store: Store, form: ShardFormat, spec: LatentSpec) -> Record | None:
     """The record of this shard, where another process has committed it since the job was planned."""
     there = read_record(store, job.key)
-    return there if there is not None and is_of(job, there, form, spec) else None
+    if there is None or not is_made_of(job, there, form, spec) or record_digest(there) == job.replaces:
+        return None
+    return there
 
 
 def _deliver(key: str, encoded: Sequence[EncodedTrack], store: Store, form: ShardFormat) -> Shard:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reencoder_pipeline.cache.formats.zarr_shards import is_own_file
 from reencoder_pipeline.cache.index import INDEX
-from reencoder_pipeline.cache.layout import SHARDS, entry_key, record_key, record_name
+from reencoder_pipeline.cache.layout import SHARDS, record_key, record_name
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.shards.record import parse_record
 from reencoder_pipeline.stores.atomic import FULL_DISK, scratch_owner
@@ -78,10 +78,12 @@ def _is_leftover(name: str, inside: Iterable[str]) -> bool:
 
 
 def _key_of(entry: str, known: Container[str] = ()) -> str | None:
-    """The key of the shard that an entry of SHARDS belongs to; None for any other name. Keys have 20 hex digits,
-    but those of a converted cache, which are `known`, have the names that its source gave them."""
-    key = entry_key(entry)
-    return key if key is not None and (_KEY.fullmatch(key) or key in known) else None
+    """The key of the shard whose folder, tar or commit record has this name within SHARDS; None for other names.
+
+    Keys have 20 hex digits; those of a converted cache, which are `known`, have the names that its source gave them.
+    """
+    key, dot, suffix = entry.partition(".")
+    return key if dot + suffix in ("", ".tar", ".json") and (_KEY.fullmatch(key) or key in known) else None
 
 
 def sweep(

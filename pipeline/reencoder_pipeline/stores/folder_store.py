@@ -18,12 +18,14 @@ ABANDONED = 3600.0  # seconds: a file of another machine, half-written for so lo
 
 
 class FolderStore:
-    """A Store in a folder of this machine, or of a network file system that several machines share."""
+    """A Store in a folder of this machine, or of a network file system that several machines share. `ObjectStore` has
+    the same methods, which promise the same."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, str(folder)
 
     def read(self, name: str) -> bytes | None:
+        """None if there is nothing of this name."""
         path = self.folder / name
         while True:
             try:
@@ -38,9 +40,12 @@ class FolderStore:
                     raise
 
     def write(self, name: str, content: bytes) -> None:
+        """Afterwards the object is the old one or the new one, never a part."""
         write_whole(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
+        """Write only if there is nothing of this name; False if there is something else. The same content counts as
+        written: the answer to an earlier attempt may have been lost."""
         path = self._place(name)
         unfinished = beside(path)
         try:
@@ -55,16 +60,20 @@ class FolderStore:
         return True
 
     def size(self, name: str) -> int | None:
+        """Bytes of an object; None if there is none."""
         path = self.folder / name
         return path.stat().st_size if path.is_file() else None
 
     def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of all objects below a folder, at any depth, in order of their names."""
         return dict(sorted(_files(self.folder / folder, f"{folder}/" if folder else "")))
 
     def remove(self, name: str) -> None:
+        """An object, or a folder with all that is in it; nothing happens where there is none."""
         remove(self.folder / name)
 
     def sweep(self, has_ended: Callable[[str], bool]) -> None:
+        """Remove what is half-written and never will be whole: its writer, a `writer_id.owner()`, has ended."""
         for path in [*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")]:
             writer = scratch_owner(path.name)
             if writer and (has_ended(writer) or (not is_of_this_machine(writer) and _is_old(path))):
@@ -77,6 +86,7 @@ class FolderStore:
             shutil.copyfile(local, scratch)
 
     def download(self, name: str, local: Path) -> None:
+        """An object becomes a local file, whole or not there. CacheError if there is none."""
         if not (self.folder / name).is_file():
             remedy = "copy or build the cache again, whole"
             raise CacheError("a file is missing", where=self.folder / name, remedy=remedy)

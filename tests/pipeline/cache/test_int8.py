@@ -236,7 +236,7 @@ def test_a_flipped_bit_in_a_scale_is_found(storage: str, caches: dict[str, Path]
     cache = open_cache(copied(caches[storage], tmp_path / "cache"))
     track = cache.tracks[0]
     scale = cache.read_stored(track, "mono")["mono_scale"].tobytes()
-    path = cache.path / cache.data_name(cache.shards[0], "mono_scale")
+    path = cache.path / cache.format.data_name(cache.shards[0].key, "mono_scale")
     content = bytearray(path.read_bytes())
     content[content.index(scale)] ^= 1
     path.unlink()  # a hard link

@@ -190,7 +190,7 @@ def test_a_network_that_is_gone_is_one_error_after_a_few_attempts(
 def test_a_flipped_bit_far_away_is_found_on_arrival(folder: Path, s3_bucket: str, local: Path) -> None:
     url = uploaded(folder, s3_bucket)
     cache = open_cache(url)
-    name = cache.data_name(cache.shards[1], "mono")
+    name = cache.format.data_name(cache.shards[1].key, "mono")
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 4
     s3fs.S3FileSystem().pipe_file(f"{url}/{name}", bytes(content))
@@ -225,7 +225,7 @@ def test_short_and_missing_objects_are_named(
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     url = uploaded(zarr_folder, s3_bucket)
     cache = open_cache(url)
-    name = cache.data_name(cache.shards[0], "mono")
+    name = cache.format.data_name(cache.shards[0].key, "mono")
     if damage == "short":
         s3fs.S3FileSystem().pipe_file(f"{url}/{name}", b"half")
     else:
@@ -293,7 +293,7 @@ def test_a_file_of_another_size_is_fetched_again(zarr_folder: Path, s3_bucket: s
     url = uploaded(zarr_folder, s3_bucket)
     cache = open_cache(url)
     frames = everything(cache)
-    file = cache.path / cache.data_name(cache.shards[0], "mono")
+    file = cache.path / cache.format.data_name(cache.shards[0].key, "mono")
     file.unlink()
     file.write_bytes(b"half")
     file.with_name(scratch_name()).write_bytes(b"left by a kill")

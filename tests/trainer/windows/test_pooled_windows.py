@@ -245,7 +245,7 @@ def test_a_flipped_bit_anywhere_is_an_error_when_its_shard_is_needed(
 ) -> None:
     cache = open_cache(write_shards(tmp_path / "cache", LENGTHS, storage=storage))
     order = shard_order(10, seed=0, epoch=0)
-    name = cache.data_name(cache.shards[order[POOL]], "mono")  # it comes at turn 1
+    name = cache.format.data_name(cache.shards[order[POOL]].key, "mono")  # it comes at turn 1
     whole = (tmp_path / "cache" / name).read_bytes()
     generator = np.random.default_rng(0)
     for position in generator.integers(len(whole), size=12):
