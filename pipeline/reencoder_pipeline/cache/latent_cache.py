@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,6 @@ class LatentCache:
             for group in index.get("sums", ())
         ]
         self._fetch, self._checked = fetch, checked
-        self._mapped: MappedShards | None = None
 
     def select(self, task: Task, *, split: str) -> tuple[CachedTrack, ...]:
         """The tracks of a split that suit a task, in index order. CacheError when the cache cannot serve the task."""
@@ -110,32 +110,32 @@ class LatentCache:
 
     def prepare(self, tracks: Sequence[CachedTrack], streams: Sequence[str]) -> None:
         """Fetch and map these streams of the shards of these tracks, all at once."""
-        self._frames().prepare(tracks, streams)
+        self._frames.prepare(tracks, streams)
 
     def addresses(self, tracks: Sequence[CachedTrack], stream: str) -> NDArray[np.int64]:
         """(len(tracks),): position of each track's frame 0; frame t of it is at address + t * spec.channels."""
         self.prepare(tracks, [stream])
-        return np.array([self._frames().address(track, stream) for track in tracks], dtype=np.int64)
+        return np.array([self._frames.address(track, stream) for track in tracks], dtype=np.int64)
 
     def gather(self, addresses: NDArray[np.int64], *, num_frames: int) -> Tensor:
         """(B,) addresses -> (B, num_frames, C) in the stored precision: one index_select over all shards at once."""
-        return self._frames().gather(addresses, num_frames=num_frames)
+        return self._frames.gather(addresses, num_frames=num_frames)
 
     @property
     def is_cold(self) -> bool:
         """Whether one of the last gathers hit pages that were not in memory."""
-        return self._frames().is_cold
+        return self._frames.is_cold
 
     def read_ahead(self, addresses: NDArray[np.int64], *, num_frames: int) -> None:
         """Let the disk read the windows that are gathered next. This pays where the cache `is_cold`."""
-        self._frames().will_need(addresses, num_frames=num_frames)
+        self._frames.will_need(addresses, num_frames=num_frames)
 
     def scales(self, tracks: Sequence[CachedTrack], stream: str) -> NDArray[np.float32] | None:
         """(len(tracks), C) factors for the gathered frames of these tracks; None unless the cache is int8."""
         if self.precision != INT8:
             return None
         self.prepare(tracks, [stream])
-        return np.stack([self._frames().scale(track, stream) for track in tracks])
+        return np.stack([self._frames.scale(track, stream) for track in tracks])
 
     def read(self, track: CachedTrack, stream: str) -> NDArray[Any]:
         """A whole track, (frames, channels), copied; float32 from int8."""
@@ -147,7 +147,6 @@ class LatentCache:
         scales = self.scales([track], stream)
         return {stream: frames} if scales is None else {stream: frames, scale_name(stream): scales}
 
+    @cached_property
     def _frames(self) -> MappedShards:
-        if self._mapped is None:
-            self._mapped = MappedShards(self.path, self.shards, self.format, fetch=self._fetch, checked=self._checked)
-        return self._mapped
+        return MappedShards(self.path, self.shards, self.format, fetch=self._fetch, checked=self._checked)

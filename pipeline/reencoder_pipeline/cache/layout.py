@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,7 @@ def stored_as(config: CacheConfig) -> dict[str, Any]:
     compression = compression_of(config)
     if compression is None:
         return {}
-    return {
-        "compression": compression.to_dict(),
-        **({} if config.keep_bits is None else {"keep_bits": config.keep_bits}),
-    }
+    return {"compression": asdict(compression), **config.model_dump(include={"keep_bits"}, exclude_none=True)}
 
 
 def rounding_notes(config: CacheConfig) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from reencoder_pipeline.cache.formats.compression import Compression
@@ -57,7 +57,7 @@ def convert_cache(
     """
     cache = open_cache(source)
     form = replace(cache.format, storage=storage, compression=compression)
-    described = {} if compression is None else {"compression": compression.to_dict()}
+    described = {} if compression is None else {"compression": asdict(compression)}
     settings = {"made_by": "convert", "cache": cache.digest, "format": storage, **described}
     require_output_folder(out, settings)
     with naming_a_full_disk(out), folder_lock(out, what="a conversion"):

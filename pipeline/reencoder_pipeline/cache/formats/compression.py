@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,9 +29,6 @@ class Compression:
 
     codec: Codec
     level: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def described(self, itemsize: int) -> dict[str, Any]:
         """The codec in a Zarr v3 description. Both are in Zarr's own specification, so any Zarr reader knows them."""
