@@ -48,7 +48,7 @@ def connected(address: str) -> Iterator[None]:
         except (OSError, OverflowError) as error:
             raise CacheError("no Ray cluster answers", where=address, value=error, remedy=remedy) from None
     try:
-        # What actors print would come out on standard output.
+        # What workers print would come out on standard output.
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise CacheError("no Ray cluster answers", where=address, value=error, remedy=remedy) from None

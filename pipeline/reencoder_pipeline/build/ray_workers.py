@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 MOST_DEATHS = 3  # of workers over one shard, before the shard is called the reason
+MOST_TASKS = 1_000  # in Ray's queue: each result is waited for among all of them
 DISMISS_SECONDS = 5.0
 PLACE_SECONDS = 60.0  # without a place for one task, before a warning
 
@@ -70,7 +71,7 @@ def _results(jobs: Sequence[Job], make: Any, task: Any, config: CacheConfig) -> 
     def submit() -> None:
         for job in waiting:
             running[make.remote(job, task)] = job
-            if len(running) >= (config.workers or len(jobs)):
+            if len(running) >= (config.workers or MOST_TASKS):
                 break
 
     try:
