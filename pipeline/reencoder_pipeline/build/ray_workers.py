@@ -137,7 +137,7 @@ def _ready(task: Task) -> Autoencoder:
             "this node has a GPU, and a torch that sees none", where=socket.gethostname(),
             remedy="install a torch for its GPU, as for a training",
         )  # fmt: skip
-    autoencoder = _loaded(task.config.autoencoder, task.device)
+    autoencoder = _loaded(task.config.autoencoder, task.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if autoencoder.spec != task.spec:
         raise AutoencoderError(
             f"{task.config.autoencoder} is another autoencoder on this node",
@@ -149,12 +149,15 @@ def _ready(task: Task) -> Autoencoder:
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: str) -> Autoencoder:
+def _loaded(name: str, device: str, gpus: str | None) -> Autoencoder:
+    """Kept from shard to shard, for as long as Ray gives this process the same `gpus`."""
     import torch
 
     from reencoder_pipeline.autoencoder import load_autoencoder
     from reencoder_pipeline.named_function import ANNOUNCED
 
+    if device == "cuda" and torch.cuda.is_initialized():  # for another GPU; Ray makes the shard in another process
+        os._exit(1)
     torch.set_num_threads(1)  # as in local workers
     ANNOUNCED.add(name)  # the process of the build has said it already
     return load_autoencoder(name, device=device)

@@ -123,7 +123,7 @@ def test_a_file_of_another_version_is_an_error(
     monkeypatch.setattr("reencoder_pipeline.training.state_file.STATE_FORMAT", version)
     write_state(tmp_path / "state", vars(make_state()), kind="module", settings=SETTINGS)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=rf"format {version!r}; this program reads format 3 and earlier"):
+    with pytest.raises(CheckpointError, match=rf"format {version!r}; this program reads format 3"):
         load_state(tmp_path / "state")
 
 
