@@ -13,13 +13,14 @@ import safetensors
 from numpy.typing import NDArray
 
 from reencoder_eval.apply.files.scratch import Scratch
-from reencoder_pipeline.cache.formats.tar_shards import UNREADABLE
+from reencoder_pipeline.cache.formats.npy import read_npy_header
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.safe_text import parse_json, read_json
 from reencoder_pipeline.stores.atomic import replacing, write_whole
 
 NPY, SAFETENSORS = ".npy", ".safetensors"
+HEADER_BYTES = 65_536  # more than numpy accepts as the header of an .npy
 TENSOR, HEADER = "latents", "reencoder_latents"  # the names inside a .safetensors file
 
 
@@ -61,7 +62,7 @@ def read_latents(path: Path) -> Latents:
         raise CacheError("no such file of latents", where=path, remedy="correct the path")
     try:
         values, header = _npy(path) if path.suffix.lower() == NPY else _safetensors(path)
-    except (*UNREADABLE, EOFError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (ValueError, EOFError, KeyError, TypeError, safetensors.SafetensorError) as error:
         remedy = f"give an .npy array (C, T), or a .safetensors with a tensor {TENSOR!r} and the header {HEADER!r}"
         raise CacheError("cannot be read as latents", where=path, value=str(error)[:300], remedy=remedy) from None
     if values.ndim != 2 or values.dtype.kind != "f" or 0 in values.shape:
@@ -108,6 +109,8 @@ def write_latents(latents: Latents, path: Path) -> None:
 def _npy(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
     beside = path.with_suffix(".json")
     header = read_json(beside, kind=CacheError) if beside.is_file() else {}
+    with path.open("rb") as file:
+        read_npy_header(file.read(HEADER_BYTES))  # ValueError for a damaged one, where numpy raises errors of a parser
     return np.load(path, mmap_mode="r", allow_pickle=False), dict(header)
 
 

@@ -20,7 +20,7 @@ from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.safe_text import require_regular
 from reencoder_pipeline.stores.checked_reader import DamagedContentError
 
-UNREADABLE = (tarfile.TarError, ValueError, RecursionError, MemoryError, TypeError)
+_UNREADABLE = (tarfile.TarError, ValueError, RecursionError, MemoryError, TypeError)
 LONGEST_HEADER = 512  # bytes of a .npy; ours have 128
 Promised = Mapping[str, tuple[tuple[int, int], np.dtype[Any]]]
 """Member name -> shape and type of its array."""
@@ -92,7 +92,7 @@ def members_in(file: BinaryIO, promised: Promised) -> dict[str, Member]:
                 if entry.offset_data + entry.size > size:
                     raise DamagedContentError(f"{entry.name} is cut")
                 members[entry.name] = Member(entry.offset_data + length, *promised[entry.name])
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         raise DamagedContentError(str(error.args[0])[:200] if error.args else repr(error)) from None
     if missing := [name for name in promised if name not in members]:
         raise DamagedContentError(f"a member is missing: {missing[0]}")
