@@ -126,4 +126,4 @@ def _examine(track: Track, sample_rate: int, track_seconds: float | None) -> Pla
         used = middle(num_samples, rate, track_seconds)
         return PlannedTrack(track, digest, -(-(used.stop - used.start) * sample_rate // rate))
     except (AudioError, OSError) as error:
-        return failure_row(track, error)
+        return failure_row(track.id, track.path, error)

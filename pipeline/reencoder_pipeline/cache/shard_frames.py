@@ -62,7 +62,10 @@ def arrays_in(
     """
     content = b"".join(pieces)
     if form.storage != "webdataset":
-        return {name: split_tracks(_zarr_array(content, shard, form, name), name, shard) for name in names}
+        (name,) = names
+        rows, dtype = num_rows(shard, name), form.dtype_of(name)
+        joined = array_in(content, name, rows=rows, channels=form.channels, dtype=dtype, compression=form.compression)
+        return {name: split_tracks(joined, name, shard)}
     members = members_in(io.BytesIO(content), members_of(shard, form))
 
     def array(member: Member) -> Frames:  # of a copy: an array does not keep the whole tar in memory
@@ -99,13 +102,6 @@ def arrays_on_disk(
                 remedy="`reencoder-cache verify --discard` forgets damaged shards; then build again",
             ) from None  # fmt: skip
     return arrays
-
-
-def _zarr_array(content: bytes, shard: Shard, form: ShardFormat, name: str) -> Frames:
-    return array_in(
-        content, name, rows=num_rows(shard, name), channels=form.channels, dtype=form.dtype_of(name),
-        compression=form.compression,
-    )  # fmt: skip
 
 
 def num_rows(shard: Shard, name: str) -> int:

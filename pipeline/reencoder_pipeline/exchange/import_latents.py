@@ -17,11 +17,12 @@ from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.corpora.splits import assign_splits
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
 from reencoder_pipeline.errors import CacheError, ConfigError
-from reencoder_pipeline.exchange.items import Item, failure_of, find_items
+from reencoder_pipeline.exchange.items import Item, find_items
 from reencoder_pipeline.exchange.output_folder import begin, require_output_folder
 from reencoder_pipeline.exchange.stable_audio_format import UNKNOWN, frames_in, read_latents
 from reencoder_pipeline.latents import LatentSpec
 from reencoder_pipeline.progress import Progress, Say
+from reencoder_pipeline.shards.job import failure_row
 from reencoder_pipeline.shards.record import Record, is_whole, read_record
 from reencoder_pipeline.shards.sweep import naming_a_full_disk, sweep
 from reencoder_pipeline.shards.write_shard import commit_frames
@@ -193,7 +194,7 @@ def _commit(key: str, loaded: Sequence[Loaded], out: Path, *, spec: LatentSpec, 
         try:
             ready.append(_encoded(one, spec, config))
         except (CacheError, OSError) as error:
-            failures.append(failure_of(one.item.name, one.track.path, error))
+            failures.append(failure_row(one.item.name, one.track.path, error))
     return commit_frames(key, ready, out, ShardFormat.of(config, channels=spec.channels), failures=failures)
 
 

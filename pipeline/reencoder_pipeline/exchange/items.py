@@ -10,6 +10,7 @@ from typing import get_args
 from reencoder_pipeline.errors import CacheError, ConfigError, CorpusError
 from reencoder_pipeline.exchange.stable_audio_format import FIELDS, LATENTS, Fields, read_fields
 from reencoder_pipeline.latents import LatentSpec
+from reencoder_pipeline.shards.job import failure_row
 from reencoder_pipeline.stores.digests import canonical_digest
 from reencoder_pipeline.tasks import StreamName
 
@@ -82,7 +83,7 @@ def find_items(
                 remedy = "rename one of them, or leave one out"
                 raise CacheError("another item has the same id", where=path, value=item.id, remedy=remedy)
         except (CacheError, OSError) as error:
-            failures.append(failure_of(name, path, error))
+            failures.append(failure_row(name, path, error))
         else:
             ids.add(item.id)
             items.append(item)
@@ -115,8 +116,3 @@ def _agreed_fields(files: Mapping[str, Path], streams: Sequence[str], spec: Late
             what, remedy = "the item's fields contradict each other", "export the item again"
             raise CacheError(what, where=where, value=value, remedy=remedy)
     return first
-
-
-def failure_of(name: str, path: Path, error: Exception) -> dict[str, str]:
-    """A line of failures.jsonl."""
-    return {"id": name, "path": str(path), "error": str(error) or repr(error)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from reencoder_pipeline.cache.layout import ShardFormat
 from reencoder_pipeline.corpora.corpus import Track
@@ -44,6 +45,6 @@ def is_made_of(job: Job, record: Record, form: ShardFormat, spec: LatentSpec) ->
     )
 
 
-def failure_row(track: Track, error: Exception) -> dict[str, str]:
+def failure_row(name: str, path: Path, error: Exception) -> dict[str, str]:
     """A line of failures.jsonl."""
-    return {"id": track.id, "path": str(track.path), "error": str(error) or repr(error)}
+    return {"id": name, "path": str(path), "error": str(error) or repr(error)}

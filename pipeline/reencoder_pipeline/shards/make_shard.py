@@ -54,7 +54,7 @@ def build_shard(
             encoded.append(outcome)
             recipes.append(recipe)
         else:
-            failures.append(failure_row(track, outcome))
+            failures.append(failure_row(track.id, track.path, outcome))
             retry = retry or not isinstance(outcome, AudioError)
     sums = sums_of(job.key, encoded, form)
     there = _committed(job, store, form, spec)
