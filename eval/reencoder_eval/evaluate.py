@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from reencoder_eval.baselines.baseline import load_baseline
 from reencoder_eval.clips.choose import ClipChoice, choose_clips
 from reencoder_eval.evaluation_folder import EXTERNAL, OWN, RUN, working_in, write_json
@@ -23,6 +21,7 @@ from reencoder_pipeline.corpora.splits import assign_splits
 from reencoder_pipeline.errors import EvaluationError
 from reencoder_pipeline.stores.own_folder import require_own_folder
 from reencoder_pipeline.tasks import get_task
+from reencoder_pipeline.training.ranks import device_named
 from reencoder_trainer.release.find_module import find_module
 from reencoder_trainer.trained_module import load_module
 
@@ -49,8 +48,7 @@ def choose(request: EvaluationRequest) -> ClipChoice:
     """The clips; an error for a request that cannot be met comes before the work of choosing them."""
     require_available(request.quality)
     require_own_folder(request.out, marks=OWN)
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError("no CUDA device is available", where="device", value="cuda", remedy="use device: cpu")
+    device_named(request.device)
     tracks = tracks_of_split(
         request.source, request.split, valid_share=request.valid_share, test_share=request.test_share
     )

@@ -157,32 +157,11 @@ class ReEncoder(ModelHubMixin):
         precision: Autocast = "float32",
     ) -> ReEncoder:
         """As ModelHubMixin.from_pretrained, but no arguments are taken from config.json, which is only for readers."""
-        return cls._from_pretrained(
-            model_id=str(pretrained_model_name_or_path),
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            precision=precision,
-        )
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        precision: Autocast = "float32",
-    ) -> ReEncoder:
-        if Path(model_id).is_dir():
-            return cls(load_module(module_file(Path(model_id))), precision=precision)
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            return cls(load_module(module_file(folder)), precision=precision)
         path = hf_hub_download(
-            model_id,
+            str(pretrained_model_name_or_path),
             HUB_NAME,
             revision=revision,
             cache_dir=cache_dir,

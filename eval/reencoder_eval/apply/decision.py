@@ -5,23 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reencoder_eval.apply.crossover import TRANSITION_HZ
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_pipeline.audio.survey import BWE_LOWEST_BANDWIDTH, M2S_SIDE_MID_DB, Survey
 
 USABLE = 0.9  # of a rate's Nyquist frequency: above it resamplers take away
 MONO_DB = M2S_SIDE_MID_DB[0]  # what training takes as no stereo
 OPPOSED_DB = M2S_SIDE_MID_DB[1]
 SILENT_DB = -90.0
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the command line asks for. `band_hz` replaces the measured end of the input's band; `force` makes true
-    stereo into mono first."""
-
-    upsample: bool
-    upmix: bool
-    band_hz: float | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,16 +35,18 @@ class Decision:
         return None if self.band_hz is None else max(TRANSITION_HZ / 2, self.band_hz - TRANSITION_HZ / 2)
 
 
-def decide(survey: Survey, wishes: Wishes, *, low_rate: int) -> Decision:
+def decide(survey: Survey, options: ApplyOptions, *, low_rate: int) -> Decision:
     """A full band is what training takes as one: 15.5 kHz or more. Near-mono is what training takes as no stereo.
 
     `low_rate` is that of the low band which the module was trained on.
     """
     if survey.level_db < SILENT_DB:
         return Decision(False, False, None, ("silent",))
-    upsample, upmix, reasons, channel = wishes.upsample, wishes.upmix, [], None
-    band = wishes.band_hz or min(survey.bandwidth_hz, USABLE * survey.sample_rate / 2)
-    if upsample and wishes.band_hz is None and band >= BWE_LOWEST_BANDWIDTH:
+    upsample, upmix = options.upsample is not None, options.upmix is not None
+    reasons: list[str] = []
+    channel = None
+    band = options.band_hz or min(survey.bandwidth_hz, USABLE * survey.sample_rate / 2)
+    if upsample and options.band_hz is None and band >= BWE_LOWEST_BANDWIDTH:
         upsample = False
         reasons.append(f"full band already ({survey.bandwidth_hz / 1000:.1f} kHz)")
     elif upsample:
@@ -70,7 +62,7 @@ def decide(survey: Survey, wishes: Wishes, *, low_rate: int) -> Decision:
             channel = survey.louder
             what = f"besides one signal, the channels hold {survey.width_db:+.0f} dB"
             reasons.append(f"two channels that are one ({what}): the {('left', 'right')[channel]} one is taken")
-        elif not wishes.force:
+        elif not options.force:
             upmix = False
             reasons.append(f"stereo already ({side})")
         else:

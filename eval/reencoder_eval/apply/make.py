@@ -12,10 +12,11 @@ from torch import Tensor
 
 from reencoder_eval.apply.conditions import Variant
 from reencoder_eval.apply.crossover import crossed
-from reencoder_eval.apply.decision import Decision, Wishes
+from reencoder_eval.apply.decision import Decision
 from reencoder_eval.apply.files.latents_io import Latents
 from reencoder_eval.apply.files.reading import Sound
 from reencoder_eval.apply.files.scratch import Scratch, downmixed, excerpt, low_banded, resampled
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_eval.apply.segments import PassProgress, decoded, encoded, margin_frames, through_module
 from reencoder_pipeline.autoencoder import Autoencoder
 from reencoder_pipeline.errors import CacheError
@@ -24,23 +25,16 @@ from reencoder_trainer.trained_module import LowBand, TrainedModule
 
 @dataclass(frozen=True)
 class Chain:
-    """Modules in their order and an autoencoder, on `device`, and how their sound is put together with the original.
+    """Modules in their order and an autoencoder, on `device`. `autoencoder` is None in a dry run and where all inputs
+    are latents. `variants` are the conditions of `upmixer`. `folder` is for what does not fit into memory."""
 
-    `autoencoder` is None in a dry run and where all inputs are latents. `variants` are the conditions of `upmixer`.
-    `folder` is for what does not fit into memory. `crossover` keeps the original below the end of its band;
-    `mono_compatible` makes the input itself the mid; `width` scales the side.
-    """
-
-    wishes: Wishes
+    options: ApplyOptions
     upsampler: TrainedModule | None
     upmixer: TrainedModule | None
     autoencoder: Autoencoder | None
     variants: Sequence[Variant]
     device: str
     folder: Path
-    crossover: bool = True
-    mono_compatible: bool = False
-    width: float = 1.0
 
     @property
     def low_rate(self) -> int:
@@ -197,16 +191,16 @@ def _put_together(
     middle = downmixed(estimate) if decision.upmix else estimate
     step = 2.0 ** (1 - (bits or 24))
     for start, stop in original.blocks():
-        if decision.edge_hz is not None and chain.crossover:
+        if decision.edge_hz is not None and chain.options.crossover:
             block = crossed(original, middle, start, stop, edge_hz=decision.edge_hz, sample_rate=rate)
-        elif decision.upmix and chain.mono_compatible:
+        elif decision.upmix and chain.options.mono_compatible:
             block = original.read(start, stop)
         else:
             block = middle.read(start, stop)
         if decision.upmix:
             left, right = estimate.read(start, stop)
-            side = chain.width * (left - right) / 2
-            if chain.mono_compatible:
+            side = chain.options.width * (left - right) / 2
+            if chain.options.mono_compatible:
                 side = np.rint(side / step) * step
             block = np.concatenate([block + side, block - side])
         output.append(block.astype(np.float32))

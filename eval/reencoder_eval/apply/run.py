@@ -13,8 +13,8 @@ import torch
 from soundfile import SoundFileError
 from torch import Tensor
 
-from reencoder_eval.apply.conditions import condition_like, variant_names, variants_of
-from reencoder_eval.apply.decision import Decision, Wishes, decide
+from reencoder_eval.apply.conditions import Variant, condition_like, variant_names, variants_of
+from reencoder_eval.apply.decision import Decision, decide
 from reencoder_eval.apply.files.inputs import InputFile
 from reencoder_eval.apply.files.latents_io import is_latents, read_latents, write_latents
 from reencoder_eval.apply.files.outputs import Outputs, require_folder, require_own_outputs
@@ -23,8 +23,9 @@ from reencoder_eval.apply.files.writing import LOSSLESS, container_of, copy_file
 from reencoder_eval.apply.make import Chain, make_latents, make_latents_of_sound, make_sound
 from reencoder_eval.apply.options import ApplyOptions
 from reencoder_eval.apply.segments import SEGMENT_SECONDS, PassProgress
-from reencoder_pipeline.autoencoder import load_own_autoencoder
+from reencoder_pipeline.autoencoder import Autoencoder, load_own_autoencoder
 from reencoder_pipeline.errors import AudioError, CheckpointError, ConfigError, ReencoderError
+from reencoder_pipeline.training.ranks import device_named
 from reencoder_trainer.release.find_module import find_module
 from reencoder_trainer.trained_module import TrainedModule, load_module
 
@@ -89,7 +90,7 @@ def prepare(files: Sequence[InputFile], outputs: Outputs, options: ApplyOptions)
     An error for modules or options that do not fit, a reference that cannot be read, a folder that cannot be written,
     and outputs that would meet.
     """
-    device = device_of(options.device)
+    device = device_named(options.device)
     names = [""] if options.upmix is None else variant_names(seed=options.seed, variants=options.variants)
     named = [Path(path) for path in (options.upsample, options.upmix, options.like) if path is not None]
     require_own_outputs(files, outputs, names=names, inputs=named)
@@ -103,38 +104,22 @@ def prepare(files: Sequence[InputFile], outputs: Outputs, options: ApplyOptions)
     coder = None
     if not outputs.dry_run and (options.like is not None or not all(is_latents(file.path) for file in files)):
         coder = load_own_autoencoder(trained.spec, named=options.autoencoder, where=path, device=device)
-    chain = Chain(
-        Wishes(upsampler is not None, upmixer is not None, options.band_hz, options.force),
-        upsampler,
-        upmixer,
-        coder,
-        variants=(),
-        device=device,
-        folder=Path(tempfile.gettempdir()) if outputs.dry_run else outputs.folder,
-        crossover=options.crossover,
-        mono_compatible=options.mono_compatible,
-        width=options.width,
-    )
-    if upmixer is None:
-        return chain
-    return replace(
-        chain,
-        variants=variants_of(
-            upmixer,
-            seed=options.seed,
-            variants=options.variants,
-            oracle=None if options.like is None else _oracle(options.like, upmixer, chain),
-            share=options.share,
-        ),
-    )
+    folder = Path(tempfile.gettempdir()) if outputs.dry_run else outputs.folder
+    variants: tuple[Variant, ...] = ()
+    if upmixer is not None:
+        oracle = None if options.like is None else _oracle(options.like, upmixer, coder, device=device, folder=folder)
+        variants = variants_of(
+            upmixer, seed=options.seed, variants=options.variants, oracle=oracle, share=options.share
+        )
+    return Chain(options, upsampler, upmixer, coder, variants, device, folder)
 
 
-def _oracle(like: Path, upmixer: TrainedModule, chain: Chain) -> Tensor:
+def _oracle(like: Path, upmixer: TrainedModule, coder: Autoencoder | None, *, device: str, folder: Path) -> Tensor:
     """(1, H): the condition of a reference; zeros in a dry run, and for a module that takes no condition."""
-    if chain.autoencoder is None or upmixer.encoder is None:
+    if coder is None or upmixer.encoder is None:
         return torch.zeros(1, upmixer.module.condition_channels)
     try:
-        return condition_like(like, upmixer, chain.autoencoder, device=chain.device, folder=chain.folder)
+        return condition_like(like, upmixer, coder, device=device, folder=folder)
     except OSError as error:
         remedy = "check the file, and whether there is room in --out"
         raise ConfigError("the reference cannot be read", where=like, value=error, remedy=remedy) from None
@@ -147,7 +132,7 @@ def _outcome_of(file: InputFile, outputs: Outputs, chain: Chain, progress: PassP
     if is_latents(file.path):
         return _apply_to_latents(file, outputs, chain)
     with opened(file.path, folder=chain.folder) as sound:
-        decision = decide(sound.survey, chain.wishes, low_rate=chain.low_rate)
+        decision = decide(sound.survey, chain.options, low_rate=chain.low_rate)
         return _apply_to_sound(file, sound, decision, outputs, chain, progress=progress)
 
 
@@ -213,7 +198,7 @@ def _apply_to_sound(
 
 def _apply_to_latents(file: InputFile, outputs: Outputs, chain: Chain) -> Outcome:
     suffix = f".{outputs.latents}" if outputs.latents else file.path.suffix.lower()
-    if chain.width != 1 or chain.mono_compatible:
+    if chain.options.width != 1 or chain.options.mono_compatible:
         raise ConfigError(
             "--width and --mono-compatible change sound, and this input is a file of latents", where=file.path,
             remedy="leave them out",
@@ -241,17 +226,6 @@ def _without_existing(chain: Chain, file: InputFile, outputs: Outputs) -> tuple[
     }
     missing = tuple(variant for variant in chain.variants if variant.name not in there)
     return replace(chain, variants=missing), [f"{path.name} exists and is left as it is" for path in there.values()]
-
-
-def device_of(name: str) -> str:
-    """auto: CUDA where there is one. ConfigError for a device that is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise ConfigError("unknown device", where="--device", value=name, remedy="one of: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no CUDA device is available", where="--device", value=name, remedy="use auto or cpu")
-    return name
 
 
 def _load(name: str | Path | None, task: str, device: str) -> TrainedModule | None:

@@ -12,7 +12,6 @@ averaged, and stereo effects do not count. Both predict ratings of codecs; neith
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -27,11 +26,6 @@ RATE = 48_000
 # ViSQOL refuses less than 0.95 s. Zimtohrli corrupts memory below 0.1 s and never returns for a NaN.
 SHORTEST_SECONDS = 1
 PACKAGES = {"zimtohrli": "zimtohrli", "visqol": "visqol-python"}  # name of the import -> name for pip
-
-
-def available() -> tuple[str, ...]:
-    """The modules of PACKAGES that are installed."""
-    return tuple(name for name in PACKAGES if importlib.util.find_spec(name))
 
 
 def require_available(names: Iterable[str]) -> None:

@@ -44,16 +44,24 @@ class Ranks:
         return nn.parallel.DistributedDataParallel(module)
 
 
+def device_named(name: str) -> str:
+    """cuda or cpu; auto is CUDA where there is one. ConfigError for a device that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ConfigError("unknown device", where="device", value=name, remedy="one of: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this torch sees no CUDA device", where="device", value=name, remedy="use auto or cpu")
+    return name
+
+
 @contextmanager
 def joined_ranks(device: str) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment, if any, and leave it at the end.
 
     `device` is "auto", "cpu" or "cuda"; with several GPUs each rank takes the one of its local rank.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("this torch sees no CUDA device", where="device", value=device, remedy="device: auto or cpu")
+    device = device_named(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device("cpu")
     if where.type == "cuda":

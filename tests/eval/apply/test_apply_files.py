@@ -13,12 +13,13 @@ import pytest
 import soundfile
 
 from applied import filled, noise, touched, whole
-from reencoder_eval.apply.decision import Wishes, decide
+from reencoder_eval.apply.decision import decide
 from reencoder_eval.apply.files import reading, writing
 from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.latents_io import Latents, is_latents, read_latents, write_latents
 from reencoder_eval.apply.files.reading import opened
 from reencoder_eval.apply.files.writing import Container, Form, container_of, write_sound
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_pipeline.audio.survey import Survey
 from reencoder_pipeline.errors import AudioError, CacheError, ConfigError, CorpusError
 from reencoder_pipeline.latents import LatentSpec
@@ -258,22 +259,22 @@ def survey(*, rate: int = RATE, channels: int = 1, band: float = 20_000.0, side:
 @pytest.mark.parametrize(
     ("found", "wishes", "upsample", "upmix", "band"),
     [
-        (survey(band=18_000), Wishes(True, False), False, False, None),
-        (survey(band=15_500), Wishes(True, False), False, False, None),
-        (survey(band=15_400), Wishes(True, False), True, False, 15_400),
-        (survey(band=18_000), Wishes(True, False, band_hz=11_000), True, False, 11_000),
-        (survey(rate=22_050, band=11_000), Wishes(True, False), True, False, 0.9 * 11_025),
-        (survey(rate=8_000, band=3_000), Wishes(True, False), True, False, 3_000),
-        (survey(level=-150.0, band=0.0), Wishes(True, True), False, False, None),
-        (survey(), Wishes(False, True), False, True, None),
-        (survey(channels=2, side=-45.0), Wishes(False, True), False, True, None),
-        (survey(channels=2, side=-10.0), Wishes(False, True), False, False, None),
-        (survey(channels=2, side=-10.0), Wishes(False, True, force=True), False, True, None),
-        (survey(channels=2, side=-10.0, band=9_000), Wishes(True, True), True, False, 9_000),
-        (survey(band=18_000), Wishes(True, True), False, True, None),
+        (survey(band=18_000), ApplyOptions("up", None), False, False, None),
+        (survey(band=15_500), ApplyOptions("up", None), False, False, None),
+        (survey(band=15_400), ApplyOptions("up", None), True, False, 15_400),
+        (survey(band=18_000), ApplyOptions("up", None, band_hz=11_000), True, False, 11_000),
+        (survey(rate=22_050, band=11_000), ApplyOptions("up", None), True, False, 0.9 * 11_025),
+        (survey(rate=8_000, band=3_000), ApplyOptions("up", None), True, False, 3_000),
+        (survey(level=-150.0, band=0.0), ApplyOptions("up", "mix"), False, False, None),
+        (survey(), ApplyOptions(None, "mix"), False, True, None),
+        (survey(channels=2, side=-45.0), ApplyOptions(None, "mix"), False, True, None),
+        (survey(channels=2, side=-10.0), ApplyOptions(None, "mix"), False, False, None),
+        (survey(channels=2, side=-10.0), ApplyOptions(None, "mix", force=True), False, True, None),
+        (survey(channels=2, side=-10.0, band=9_000), ApplyOptions("up", "mix"), True, False, 9_000),
+        (survey(band=18_000), ApplyOptions("up", "mix"), False, True, None),
     ],
 )
-def test_decisions(found: Survey, wishes: Wishes, upsample: bool, upmix: bool, band: float | None) -> None:
+def test_decisions(found: Survey, wishes: ApplyOptions, upsample: bool, upmix: bool, band: float | None) -> None:
     decision = decide(found, wishes, low_rate=22_050)
     assert (decision.upsample, decision.upmix, decision.band_hz) == (upsample, upmix, band)
     assert decision.copy == (not upsample and not upmix)

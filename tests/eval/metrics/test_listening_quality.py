@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from reencoder_eval.metrics import hearing_models as listening_quality
-from reencoder_eval.metrics.hearing_models import PACKAGES, available, visqol_mos, zimtohrli_mos
+from reencoder_eval.metrics.hearing_models import PACKAGES, visqol_mos, zimtohrli_mos
 from reencoder_pipeline.audio.resampling import low_band
 from reencoder_pipeline.errors import EvaluationError
 
@@ -66,11 +65,6 @@ def test_a_missing_package_is_named_with_its_remedy(name: str, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(EvaluationError, match=rf"needs the package {PACKAGES[name]}(.|\n)*reencoder\[perceptual\]"):
         MEASURES[name](noise(0), noise(0), sample_rate=RATE)
-
-
-def test_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "visqol" or None)
-    assert available() == ("visqol",)
 
 
 @both

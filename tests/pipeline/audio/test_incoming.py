@@ -17,9 +17,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from reencoder_eval.apply.decision import Wishes, decide
+from reencoder_eval.apply.decision import decide
 from reencoder_eval.apply.files.inputs import find_inputs
 from reencoder_eval.apply.files.scratch import Scratch, downmixed
+from reencoder_eval.apply.options import ApplyOptions
 from reencoder_pipeline.audio.read import read_audio
 from reencoder_pipeline.build.plan import plan_build, remarks
 from reencoder_pipeline.cache.index import CachedTrack, shard_from_dict, shard_to_dict
@@ -144,7 +145,7 @@ def test_an_upmix_takes_the_side_that_holds_the_signal(
 ) -> None:
     one = music(seconds=1.0, channels=1)
     audio = np.concatenate([gain * one for gain in sides]).astype(np.float32)
-    decision = decide(survey_audio(audio, sample_rate=44_100), Wishes(upsample=False, upmix=True), low_rate=22_050)
+    decision = decide(survey_audio(audio, sample_rate=44_100), ApplyOptions(upmix="mix"), low_rate=22_050)
     assert decision.upmix
     assert decision.channel == channel
     with Scratch(2, folder=tmp_path) as scratch:
@@ -155,7 +156,7 @@ def test_an_upmix_takes_the_side_that_holds_the_signal(
 
 def test_equal_sides_are_mixed_down_and_stereo_is_left_alone() -> None:
     one, stereo = music(seconds=1.0, channels=1), music(seconds=1.0)
-    wishes = Wishes(upsample=False, upmix=True)
+    wishes = ApplyOptions(upmix="mix")
     equal = decide(survey_audio(np.concatenate([one, one]), sample_rate=44_100), wishes, low_rate=22_050)
     assert (equal.upmix, equal.channel) == (True, None)
     assert not decide(survey_audio(stereo, sample_rate=44_100), wishes, low_rate=22_050).upmix

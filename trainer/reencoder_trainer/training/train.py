@@ -23,8 +23,8 @@ from reencoder_trainer.training.make_learner import make_learner
 from reencoder_trainer.training.run import ModuleTraining
 from reencoder_trainer.training.stopwatch import Stopwatch
 from reencoder_trainer.windows.draws import share_of
-from reencoder_trainer.windows.mapped_windows import Windows
-from reencoder_trainer.windows.open_windows import open_windows
+from reencoder_trainer.windows.mapped_windows import WindowLoader, Windows
+from reencoder_trainer.windows.pooled_windows import PoolLoader
 from reencoder_trainer.windows.read_ahead import ReadAhead
 
 MAY_CHANGE = frozenset(
@@ -82,13 +82,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainedRun:
 
 
 def _opened_windows(config: TrainConfig, cache: LatentCache, split: str) -> AbstractContextManager[Windows]:
-    num_frames = cache.spec.frames_in(config.window_seconds)
-    return closing(
-        open_windows(
-            cache, get_task(config.task), split=split, num_frames=num_frames, seed=config.seed,
-            stream_shards=config.stream_shards,
-        )
-    )  # fmt: skip
+    """All windows of a split or, with `stream_shards`, those of a pool of that many shards at a time."""
+    task, frames = get_task(config.task), cache.spec.frames_in(config.window_seconds)
+    if config.stream_shards is None:
+        return closing(WindowLoader(cache, task, split=split, num_frames=frames, seed=config.seed))
+    pool = config.stream_shards
+    return closing(PoolLoader(cache, task, split=split, num_frames=frames, seed=config.seed, pool_shards=pool))
 
 
 def _open_cache(config: TrainConfig, interrupted: Callable[[], bool]) -> LatentCache:
