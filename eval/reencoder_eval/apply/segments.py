@@ -94,16 +94,12 @@ def module_context(trained: TrainedModule) -> int:
     return module.size.blocks * (3 + (module.response_frames or 1) // 2)
 
 
-def module_window(trained: TrainedModule) -> int:
-    """Frames that a module sees at a time."""
-    context, fade = module_context(trained), _fade_frames(trained)
-    return max(trained.spec.frames_in(WINDOW_SECONDS), 4 * (context + fade))
-
-
 def through_module(
     trained: TrainedModule, latents: Scratch, *, condition: Tensor | None, device: str, window: int | None = None
 ) -> Scratch:
-    """(k * C_in, T) -> (k * C_out, T), k items of a batch, in windows of `window` frames."""
+    """(k * C_in, T) -> (k * C_out, T), k items of a batch, in windows of `window` frames, or of WINDOW_SECONDS."""
+    context, fade = module_context(trained), trained.spec.frames_in(FADE_SECONDS / 2)
+    window = window or max(trained.spec.frames_in(WINDOW_SECONDS), 4 * (context + fade))
     channels_in, channels_out = trained.module.in_channels, trained.module.out_channels
     items = latents.width // channels_in
     output = Scratch(items * channels_out, folder=latents.folder)
@@ -112,13 +108,7 @@ def through_module(
         batch = torch.from_numpy(piece.copy()).to(device).reshape(items, channels_in, -1)
         return trained(batch, condition).reshape(items * channels_out, -1).cpu().numpy()
 
-    for block in _over_windows(
-        run,
-        latents,
-        window=window or module_window(trained),
-        context=module_context(trained),
-        fade=_fade_frames(trained),
-    ):
+    for block in _over_windows(run, latents, window=window, context=context, fade=fade):
         output.append(block)
     assert len(output) == len(latents), (len(output), len(latents))
     return output
@@ -146,7 +136,3 @@ def _over_windows(
             return
         yield between(start, segment.keep_stop - fade)
         previous = between(segment.keep_stop - fade, min(segment.keep_stop + fade, len(latents)))
-
-
-def _fade_frames(trained: TrainedModule) -> int:
-    return trained.spec.frames_in(FADE_SECONDS / 2)

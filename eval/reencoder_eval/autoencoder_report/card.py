@@ -172,7 +172,9 @@ def limits(report: Report) -> list[str]:
     better = [
         f"{METRIC_NAMES[metric]} {measured(sinc[metric]['value'])} against {measured(values[metric])}"
         for metric in METRIC_NAMES
-        if metric in sinc and metric in values and _is_better(metric, sinc[metric]["value"], values[metric])
+        if metric in sinc
+        and metric in values  # of SI-SDR more is better, of distances less
+        and (sinc[metric]["value"] - values[metric]) * (1 if metric == "si_sdr" else -1) > 0
     ]
     if better:
         found.append(f"Music without its high band is nearer to the original than its output in {'; '.join(better)}.")
@@ -188,22 +190,15 @@ def limits(report: Report) -> list[str]:
     return found
 
 
-def _is_better(metric: str, value: float, other: float) -> bool:
-    return value > other if metric == "si_sdr" else value < other
-
-
 def measuring_commands(report: Report, *, name: str) -> list[str]:
     """The lines that measure the same again: the music, where it is the examples', and the settings that differ."""
     defaults = load_config(None, AutoencoderEvalConfig).model_dump(mode="json")
     settings = {key: value for key, value in report["settings"].items() if key in defaults}
-    changed = [f"{key}={_yaml(value)}" for key, value in settings.items() if value != defaults[key]]
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    changed = [f"{key}={texts[key]}" for key, value in settings.items() if value != defaults[key]]
     options = [word for setting in changed for word in ("--set", setting)]
     lines = [shlex.join(["reencoder-autoencoder", "evaluate", name, *options])]
     if settings["source"] == defaults["source"]:
         folder = str(Path(settings["source"]).parent)
         lines.insert(0, shlex.join(["reencoder-cache", "fetch", "debian-music", "--out", folder]))
     return lines
-
-
-def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -74,11 +74,8 @@ def evaluate_autoencoder(
             first = choice.clips[:diagnostic_clips]
             excerpts = load_excerpts(first, seconds=diagnostic_seconds, spec=coder.spec, resampler=setup.resampler)
         known = read_json(out / AUTOENCODER)
-        settings = {
-            **request_settings(request),
-            "diagnostic_clips": diagnostic_clips,
-            "diagnostic_seconds": diagnostic_seconds,
-        }
+        settings = {key: getattr(request, key) for key in (*ClipsConfig.model_fields, "out")}
+        settings |= {"diagnostic_clips": diagnostic_clips, "diagnostic_seconds": diagnostic_seconds}
         report = finite(
             {
                 "format": FORMAT,
@@ -86,7 +83,10 @@ def evaluate_autoencoder(
                 "autoencoder": described(coder),
                 "weights": weights,
                 "size": sizes(coder, costs_of(out)),
-                "settings": settings,
+                "settings": {
+                    "name": name,
+                    **{key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+                },
                 "clips": {
                     "count": summary.clips,
                     "tracks": summary.tracks,
@@ -95,7 +95,7 @@ def evaluate_autoencoder(
                     "ids": [clip.id for clip in choice.clips],
                 },
                 "scores": scores(summary),
-                "paper": paper_scores(),
+                "paper": {"label": TABLE_1[0].label, "gflops": TABLE_1[0].gflops, **TABLE_1[0].values},
                 "diagnostics": diagnosed(coder, excerpts, seed=request.seed, device=request.device, known=known),
                 "versions": versions(),
             }
@@ -104,13 +104,6 @@ def evaluate_autoencoder(
             write_whole(out / LATENTS_FIGURE, latent_figure(report["diagnostics"], title=figure_title(report)))
         write_json(out / AUTOENCODER, report)
     return report, evaluation
-
-
-def request_settings(request: EvaluationRequest) -> dict[str, Any]:
-    """What the measurements depend on, as JSON holds it."""
-    settings = {key: getattr(request, key) for key in (*ClipsConfig.model_fields, "out")}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return {"name": request.autoencoder, **plain}
 
 
 def described(coder: Autoencoder) -> dict[str, Any]:
@@ -176,11 +169,6 @@ def scores(summary: Summary) -> dict[str, dict[str, Any]]:
         }
         for system, cells in summary.cells.items()
     }
-
-
-def paper_scores() -> dict[str, Any]:
-    row = TABLE_1[0]
-    return {"label": row.label, "gflops": row.gflops, **row.values}
 
 
 def versions() -> dict[str, str]:

@@ -73,8 +73,10 @@ def score_stereo(estimate: np.ndarray, reference: np.ndarray, *, sample_rate: in
         side_level_error = side_level(estimate) - side_level(reference)
         scores["side_level_error"], scores["side_level_abs"] = side_level_error, abs(side_level_error)
         x, y = (_bands_of(signal, sample_rate=sample_rate) for signal in (estimate, reference))
-        scores["coherence_error"] = _mean(np.abs(x.coherence() - y.coherence())[y.audible_bands()])
-        scores["level_difference_error"] = _mean(np.abs(x.level_difference() - y.level_difference())[y.audible()])
+        audible = 10 ** (BAND_SILENCE_DBFS / 10)
+        bands, frames = y.power.mean(axis=(0, 1)) >= audible, y.power.mean(axis=0) >= audible  # (B,) and (T, B)
+        scores["coherence_error"] = _mean(np.abs(x.coherence() - y.coherence())[bands])
+        scores["level_difference_error"] = _mean(np.abs(_decibels(x.power) - _decibels(y.power))[frames])
     return scores
 
 
@@ -104,21 +106,9 @@ class _Bands:
     power: np.ndarray
     cross: np.ndarray
 
-    def audible(self) -> np.ndarray:
-        """(T, B)"""
-        return self.power.mean(axis=0) >= 10 ** (BAND_SILENCE_DBFS / 10)
-
-    def audible_bands(self) -> np.ndarray:
-        """(B,)"""
-        return self.power.mean(axis=(0, 1)) >= 10 ** (BAND_SILENCE_DBFS / 10)
-
     def coherence(self) -> np.ndarray:
         """(B,)"""
         return self.cross.mean(axis=0) / np.sqrt(np.prod(_floored(self.power.mean(axis=1)), axis=0))
-
-    def level_difference(self) -> np.ndarray:
-        """(T, B) in dB"""
-        return _decibels(self.power)
 
 
 def _bands_of(stereo: np.ndarray, *, sample_rate: int) -> _Bands:

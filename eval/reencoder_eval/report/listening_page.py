@@ -52,6 +52,7 @@ def write_report(run: Path) -> Path:
     )
     template = environment.get_template("report.html.j2")
     edge_hz = description.get("low_rate", 2 * EDGE_HZ) / 2
+    columns = GROUPS[summary.task][0].columns  # those that the paper also has
     page = template.render(
         description=description,
         summary=summary,
@@ -64,8 +65,8 @@ def write_report(run: Path) -> Path:
         clips=clips,
         letters=string.ascii_uppercase,
         digest=hashlib.sha256(sounds.encode()).hexdigest()[:16],  # ties the listener's stored answers to these sounds
-        columns=[_heading(column) for column in main_columns(summary.task)],
-        paper=paper_rows(summary.task),
+        columns=[f"{one.title} ({one.beside_title})" if one.beside else one.title for one in columns],
+        paper=[(row.label, f"{row.gflops:g}", *_texts(columns, row.values)) for row in PAPER_TABLES[summary.task]],
         here=here_rows(summary, costs),
         failures=read_failures(run),
         split_interval=split_interval,
@@ -95,7 +96,8 @@ def listening_clip(
     sounds = [_read_audio(files[name]) for name in present]
     audio = [samples.T for samples, _ in sounds]  # (n, C) -> (C, n)
     rate = sounds[0][1]
-    loudness = [_loudness_as_played(signal, sample_rate=rate) for signal in audio]
+    sides = [np.broadcast_to(signal, (2, signal.shape[1])) for signal in audio]  # a single channel plays on both
+    loudness = [integrated_loudness(stereo, sample_rate=rate) for stereo in sides]
     gains = matching_gains(loudness, [float(np.abs(signal).max()) for signal in audio])
     signals = [
         {
@@ -126,11 +128,6 @@ def _read_audio(path: Path) -> tuple[np.ndarray, int]:
     return np.asarray(samples), rate
 
 
-def _loudness_as_played(audio: np.ndarray, *, sample_rate: int) -> float | None:
-    """(channels, samples) -> LUFS as played; a single channel plays on both sides."""
-    return integrated_loudness(np.broadcast_to(audio, (2, audio.shape[1])), sample_rate=sample_rate)
-
-
 def _pictures(audio: Sequence[np.ndarray]) -> list[list[tuple[str, str]]]:
     """For each signal, (channels, samples): (name, data URL) of each picture, mid and side if any signal is stereo."""
     views: dict[str, list[np.ndarray]] = {"": [signal[0] for signal in audio]}
@@ -140,18 +137,9 @@ def _pictures(audio: Sequence[np.ndarray]) -> list[list[tuple[str, str]]]:
             "side": [(signal[0] - signal[-1]) / 2 for signal in audio],
         }
     drawn = iter(spectrogram_pictures([signal for view in views.values() for signal in view]))
-    by_view = {name: [_data(next(drawn), "image/webp") for _ in view] for name, view in views.items()}
+    url = "data:image/webp;base64,"
+    by_view = {name: [url + base64.b64encode(next(drawn)).decode() for _ in view] for name, view in views.items()}
     return [list(zip(by_view, pictures, strict=True)) for pictures in zip(*by_view.values(), strict=True)]
-
-
-def main_columns(task: str) -> tuple[Column, ...]:
-    """The columns that the paper also has."""
-    return GROUPS[task][0].columns
-
-
-def paper_rows(task: str) -> list[tuple[str, ...]]:
-    columns = main_columns(task)
-    return [(row.label, f"{row.gflops:g}", *_texts(columns, row.values)) for row in PAPER_TABLES[task]]
 
 
 def here_rows(summary: Summary, costs: Costs | None) -> list[tuple[str, ...]]:
@@ -160,8 +148,7 @@ def here_rows(summary: Summary, costs: Costs | None) -> list[tuple[str, ...]]:
     for system, label in summary.labels.items():
         gflops = module_gflops(system, costs) or passes_gflops(system, costs)
         means = {metric: mean_of(cell) for metric, cell in summary.cells[system].items()}
-        texts = _texts(main_columns(summary.task), means)
-        rows.append((label, number(gflops), *texts))
+        rows.append((label, number(gflops), *_texts(GROUPS[summary.task][0].columns, means)))
     return rows
 
 
@@ -169,10 +156,6 @@ def split_interval(text: str) -> tuple[str, str]:
     """ "1.41 [1.30, 1.52]" -> "1.41" and "1.30, 1.52]", which the page prints in smaller type."""
     value, bracket, rest = text.partition(" [")
     return value, bracket.strip() + rest
-
-
-def _heading(column: Column) -> str:
-    return f"{column.title} ({column.beside_title})" if column.beside else column.title
 
 
 def _texts(columns: Sequence[Column], values: Mapping[str, float | None]) -> list[str]:
@@ -185,9 +168,5 @@ def _texts(columns: Sequence[Column], values: Mapping[str, float | None]) -> lis
 
 
 def _score_texts(scores: Mapping[str, float | None]) -> list[tuple[str, str]]:
-    columns = main_columns(task_of(scores))
+    columns = GROUPS[task_of(scores)][0].columns
     return list(zip([column.title for column in columns], _texts(columns, scores), strict=True))
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

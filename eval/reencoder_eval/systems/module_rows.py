@@ -45,7 +45,8 @@ class ModuleSystem:
 
     def condition_of(self, audio: ClipAudio, share: float) -> Tensor:
         """(1, H): the paper's lambda = `share`, from the prior's random condition (0) to the reference's own (1)."""
-        prior = self.trained.prior(1, seed=_seed_of(audio, self.seed)).to(self.device)
+        seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{audio.clip.id}".encode()).digest()[:8], "big")
+        prior = self.trained.prior(1, seed=seed).to(self.device)
         if share == 0:
             return prior
         reference = encode(self.autoencoder, [audio.streams[name] for name in self.task.targets], device=self.device)
@@ -101,7 +102,3 @@ def module_systems(
         )
         for share in SHARES
     )
-
-
-def _seed_of(audio: ClipAudio, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{audio.clip.id}".encode()).digest()[:8], "big")

@@ -14,7 +14,7 @@ from typing import Any
 from reencoder_eval.evaluation_folder import MARKDOWN, TABLES, write_json
 from reencoder_eval.run_contents import costs_of, finished_scores, latent_scores_of
 from reencoder_eval.tables.bootstrap import Interval
-from reencoder_eval.tables.columns import GROUPS, Column, Group
+from reencoder_eval.tables.columns import GROUPS, Group
 from reencoder_eval.tables.cost_table import Costs, cost_table, module_gflops, passes_gflops, times_real_time
 from reencoder_eval.tables.summary import Cell, Summary, summarise
 from reencoder_eval.tables.text_table import NOTHING, TextTable, markdown, number
@@ -83,7 +83,8 @@ def scores_table(summary: Summary, group: Group, costs: Costs | None, *, with_co
 def comparison_table(summary: Summary, group: Group) -> TextTable:
     columns = ["system"]
     for column in group.columns:
-        columns += [column.title, *([_detail_title(column)] if column.beside else []), "clips better", "gap closed"]
+        detail = f"{column.title.rsplit(' ', 1)[0]} {column.beside_title.rsplit(' ', 1)[-1]}"
+        columns += [column.title, *([detail] if column.beside else []), "clips better", "gap closed"]
     rows = []
     for system, comparisons in summary.comparisons.items():
         row = [summary.labels[system]]
@@ -93,17 +94,12 @@ def comparison_table(summary: Summary, group: Group) -> TextTable:
             if column.detail:
                 detail = comparisons.get(column.detail)
                 row.append(_with_interval(detail.difference if detail else None, sign="+"))
-            row += [
-                f"{compared.better:.0%}" if compared else NOTHING,
-                _percent(compared.gap_closed if compared else None),
-            ]
+            closed = compared.gap_closed if compared else None
+            row.append(f"{compared.better:.0%}" if compared else NOTHING)
+            row.append(f"{closed.value:.0%} [{closed.low:.0%}, {closed.high:.0%}]" if closed else NOTHING)
         rows.append(tuple(row))
     title = f"Paired differences to {summary.labels[summary.reference]!r}, mean [95 %]; below zero is better"
     return TextTable(title, tuple(columns), tuple(rows))
-
-
-def _detail_title(column: Column) -> str:
-    return f"{column.title.rsplit(' ', 1)[0]} {column.beside_title.rsplit(' ', 1)[-1]}"
 
 
 def mean_of(cell: Cell | None) -> float | None:
@@ -131,9 +127,3 @@ def _with_interval(interval: Interval | None, *, sign: str = "") -> str:
     if interval is None:
         return NOTHING
     return f"{interval.value:{sign}z.2f} [{interval.low:{sign}z.2f}, {interval.high:{sign}z.2f}]"
-
-
-def _percent(interval: Interval | None) -> str:
-    if interval is None:
-        return NOTHING
-    return f"{interval.value:.0%} [{interval.low:.0%}, {interval.high:.0%}]"

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from reencoder_pipeline.autoencoders.vocos.training.adversary import feature_maps
+
 KERNELS = ((3, 7), (3, 7), (3, 7), (3, 7), (3, 7), (3, 3))
 SLOPE = 0.1  # of the leaky ReLU, as in DAC's discriminators: this one is built like one band of them
 MIN_FRAMES = 21  # five kernels of 7 with padding 1 take away 4 frames each
@@ -30,11 +32,8 @@ class LatentDiscriminator(nn.Module):
     def forward(self, latents: Tensor) -> list[Tensor]:
         """Normalised latents (B, C, T) -> the maps of all six layers, each (B, channels, C, T'); the last has scores"""
         x = latents[:, None].contiguous(memory_format=torch.channels_last)  # (B, C, T) -> (B, 1, C, T)
-        maps = []
-        for layer in self.layers[:-1]:
-            x = nn.functional.leaky_relu(layer(x), SLOPE)
-            maps.append(x)
-        return [*maps, self.layers[-1](x)]
+        maps = feature_maps(x, self.layers[:-1], slope=SLOPE)
+        return [*maps, self.layers[-1](maps[-1])]
 
     @property
     def num_parameters(self) -> int:

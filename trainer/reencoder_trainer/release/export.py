@@ -210,12 +210,8 @@ def _read_onnx(content: bytes) -> Callable[..., Tensor]:
     return run
 
 
-def _read_pt2(content: bytes) -> Callable[..., Tensor]:
-    return torch.export.load(io.BytesIO(content)).module()
-
-
 _WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
-_READERS = {"onnx": _read_onnx, "pt2": _read_pt2}
+_READERS = {"onnx": _read_onnx, "pt2": lambda content: torch.export.load(io.BytesIO(content)).module()}
 
 
 def _largest_difference(trained: TrainedModule, run: Callable[..., Tensor], latents: Sequence[Tensor]) -> float:

@@ -17,7 +17,7 @@ from reencoder_trainer.trained_module import LowBand, TrainedModule, save_module
 from reencoder_trainer.training.alarms import Alarms
 from reencoder_trainer.training.learner import Learner
 from reencoder_trainer.training.validation import validate
-from reencoder_trainer.windows.mapped_windows import Windows
+from reencoder_trainer.windows.pooled_windows import Windows
 from reencoder_trainer.windows.read_ahead import ReadAhead
 
 

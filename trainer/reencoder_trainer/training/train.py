@@ -23,8 +23,8 @@ from reencoder_trainer.training.make_learner import make_learner
 from reencoder_trainer.training.run import ModuleTraining
 from reencoder_trainer.training.stopwatch import Stopwatch
 from reencoder_trainer.windows.draws import share_of
-from reencoder_trainer.windows.mapped_windows import WindowLoader, Windows
-from reencoder_trainer.windows.pooled_windows import PoolLoader
+from reencoder_trainer.windows.mapped_windows import WindowLoader
+from reencoder_trainer.windows.pooled_windows import PoolLoader, Windows
 from reencoder_trainer.windows.read_ahead import ReadAhead
 
 MAY_CHANGE = frozenset(

@@ -8,7 +8,7 @@ from reencoder_pipeline.training.autocast import autocast
 from reencoder_trainer.module.condition import standard_normal
 from reencoder_trainer.training.learner import Learner, stacked
 from reencoder_trainer.training.losses import kl_divergence, level_loss, reconstruction_loss
-from reencoder_trainer.windows.mapped_windows import Windows
+from reencoder_trainer.windows.pooled_windows import Windows
 
 
 @torch.inference_mode()

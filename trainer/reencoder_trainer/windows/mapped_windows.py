@@ -8,7 +8,6 @@ would only add a copy. For corpora that fit no local disk see pooled_windows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,25 +18,6 @@ from reencoder_pipeline.cache.latent_cache import LatentCache
 from reencoder_pipeline.errors import CacheError
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.windows.draws import Draws, share_of
-
-
-class Windows(Protocol):
-    """A source of batches. `too_short` counts the split's tracks that are shorter than a window; they are not drawn."""
-
-    split: str
-    num_frames: int
-    num_tracks: int
-    too_short: int
-    num_windows: int
-    """Different windows in the split: one per possible start frame."""
-
-    def batch(self, step: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
-        """Rank `rank`'s slice of global batch `step`: raw latents (batch_size / world_size, T, C) of every stream."""
-        ...
-
-    def close(self) -> None:
-        """Release threads; no batch may be read after this."""
-        ...
 
 
 def usable_tracks(cache: LatentCache, task: Task, *, split: str, num_frames: int) -> tuple[Sequence[CachedTrack], int]:
@@ -58,8 +38,9 @@ def usable_tracks(cache: LatentCache, task: Task, *, split: str, num_frames: int
 class WindowLoader:
     """Windows of all streams of a task, from a cache whose shard files are mapped into memory.
 
-    Every position of the split is equally likely in every batch. For a cache at a URL the constructor first copies the
-    shards it needs to the local disk.
+    `too_short` counts the split's tracks that are shorter than a window, which are not drawn. `num_windows` counts the
+    different windows: one per possible start frame. Every position of the split is equally likely in every batch. For a
+    cache at a URL the constructor first copies the shards it needs to the local disk.
 
     Example::
 
@@ -96,7 +77,7 @@ class WindowLoader:
         return dict(zip(self._task.streams, windows.split(share), strict=True))
 
     def close(self) -> None:
-        pass
+        """There is nothing to release; `PoolLoader` has threads."""
 
     def _places(self, step: int, batch_size: int, mine: slice) -> tuple[np.ndarray, np.ndarray]:
         """Addresses of the first frames of this slice's windows, (streams * B,), and the windows' tracks, (B,)."""

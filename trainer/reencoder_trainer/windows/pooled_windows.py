@@ -18,7 +18,7 @@ from reencoder_pipeline.errors import ConfigError
 from reencoder_pipeline.stores.checked_reader import ObjectReader
 from reencoder_pipeline.tasks import Task
 from reencoder_trainer.windows.draws import draw_windows, share_of
-from reencoder_trainer.windows.mapped_windows import usable_tracks
+from reencoder_trainer.windows.mapped_windows import WindowLoader, usable_tracks
 
 AHEAD = 2  # shards that are fetched before they enter the pool
 
@@ -165,3 +165,6 @@ class PoolLoader:
             names = [scale_name(stream) for stream in self._task.streams]
             scales = [np.concatenate([frames[name][track] for track in self._chosen[number]]) for name in names]
             self._scales[slot] = torch.from_numpy(np.stack(scales))
+
+
+Windows = WindowLoader | PoolLoader

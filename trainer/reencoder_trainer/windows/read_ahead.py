@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from torch import Tensor
 
 from reencoder_pipeline.training.ranks import Ranks
-from reencoder_trainer.windows.mapped_windows import Windows
+from reencoder_trainer.windows.pooled_windows import Windows
 
 
 class ReadAhead:

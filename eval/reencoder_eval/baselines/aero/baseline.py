@@ -54,6 +54,10 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
         )
         return estimate[0, :, : audio.shape[-1]].numpy()
 
+    def count() -> FlopCount:
+        """Of a second in one piece, as the literature counts; segments take (segment + 2 context) / segment as much."""
+        return count_flops(model, torch.zeros(1, 1, config.low_rate, device=device), modules=[model], seconds=1)
+
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     return Baseline(
         name="aero",
@@ -63,11 +67,5 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
         task="bwe",
         digest=digest_of(*parts),
         run=run if weights else None,
-        count=lambda: count_aero(model),
+        count=count,
     )
-
-
-def count_aero(model: Aero) -> FlopCount:
-    """The FLOPs of a second in one piece, as the literature counts; segments take (segment + 2 context) / segment."""
-    example = torch.zeros(1, 1, model.config.low_rate, device=next(model.parameters()).device)
-    return count_flops(model, example, modules=[model], seconds=1)

@@ -31,14 +31,13 @@ def load_aero_weights(path: Path) -> Aero:
 
     CheckpointError if the file is missing, foreign or damaged, or holds an Aero with other settings.
     """
-    config, state = _read_ours(path) if path.suffix == ".safetensors" else _read_original(path)
+    if path.suffix == ".safetensors":
+        state, sizes, _ = read_baseline(path, kind=KIND)
+        config = sizes_of(AeroConfig, sizes, where=path)
+    else:
+        config, state = _read_original(path)
     model = build_restored(lambda: Aero(config), config, state, where=path)
     return model.eval().requires_grad_(False)
-
-
-def _read_ours(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:
-    state, sizes, _ = read_baseline(path, kind=KIND)
-    return sizes_of(AeroConfig, sizes, where=path), state
 
 
 def _read_original(path: Path) -> tuple[AeroConfig, dict[str, Tensor]]:

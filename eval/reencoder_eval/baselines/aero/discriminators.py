@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from reencoder_eval.baselines.adversarial import FeatureMaps
+from reencoder_pipeline.autoencoders.vocos.training.adversary import feature_maps
 
 SCALES, LAYERS, DOWNSAMPLING = 3, 4, 4  # rates; strided convolutions and the stride of each
 
@@ -46,7 +46,5 @@ class ScaleDiscriminator(nn.Module):
         self.score = weight_norm(nn.Conv1d(width, 1, 3, padding=1))
 
     def forward(self, audio: Tensor) -> list[Tensor]:
-        maps = [audio]
-        for layer in self.layers:
-            maps.append(F.leaky_relu(layer(maps[-1]), 0.2))
-        return [*maps[1:], self.score(maps[-1])]
+        maps = feature_maps(audio, self.layers, slope=0.2)
+        return [*maps, self.score(maps[-1])]

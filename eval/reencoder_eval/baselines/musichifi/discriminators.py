@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from reencoder_eval.baselines.adversarial import FeatureMaps
 from reencoder_eval.baselines.musichifi.mel import spectrum
+from reencoder_pipeline.autoencoders.vocos.training.adversary import Judgement, PeriodDiscriminator, feature_maps
 
 PERIODS = (2, 3, 5, 7, 11)
 WINDOWS = (2048, 1024, 512)
+SLOPE = 0.1  # of the leaky ReLUs
 BAND_EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of half the sample rate
 
 
@@ -26,31 +26,14 @@ class Discriminator(nn.Module):
 
     def __init__(self, *, filters: int = 32) -> None:
         super().__init__()
-        periods = [PeriodDiscriminator(period, filters) for period in PERIODS]
+        periods = [PeriodDiscriminator(period, filters, slope=SLOPE) for period in PERIODS]
         self.parts = nn.ModuleList([*periods, *(SpectrumDiscriminator(window, filters) for window in WINDOWS)])
 
     def forward(self, audio: Tensor) -> FeatureMaps:
         audio = audio - audio.mean(dim=-1, keepdim=True)
         audio = 0.8 * audio / (audio.abs().amax(dim=-1, keepdim=True) + 1e-9)
-        return [part(audio) for part in self.parts]
-
-
-class PeriodDiscriminator(nn.Module):
-    """2-d convolutions along time over the waveform folded to (B, 1, L / period, period)."""
-
-    def __init__(self, period: int, filters: int) -> None:
-        super().__init__()
-        self.period = period
-        widths = (1, filters, 4 * filters, 16 * filters, 32 * filters)
-        layers = [nn.Conv2d(before, after, (5, 1), (3, 1), padding=(2, 0)) for before, after in pairwise(widths)]
-        layers.append(nn.Conv2d(widths[-1], widths[-1], (5, 1), padding=(2, 0)))
-        self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
-        self.scores = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
-
-    def forward(self, audio: Tensor) -> list[Tensor]:
-        audio = F.pad(audio, (0, -audio.shape[-1] % self.period), mode="reflect")
-        maps = feature_maps(audio.unflatten(-1, (-1, self.period)), self.layers)
-        return [*maps, self.scores(maps[-1])]
+        judgements: list[Judgement] = [part(audio) for part in self.parts]
+        return [[*maps, scores] for scores, maps in judgements]
 
 
 class SpectrumDiscriminator(nn.Module):
@@ -66,14 +49,15 @@ class SpectrumDiscriminator(nn.Module):
         self.stacks = nn.ModuleList(_band_layers(filters) for _ in self.bands)
         self.scores = weight_norm(nn.Conv2d(filters, 1, 3, padding=1))
 
-    def forward(self, audio: Tensor) -> list[Tensor]:
+    def forward(self, audio: Tensor) -> Judgement:
         frames = torch.view_as_real(spectrum(audio, window=self.window, hop=len(self.window) // 4))
         x = frames.permute(0, 3, 2, 1)  # (B, F, T, 2) -> (B, 2, T, F)
         maps = [
-            feature_maps(x[..., band], stack.children()) for band, stack in zip(self.bands, self.stacks, strict=True)
+            feature_maps(x[..., band], stack.children(), slope=SLOPE)
+            for band, stack in zip(self.bands, self.stacks, strict=True)
         ]
         scores = self.scores(torch.cat([of_band[-1] for of_band in maps], dim=-1))
-        return [*(layer for of_band in maps for layer in of_band), scores]
+        return scores, [layer for of_band in maps for layer in of_band]
 
 
 def _band_layers(filters: int) -> nn.ModuleList:
@@ -81,12 +65,3 @@ def _band_layers(filters: int) -> nn.ModuleList:
     layers += [nn.Conv2d(filters, filters, (3, 9), (1, 2), padding=(1, 4)) for _ in range(3)]  # half the bins each
     layers.append(nn.Conv2d(filters, filters, 3, padding=1))
     return nn.ModuleList(weight_norm(layer) for layer in layers)
-
-
-def feature_maps(x: Tensor, layers: Iterable[nn.Module]) -> list[Tensor]:
-    """The outputs of all layers applied in series, each followed by a leaky ReLU."""
-    maps = []
-    for layer in layers:
-        x = F.leaky_relu(layer(x), 0.1)
-        maps.append(x)
-    return maps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -53,15 +53,16 @@ class SpectrumDiscriminator(nn.Module):
             # The floor is added, not clamped, and large enough that the gradient of the root stays small at silence.
             power = spectrum.real.square() + spectrum.imag.square() + 1e-6
             x = torch.view_as_real(spectrum * power.pow(-0.35)).permute(0, 3, 2, 1)  # (B, F, T, 2) -> (B, 2, T, F)
-        return _judged(x, self.layers, self.judge)
+        maps = feature_maps(x, self.layers, slope=0.2)
+        return self.judge(maps[-1]), maps
 
 
 class PeriodDiscriminator(nn.Module):
-    """2-d convolutions over the waveform folded at a period: (B, 1, L/period, period)."""
+    """2-d convolutions over the waveform folded at a period: (B, 1, L/period, period). `slope` is the leaky ReLUs'."""
 
-    def __init__(self, period: int, filters: int) -> None:
+    def __init__(self, period: int, filters: int, *, slope: float = 0.2) -> None:
         super().__init__()
-        self.period = period
+        self.period, self.slope = period, slope
         widths = [1, filters, 4 * filters, 16 * filters, 32 * filters]
         layers = [nn.Conv2d(before, after, (5, 1), stride=(3, 1), padding=(2, 0)) for before, after in pairwise(widths)]
         layers.append(nn.Conv2d(widths[-1], widths[-1], (5, 1), padding=(2, 0)))
@@ -70,7 +71,8 @@ class PeriodDiscriminator(nn.Module):
 
     def forward(self, audio: Tensor) -> Judgement:
         padded = F.pad(audio, (0, -audio.shape[-1] % self.period), mode="reflect")
-        return _judged(padded.unflatten(-1, (-1, self.period)), self.layers, self.judge)
+        maps = feature_maps(padded.unflatten(-1, (-1, self.period)), self.layers, slope=self.slope)
+        return self.judge(maps[-1]), maps
 
 
 def discriminator_loss(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
@@ -90,9 +92,10 @@ def generator_losses(real: Sequence[Judgement], fake: Sequence[Judgement]) -> tu
     return fooled, torch.stack(distances).mean()
 
 
-def _judged(x: Tensor, layers: nn.ModuleList, judge: nn.Module) -> Judgement:
-    seen = []
+def feature_maps(x: Tensor, layers: Iterable[nn.Module], *, slope: float) -> list[Tensor]:
+    """The outputs of all layers applied in series, each followed by a leaky ReLU."""
+    maps = []
     for layer in layers:
-        x = F.leaky_relu(layer(x), 0.2)
-        seen.append(x)
-    return judge(x), seen
+        x = F.leaky_relu(layer(x), slope)
+        maps.append(x)
+    return maps
