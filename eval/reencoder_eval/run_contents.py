@@ -123,12 +123,8 @@ def read_failures(run: Path) -> list[dict[str, Any]]:
     return [_checked(row, _Failure, where=f"{path}: row {number}") for number, row in enumerate(read_rows(path), 1)]
 
 
-def read_costs(path: Path) -> dict[str, Any] | None:
-    return _checked(read_json(path), _Costs, where=path)
-
-
 def costs_of(run: Path) -> dict[str, Any] | None:
-    return read_costs(run / COSTS)
+    return _checked(read_json(run / COSTS), _Costs, where=run / COSTS)
 
 
 def latent_scores_of(run: Path) -> dict[str, Any] | None:

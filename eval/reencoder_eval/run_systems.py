@@ -17,7 +17,6 @@ from reencoder_eval.clips.choose import ClipChoice
 from reencoder_eval.clips.read import Clip, ClipAudio, load_clip
 from reencoder_eval.evaluation_folder import (
     AUDIO,
-    COSTS,
     FAILURES,
     JOURNAL,
     REFERENCE,
@@ -108,7 +107,7 @@ class Scoring:
                     audio,
                     autoencoder=self.setup.autoencoder,
                     device=self.request.device,
-                    path=self.out / COSTS,
+                    run=self.out,
                 )
                 progress.begin()  # the time left is that of the scores
                 costed = True

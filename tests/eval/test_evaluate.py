@@ -154,7 +154,7 @@ def test_an_uncountable_autoencoder_is_evaluated_all_the_same(
     clip = choose_clips(read_corpus(songs), task="bwe", num_clips=1, clip_seconds=1.0, seed=0).clips[0]
     task = get_task("bwe")
     audio = load_clip(clip, task=task, sample_rate=RATE, resampler="soxr_vhq")
-    measure_costs(systems_of(task, Wrapped()), audio, autoencoder=Wrapped(), device="cpu", path=tmp_path / COSTS)
+    measure_costs(systems_of(task, Wrapped()), audio, autoencoder=Wrapped(), device="cpu", run=tmp_path)
     count = json.loads((tmp_path / COSTS).read_text())["autoencoder"]["encode"]
     assert count["gflops"] is None
     assert "no module with weights" in count["note"]

@@ -84,7 +84,12 @@ def frechet_distance(a: FrechetStatistics, b: FrechetStatistics, *, std: np.ndar
     """
     scale = np.ones(len(a.mean)) if std is None else np.maximum(std, SMALLEST_STD).astype(np.float64)
     for channels in (len(b.mean), len(scale)):
-        _require_channels(channels, expected=len(a.mean))
+        if channels != len(a.mean):
+            raise EvaluationError(
+                "the latents and standard deviations belong to different autoencoders",
+                value=f"{channels} channels, not {len(a.mean)}",
+                remedy="take both from the same autoencoder",
+            )
     shift = (a.mean - b.mean) / scale
     first, second = (statistics.covariance() / np.outer(scale, scale) for statistics in (a, b))
     # The trace of the root of S_a S_b is the sum of the singular values of S_a^(1/2) S_b^(1/2): no complex numbers, and
@@ -96,12 +101,3 @@ def frechet_distance(a: FrechetStatistics, b: FrechetStatistics, *, std: np.ndar
 def _root(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-
-
-def _require_channels(channels: int, *, expected: int) -> None:
-    if channels != expected:
-        raise EvaluationError(
-            "the latents and standard deviations belong to different autoencoders",
-            value=f"{channels} channels, not {expected}",
-            remedy="take both from the same autoencoder",
-        )

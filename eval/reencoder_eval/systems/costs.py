@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reencoder_eval.clips.read import ClipAudio
-from reencoder_eval.evaluation_folder import write_json
+from reencoder_eval.evaluation_folder import COSTS, write_json
 from reencoder_eval.metrics.flops import FlopCount
-from reencoder_eval.run_contents import read_costs
+from reencoder_eval.run_contents import costs_of
 from reencoder_eval.systems.system import System, count_pass, estimate_of
 from reencoder_pipeline.errors import EvaluationError, ReencoderError
 
@@ -31,13 +31,13 @@ PROCESS = Path("/proc/self")  # where Linux reports the memory of a process
 
 
 def measure_costs(
-    systems: Sequence[System], audio: ClipAudio, *, autoencoder: Autoencoder, device: str, path: Path
+    systems: Sequence[System], audio: ClipAudio, *, autoencoder: Autoencoder, device: str, run: Path
 ) -> None:
-    """GFLOPs, speed and memory of every system on one clip, with nothing else running; kept when `path` has them."""
+    """GFLOPs, speed and memory of every system on one clip, with nothing else running; kept when `run` has them."""
     digests = {system.name: system.digest for system in systems}
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name() if device == "cuda" else cpu
-    known = read_costs(path)
+    known = costs_of(run)
     if known and known["digests"] == digests and known["machine"] == machine and "failed" not in known:
         return
     calls = {
@@ -67,7 +67,7 @@ def measure_costs(
         },
         **({"failed": failed} if failed else {}),  # they are measured again
     }
-    write_json(path, values)
+    write_json(run / COSTS, values)
 
 
 def _counted(count: Callable[[], FlopCount]) -> dict[str, Any]:
