@@ -7,8 +7,8 @@ latents would count. Predicting every channel's mean costs about 0.8 of it (0.80
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from reencoder_eval.autoencoder_report.perturbations import LATENT_NOISE, LATENT
 from reencoder_eval.clips.excerpts import Excerpt
 from reencoder_eval.metrics.latent_statistics import (
     UNUSED_SIGMA,
-    ChannelStatistics,
     affine_fit,
     channel_l1,
     channel_statistics,
@@ -37,85 +36,6 @@ DIAGNOSTICS_VERSION = 1  # raise it when any number below changes: stored diagno
 GAIN = 0.5
 SHIFTS = (1, 16, 256, 512)  # samples
 NOISE_SIZES = (0.0, 0.05, 0.1, 0.2, 0.5)  # in units of each channel's standard deviation
-
-
-@dataclass(frozen=True)
-class PosteriorWidth:
-    """Of autoencoders that have one: N(mean, sigma^2) per latent, trained against N(0, 1)."""
-
-    sigma: tuple[float, ...]  # mean over frames, per channel
-    unused: int  # channels with a sigma of UNUSED_SIGMA or more
-    nats_per_frame: float  # KL divergence from N(0, 1), summed over channels
-
-
-@dataclass(frozen=True)
-class GainError:
-    """E(g x) beside g E(x): norm of the difference over the norm of E(g x); then after the best affine map of E(x)."""
-
-    gain: float
-    error: float | None
-    affine_error: float | None
-
-
-@dataclass(frozen=True)
-class MixingError:
-    """(E(left) + E(right)) / 2 beside E((left + right) / 2), means removed; then both decoded, STFT-D to the mix.
-
-    `one_side` is the same error for E(left) alone: near-mono music makes any autoencoder look linear, and shows here.
-    """
-
-    clips: int
-    error: float | None
-    one_side: float | None
-    stft_d_mixed: float
-    stft_d_mono: float
-
-
-@dataclass(frozen=True)
-class HighBand:
-    """E(x) beside E(low band of x): L1 per channel, the channels by falling L1, how many make up 80 % of the sum."""
-
-    l1: tuple[float, ...]
-    order: tuple[int, ...]
-    carrying: int
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Perturbations of one kind: their mean distances."""
-
-    kind: str
-    latent_l1: float
-    stft_d: float
-
-
-@dataclass(frozen=True)
-class Proximity:
-    """Spearman correlation of latent L1 and STFT-D over the perturbations of a clip: mean and extremes over clips."""
-
-    spearman: float | None
-    lowest: float | None
-    highest: float | None
-    perturbations: int  # per clip
-    kinds: tuple[Kind, ...]
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """`shift_l1` and `noise_stft_d` are pairs of a size (SHIFTS, NOISE_SIZES) and a mean over the clips."""
-
-    version: int
-    seed: int
-    clips: tuple[str, ...]
-    samples: int  # per clip
-    channels: ChannelStatistics
-    posterior: PosteriorWidth | None
-    gain: GainError
-    mixing: MixingError | None
-    high_band: HighBand
-    shift_l1: tuple[tuple[int, float], ...]
-    noise_stft_d: tuple[tuple[float, float], ...]
-    proximity: Proximity
 
 
 class Coder:
@@ -148,8 +68,9 @@ class Coder:
 
 def diagnose(
     autoencoder: Autoencoder, excerpts: Sequence[Excerpt], *, seed: int, device: str, progress: Progress = unseen
-) -> Diagnostics:
-    """All diagnostics; `progress` counts the excerpts of the part that takes most of the time."""
+) -> dict[str, Any]:
+    """All diagnostics, as autoencoder.json holds them. `shift_l1` and `noise_stft_d` are pairs of a size and a mean
+    over the clips. `progress` counts the excerpts of the part that takes most of the time."""
     if not excerpts:
         raise EvaluationError("no excerpt can be diagnosed", remedy="use other clips, or diagnostic_clips=0")
     coder = Coder(autoencoder, device=device)
@@ -162,23 +83,28 @@ def diagnose(
         noise.append(noise_curve(coder, excerpt, latents[number], std, random))
         points.append(perturbed(coder, excerpt, latents[number], std, random))
         progress(number + 1, len(excerpts))
-    return Diagnostics(
-        version=DIAGNOSTICS_VERSION,
-        seed=seed,
-        clips=tuple(excerpt.id for excerpt in excerpts),
-        samples=len(excerpts[0].mono),
-        channels=channels,
-        posterior=posterior(coder, excerpts),
-        gain=gain_error(coder, excerpts, latents),
-        mixing=mixing_error(coder, excerpts, latents),
-        high_band=high_band(coder, excerpts, latents, std),
-        shift_l1=shift_sensitivity(coder, excerpts, std),
-        noise_stft_d=tuple(zip(NOISE_SIZES, np.mean(noise, axis=0).tolist(), strict=True)),
-        proximity=proximity(points),
-    )
+    return {
+        "version": DIAGNOSTICS_VERSION,
+        "seed": seed,
+        "clips": [excerpt.id for excerpt in excerpts],
+        "samples": len(excerpts[0].mono),  # per clip
+        "channels": asdict(channels),
+        "posterior": posterior(coder, excerpts),
+        "gain": gain_error(coder, excerpts, latents),
+        "mixing": mixing_error(coder, excerpts, latents),
+        "high_band": high_band(coder, excerpts, latents, std),
+        "shift_l1": shift_sensitivity(coder, excerpts, std),
+        "noise_stft_d": list(zip(NOISE_SIZES, np.mean(noise, axis=0).tolist(), strict=True)),
+        "proximity": proximity(points),
+    }
 
 
-def posterior(coder: Coder, excerpts: Sequence[Excerpt]) -> PosteriorWidth | None:
+def posterior(coder: Coder, excerpts: Sequence[Excerpt]) -> dict[str, Any] | None:
+    """Of autoencoders that have one: N(mean, sigma^2) per latent, trained against N(0, 1).
+
+    `sigma` is the mean over frames, per channel; `unused` counts channels with a sigma of UNUSED_SIGMA or more;
+    `nats_per_frame` is the KL divergence from N(0, 1), summed over channels.
+    """
     pairs = [coder.posterior(excerpt.mono) for excerpt in excerpts]
     known = [pair for pair in pairs if pair is not None]
     if not known:
@@ -186,16 +112,23 @@ def posterior(coder: Coder, excerpts: Sequence[Excerpt]) -> PosteriorWidth | Non
     mean, log_std = (np.concatenate(arrays, axis=-1).astype(np.float64) for arrays in zip(*known, strict=True))
     sigma = np.exp(log_std).mean(axis=-1)
     nats = 0.5 * (np.square(mean) + np.exp(2 * log_std) - 1) - log_std
-    return PosteriorWidth(tuple(sigma.tolist()), int((sigma >= UNUSED_SIGMA).sum()), float(nats.sum(axis=0).mean()))
+    unused, nats_per_frame = int((sigma >= UNUSED_SIGMA).sum()), float(nats.sum(axis=0).mean())
+    return {"sigma": sigma.tolist(), "unused": unused, "nats_per_frame": nats_per_frame}
 
 
-def gain_error(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray) -> GainError:
+def gain_error(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray) -> dict[str, float | None]:
+    """E(g x) beside g E(x): norm of the difference over the norm of E(g x); then after the best affine map of E(x)."""
     quiet = np.stack([coder.encode(GAIN * excerpt.mono) for excerpt in excerpts])
-    return GainError(GAIN, relative_error(GAIN * latents, quiet), relative_error(affine_fit(latents, quiet), quiet))
+    error, affine_error = relative_error(GAIN * latents, quiet), relative_error(affine_fit(latents, quiet), quiet)
+    return {"gain": GAIN, "error": error, "affine_error": affine_error}
 
 
-def mixing_error(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray) -> MixingError | None:
-    """None where no excerpt is stereo."""
+def mixing_error(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray) -> dict[str, float | None] | None:
+    """(E(left) + E(right)) / 2 beside E((left + right) / 2), means removed; then both decoded, STFT-D to the mix.
+
+    `one_side` is the same error for E(left) alone: near-mono music makes any autoencoder look linear, and shows here.
+    None where no excerpt is stereo.
+    """
     sides = [(number, excerpt.stereo) for number, excerpt in enumerate(excerpts) if excerpt.stereo is not None]
     if not sides:
         return None
@@ -209,16 +142,18 @@ def mixing_error(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray)
     ]
     stft_d_mixed, stft_d_mono = np.mean(distances, axis=0).tolist()
     error, one_side = (relative_error(latents - mean, mono - mean) for latents in (mixed, left))
-    return MixingError(len(sides), error, one_side, stft_d_mixed, stft_d_mono)
+    errors = {"error": error, "one_side": one_side}
+    return {"clips": len(sides), **errors, "stft_d_mixed": stft_d_mixed, "stft_d_mono": stft_d_mono}
 
 
-def high_band(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray, std: np.ndarray) -> HighBand:
+def high_band(coder: Coder, excerpts: Sequence[Excerpt], latents: np.ndarray, std: np.ndarray) -> dict[str, Any]:
+    """E(x) beside E(low band of x): L1 per channel, the channels by falling L1, how many make up 80 % of the sum."""
     l1 = channel_l1(np.stack([coder.encode(excerpt.low_band) for excerpt in excerpts]), latents, std)
     order = np.argsort(-l1, kind="stable")
-    return HighBand(tuple(l1.tolist()), tuple(order.tolist()), channels_that_carry(l1.tolist()))
+    return {"l1": l1.tolist(), "order": order.tolist(), "carrying": channels_that_carry(l1.tolist())}
 
 
-def shift_sensitivity(coder: Coder, excerpts: Sequence[Excerpt], std: np.ndarray) -> tuple[tuple[int, float], ...]:
+def shift_sensitivity(coder: Coder, excerpts: Sequence[Excerpt], std: np.ndarray) -> list[tuple[int, float]]:
     """The same music, heard from a few samples later on: real samples on both sides, nothing is padded in."""
     hop = coder.autoencoder.spec.hop
     length = len(excerpts[0].mono) - -(-max(SHIFTS) // hop) * hop
@@ -227,7 +162,7 @@ def shift_sensitivity(coder: Coder, excerpts: Sequence[Excerpt], std: np.ndarray
     for shift in SHIFTS:
         shifted = np.stack([coder.encode(excerpt.mono[shift : shift + length]) for excerpt in excerpts])
         pairs.append((shift, latent_l1(shifted, plain, std)))
-    return tuple(pairs)
+    return pairs
 
 
 def noise_curve(
@@ -243,10 +178,10 @@ def perturbed(
 ) -> list[tuple[str, float, float]]:
     """(kind, latent L1, STFT-D) of every perturbation. Latent noise is compared with the undisturbed decoding."""
     points = []
-    for one in perturbations(coder.autoencoder.spec.sample_rate, random):
-        changed = one.apply(excerpt.mono)
+    for kind, apply in perturbations(coder.autoencoder.spec.sample_rate, random):
+        changed = apply(excerpt.mono)
         distance = stft_distance(changed, excerpt.mono)
-        points.append((one.kind, latent_l1(coder.encode(changed), latents, std), distance))
+        points.append((kind, latent_l1(coder.encode(changed), latents, std), distance))
     decoded = coder.decode(latents, length=len(excerpt.mono))
     for size in strengths(*LATENT_NOISE_RANGE, random):
         noisy = latents + size * std[:, None] * random.standard_normal(latents.shape)
@@ -254,21 +189,22 @@ def perturbed(
     return points
 
 
-def proximity(points: Sequence[Sequence[tuple[str, float, float]]]) -> Proximity:
-    """`points` are those of `perturbed`, clip by clip."""
+def proximity(points: Sequence[Sequence[tuple[str, float, float]]]) -> dict[str, Any]:
+    """Spearman correlation of latent L1 and STFT-D over the perturbations of a clip: mean and extremes over clips; and
+    the mean distances of each kind. `points` are those of `perturbed`, clip by clip."""
     by_clip = [spearman([l1 for _, l1, _ in clip], [distance for *_, distance in clip]) for clip in points]
     known = [value for value in by_clip if value is not None]
     kinds = []
     for kind in dict.fromkeys(kind for clip in points for kind, *_ in clip):
         l1, distance = np.mean([point[1:] for clip in points for point in clip if point[0] == kind], axis=0).tolist()
-        kinds.append(Kind(kind, l1, distance))
-    return Proximity(
-        spearman=float(np.mean(known)) if known else None,
-        lowest=min(known, default=None),
-        highest=max(known, default=None),
-        perturbations=len(points[0]),
-        kinds=tuple(kinds),
-    )
+        kinds.append({"kind": kind, "latent_l1": l1, "stft_d": distance})
+    return {
+        "spearman": float(np.mean(known)) if known else None,
+        "lowest": min(known, default=None),
+        "highest": max(known, default=None),
+        "perturbations": len(points[0]),  # per clip
+        "kinds": kinds,
+    }
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -133,7 +133,7 @@ def diagnosed(
     if isinstance(before, dict) and before.get("key") == key:
         return before
     with ProgressLine("latents", unit="excerpts") as progress:
-        return {"key": key, **asdict(diagnose(coder, excerpts, seed=seed, device=device, progress=progress))}
+        return {"key": key, **diagnose(coder, excerpts, seed=seed, device=device, progress=progress)}
 
 
 def sizes(coder: Autoencoder, costs: Mapping[str, Any] | None) -> dict[str, Any]:

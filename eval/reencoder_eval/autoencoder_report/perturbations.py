@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+Apply = Callable[[np.ndarray], np.ndarray]
 Change = Callable[[np.ndarray, float, int, np.random.Generator], np.ndarray]  # audio, strength, sample rate, random
 
 STRENGTHS = 3  # of each kind and clip, one in each third of its range
 LATENT_NOISE = "latent noise"  # the one that is added to latents: strengths in units of a channel's std
 LATENT_NOISE_RANGE = (0.03, 0.5)
 WET = 0.3  # of the smear, in relation to the dry signal's level
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """`kind` in words, `strength` in the unit of the kind, and what it makes of a clip, (samples,) -> (samples,)."""
-
-    kind: str
-    strength: float
-    apply: Callable[[np.ndarray], np.ndarray]
 
 
 def equalise(audio: np.ndarray, decibels: float, rate: int, random: np.random.Generator) -> np.ndarray:
@@ -73,8 +64,8 @@ KINDS: dict[str, tuple[Change, float, float]] = {
 }
 
 
-def perturbations(sample_rate: int, random: np.random.Generator) -> Iterator[Perturbation]:
-    """Every kind of KINDS at STRENGTHS random strengths."""
+def perturbations(sample_rate: int, random: np.random.Generator) -> Iterator[tuple[str, Apply]]:
+    """Every kind of KINDS at STRENGTHS random strengths: its name, and what it makes of a clip, (samples,) each."""
     for kind, (change, weakest, strongest) in KINDS.items():
         for strength in strengths(weakest, strongest, random):
             seed = int(random.integers(2**32))
@@ -83,7 +74,7 @@ def perturbations(sample_rate: int, random: np.random.Generator) -> Iterator[Per
                 changed = change(audio.astype(np.float64), strength, sample_rate, np.random.default_rng(seed))
                 return changed.astype(np.float32)
 
-            yield Perturbation(kind, strength, apply)
+            yield kind, apply
 
 
 def strengths(weakest: float, strongest: float, random: np.random.Generator) -> list[float]:

@@ -47,7 +47,8 @@ def score_table(report: Report) -> TextTable:
 
 def size_table(report: Report) -> TextTable:
     size = report["size"]
-    total = _sum(size["encode_gflops"], size["decode_gflops"])
+    halves = size["encode_gflops"], size["decode_gflops"]
+    total = None if None in halves else sum(halves)
     rows = (
         (
             "parameters, M",
@@ -56,7 +57,7 @@ def size_table(report: Report) -> TextTable:
         ),
         (
             "GFLOPs per second of audio (2 per multiply-add)",
-            *(measured(value) for value in (size["encode_gflops"], size["decode_gflops"], total)),
+            *(measured(value) for value in (*halves, total)),
             measured(report["paper"]["gflops"], 0),
         ),
     )
@@ -94,8 +95,3 @@ def with_interval(cell: Mapping[str, Any] | None) -> str:
 
 def millions(count: int | None) -> str:
     return NOT_MEASURED if count is None else f"{count / 1e6:.2f}"
-
-
-def _sum(*values: float | None) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
