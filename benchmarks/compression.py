@@ -28,7 +28,7 @@ from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.cache.shard_frames import read_shard
 from reencoder_pipeline.corpora.corpus import Track
 from reencoder_pipeline.encoding.encoded_track import EncodedTrack
-from reencoder_pipeline.shards.commit_frames import commit_frames
+from reencoder_pipeline.shards.write_shard import commit_frames
 from reencoder_pipeline.stores.checked_reader import ObjectReader
 
 REFERENCE = "float16, none"
