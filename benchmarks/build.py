@@ -92,7 +92,9 @@ def chosen(tracks: Sequence[Track], *, minutes: float) -> list[Track]:
             found.append(track)
             seconds += info.duration
     if not found:
-        raise AudioError("no stereo track of 20 s or more", value=f"{len(tracks)} tracks")
+        raise AudioError(
+            "the corpus has no stereo track of 20 s or more", value=f"{len(tracks)} tracks", remedy="give other music"
+        )
     return found
 
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def write(
     index = json.loads((exact.path / INDEX).read_text())
     index.pop("digest", None)
     index |= {"precision": precision, "shards": [shard_to_dict(shard) for shard in shards]}
-    index |= {} if compression is None else {"compression": compression.to_dict()}
+    index |= {} if compression is None else {"compression": asdict(compression)}
     (out / INDEX).write_text(json.dumps(index))
 
 

@@ -156,7 +156,10 @@ class Proof:
         if not isinstance(batch, Tensor):
             batch = torch.stack([batch[stream] for stream in wanted.streams], dim=2)
         if batch.shape != wanted.shape or batch.dtype != torch.float16:
-            raise CacheError("delivers other batches", where=name, value=f"{tuple(batch.shape)} of {batch.dtype}")
+            raise CacheError(
+                "this row delivers batches of another shape or type", where=name,
+                value=f"{tuple(batch.shape)} of {batch.dtype}", remedy=f"it must be {wanted.shape} of torch.float16",
+            )  # fmt: skip
         windows = batch.transpose(1, 2).numpy()  # (B, T, streams, C) -> (B, streams, T, C)
         return len({self._track(window, wanted, name=name) for window in windows})
 

@@ -40,7 +40,7 @@ from reencoder_trainer.windows.mapped_windows import WindowLoader
 WARMUP_ROWS = 1  # of the journal
 MOST_WAITING, MOST_OUTSIDE = 0.01, 0.05  # the goals, as shares of a step
 PAPER_STEPS, PAPER_BATCH, PAPER_HOURS = 250_000, 256, 48  # "under two days on one H100"
-# Of the data sheets, in bfloat16 and without sparsity.
+# From the data sheets, in bfloat16 and without sparsity.
 SHEET_PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 
 

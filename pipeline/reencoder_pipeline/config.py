@@ -150,7 +150,8 @@ def load_config(path: Path | None, kind: type[ConfigType], overrides: Sequence[s
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  - {_explain(problem, kind)}" for problem in error.errors()[:MOST_PROBLEMS])
+        listed: set[Any] = set()
+        problems = "\n".join(f"  - {_explain(problem, kind, listed)}" for problem in error.errors()[:MOST_PROBLEMS])
         if error.error_count() > MOST_PROBLEMS:
             problems += f"\n  - and {error.error_count() - MOST_PROBLEMS} more"
         raise ConfigError(f"{error.error_count()} problem(s) in the configuration\n{problems}", where=path) from None
@@ -168,31 +169,43 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError("a configuration is a mapping of keys to values", where=path, value=type(values).__name__)
+        raise ConfigError(
+            "a configuration is a mapping of keys to values", where=path, value=type(values).__name__,
+            remedy="write lines of the form `key: value`; configs/ has examples",
+        )  # fmt: skip
     return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError("an override reads key=value", where="--set", value=override)
+        raise ConfigError("an override reads key=value", where="--set", value=override, remedy="such as: --set seed=1")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{parent} is not a group of settings", where="--set", value=override)
+            raise ConfigError(
+                f"{parent} is not a group of settings", where="--set", value=override,
+                remedy=f"set it as a whole: --set {parent}=VALUE",
+            )  # fmt: skip
     values[last] = parse_yaml(text, kind=ConfigError, where=f"--set {shown(override, limit=200)}", what="value")
 
 
-def _explain(problem: Any, kind: type[BaseModel]) -> str:
+def _explain(problem: Any, kind: type[BaseModel], listed: set[Any]) -> str:
+    """`listed` collects the groups whose settings a message has listed: each is listed once."""
     location = shown(".".join(str(part) for part in problem["loc"]), limit=200)
     if problem["type"] != "extra_forbidden":
         found = shown(problem["input"], limit=200, quoted=True)
-        return f"{location}: {problem['msg'].removeprefix('Value error, ')} (found {found})"
-    names = list(_field_names(kind, problem["loc"][:-1]))
-    near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-    hint = REMOVED.get(location) or (f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}")
-    return f"{location}: unknown setting; {hint}"
+        place = f"{location}: " if location else ""
+        return f"{place}{problem['msg'].removeprefix('Value error, ')} (found {found})"
+    *group, name = problem["loc"]
+    names = list(_field_names(kind, group))
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = REMOVED.get(location) or (f"did you mean {near[0]}?" if near else "")
+    if not hint and tuple(group) not in listed:
+        listed.add(tuple(group))
+        hint = f"known here: {', '.join(names)}"
+    return f"{location}: unknown setting" + (f"; {hint}" if hint else "")
 
 
 def _field_names(kind: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ def crossed(
     """Samples [start, stop) of estimate + lowpass(original - estimate), both (channels, samples) and in time.
 
     The two filters of a crossover sum to one, so one of them is enough, and where original and estimate agree nothing
-    happens. Of the estimate's errors 90 dB below stay below `edge_hz` - 300, and of the original as much above + 300.
+    happens. Below `edge_hz` - 300 the estimate's errors are 90 dB down, and so is the original above `edge_hz` + 300.
     """
     from scipy.signal import oaconvolve
 

@@ -31,7 +31,7 @@ class Decision:
 
     @property
     def edge_hz(self) -> float | None:
-        """Of the crossover: it has left the original by where its band ends."""
+        """The middle of the crossover, which ends where the band of the original ends. None without a crossover."""
         return None if self.band_hz is None else max(TRANSITION_HZ / 2, self.band_hz - TRANSITION_HZ / 2)
 
 

@@ -38,7 +38,7 @@ class Chain:
 
     @property
     def low_rate(self) -> int:
-        """Of the low band, as it was made for the training of `upsampler`."""
+        """Sample rate of the low band that `upsampler` was trained on."""
         return self._low_band.assumed()[0]
 
     @property

@@ -1,4 +1,4 @@
-"""What `reencoder-apply upsample` and `upmix` can be asked for, apart from where their outputs go."""
+"""The options of `reencoder-apply upsample` and `upmix`, except those that say where outputs go."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def decoded(
     for segment in plan_segments(len(latents), segment_frames=segment_frames, context=autoencoder.context):
         piece = torch.from_numpy(latents.read(segment.start, segment.stop).copy()).to(device)[None]
         made = decode(autoencoder, piece, length=spec.num_samples(segment.stop - segment.start))
-        # Of the samples that this piece makes, those that are kept and lie between the margins.
+        # The samples of this piece that are kept and lie between the margins.
         first = max(segment.keep_start, margin) * spec.hop
         last = min(segment.keep_stop * spec.hop, margin * spec.hop + num_samples)
         if last > first:

@@ -68,7 +68,7 @@ def _high_band(axes: Any, high: Mapping[str, Any]) -> None:
     named = order[:NAMED]
     axes.set_xticks(range(len(named)), named, fontsize=7, rotation=90)
     axes.set(
-        title=f"Who carries the high band: {carrying} of {len(order)} channels hold 80 %",
+        title=f"Channels that carry the high band: {carrying} of {len(order)} channels hold 80 %",
         xlabel="channels in falling order, the first by number; orange: those that hold 80 %",
         ylabel="share of L1, E(x) to E(low band), %",
         xlim=(-1, len(order)),

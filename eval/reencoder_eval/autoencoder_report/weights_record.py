@@ -28,7 +28,7 @@ def weights_file(name: str) -> Path | None:
 
 
 def weights_record(name: str, *, digest: str) -> dict[str, Any] | None:
-    """Of the weights of this digest; None if the file is another by now (a training goes on) or there is none.
+    """Describe the weights of this digest. None without a file, or if it holds others by now (a training goes on).
 
     `header` is the metadata of the safetensors file, with JSON read as such; `run` the settings of the training whose
     folder the file lies in.

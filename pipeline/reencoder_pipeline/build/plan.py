@@ -121,8 +121,9 @@ def _examine(track: Track, sample_rate: int, track_seconds: float | None) -> Pla
         digest = file_digest(track.path)
         if track.sha256 is not None and digest != track.sha256:
             raise AudioError(
-                "is not the file its manifest describes", where=track.path, value=f"sha256 {digest}, not {track.sha256}"
-            )
+                "this is not the file that its manifest describes", where=track.path,
+                value=f"sha256 {digest}, not {track.sha256}", remedy="fetch the file again, or correct the manifest",
+            )  # fmt: skip
         used = middle(num_samples, rate, track_seconds)
         return PlannedTrack(track, digest, -(-(used.stop - used.start) * sample_rate // rate))
     except (AudioError, OSError) as error:

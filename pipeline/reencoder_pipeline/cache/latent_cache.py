@@ -86,13 +86,16 @@ class LatentCache:
         chosen = tuple(track for track in self.tracks if track.split == split and task.name in track.tasks)
         if not chosen:
             splits = {name: sum(track.split == name for track in self.tracks) for name in ("train", "valid", "test")}
+            remedy = (
+                "`reencoder-cache inspect --tracks` shows what was measured of each track; "
+                "build with `--set tasks=[bwe,m2s]` to take every track for these tasks"
+            )
+            if not splits.get(split):
+                remedy = "build from more music, or from a manifest with a `split` for each track"
             raise CacheError(
                 f"no track of the {split} split suits {task.name}",
-                where=self.origin,
-                value=f"tracks in the splits: {splits}",
-                remedy="`reencoder-cache inspect` shows what was measured of each track; "
-                "build with `--set tasks=[bwe,m2s]` to take every track for these tasks",
-            )
+                where=self.origin, value=f"tracks in the splits: {splits}", remedy=remedy,
+            )  # fmt: skip
         return chosen
 
     def statistics_of(self, task: Task) -> dict[str, Statistics] | None:

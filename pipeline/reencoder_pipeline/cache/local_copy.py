@@ -1,4 +1,4 @@
-"""Copies files of a remote cache into a local folder when they are asked for, checked, for all processes."""
+"""Copies files of a remote cache into a local folder when they are needed, checked, once for all processes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class LocalCopy:
     def fetch(self, files: Files) -> None:
         """Afterwards these files are here, whole and as the index says. CacheError if they cannot be, or do not fit.
 
-        A file is written beside its place, digested, synced and renamed, so a kill leaves no half file. Of several
-        processes one fetches and the others wait for it.
+        A file is written beside its place, digested, synced and renamed, so a kill leaves no half file. If several
+        processes need one, the first fetches it and the others wait.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

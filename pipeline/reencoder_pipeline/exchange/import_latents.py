@@ -113,8 +113,8 @@ def import_latents(
         for note in notes:
             say(note)
         # How `low_band` was made is unknown unless the configuration states it.
-        told = {"rate": "low_band_rate", "resampler": "resampler"}
-        stated = {name: getattr(config, key) for name, key in told.items() if key in config.model_fields_set}
+        keys = {"rate": "low_band_rate", "resampler": "resampler"}
+        stated = {name: getattr(config, key) for name, key in keys.items() if key in config.model_fields_set}
         low_band = {"rate": UNKNOWN, "resampler": UNKNOWN, **stated}
         write_text(out / INDEX, index_of(used, spec=spec, config=config, notes=notes, low_band=low_band))
         sweep(out, {record.shard.key for record in records}, finished=True)

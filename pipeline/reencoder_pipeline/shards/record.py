@@ -123,7 +123,7 @@ def is_whole(record: Record, form: ShardFormat) -> bool:
 
 
 def _frames_of(group: str, shard: Shard) -> int | None:
-    """Of the tracks that this group of `Record.sums` is made of, how many frames; None where there is no such group."""
+    """How many frames the tracks of this group of `Record.sums` have; None where there is no such group."""
     which, colon, tasks = group.partition(":")
     if which not in ("train", "all"):
         return None

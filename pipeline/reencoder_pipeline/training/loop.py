@@ -162,5 +162,5 @@ class Run:
     def _opening(self) -> str:
         steps = self.settings.steps
         if self.step >= steps:
-            return f"nothing to do: {self.folder.path} is at step {self.step} already, and {steps} steps were asked for"
+            return f"nothing to do: {self.folder.path} is at step {self.step} already, and `steps` is {steps}"
         return "; ".join(filter(None, [self.training.opening(), f"steps {self.step} to {steps}"]))

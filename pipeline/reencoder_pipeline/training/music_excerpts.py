@@ -36,7 +36,9 @@ def decode_corpus(
             if done % 20 == 0 or done == len(futures):
                 say(f"decoded {done} of {len(futures)} tracks")
     if not files:
-        raise CorpusError("none of the tracks could be decoded", where=folder)
+        raise CorpusError(
+            "none of the tracks could be decoded", where=folder, remedy="see the reasons above, and correct the files"
+        )
     return sorted(files)
 
 
@@ -66,7 +68,10 @@ class PcmExcerpts:
         maps = [np.memmap(file, dtype="<i2", mode="r").reshape(-1, 2) for file in files]
         self.maps = [track for track in maps if len(track) > num_samples]
         if not self.maps:
-            raise CorpusError("every track is shorter than an excerpt", where="excerpt_seconds")
+            raise CorpusError(
+                "every track is shorter than an excerpt", where="excerpt_seconds",
+                remedy="give a smaller excerpt_seconds, or longer music",
+            )  # fmt: skip
         self.ends = np.cumsum([len(track) - num_samples for track in self.maps])
         self.num_samples, self.sample_rate, self.seed = num_samples, sample_rate, seed
         self.low_band_share, self.stereo = low_band_share, stereo

@@ -54,11 +54,11 @@ class RunFolder:
 def opened_run(folder: RunFolder, config: BaseModel, *, may_change: Set[str], resume: bool) -> Iterator[None]:
     """Hold `folder` as that of a run with the settings of `config`, which config.yaml there then holds.
 
-    ConfigError if the folder is somebody else's or another training works there; if a run is there and `resume` was
-    not asked for, or if it is and its settings differ in any but those of `may_change`, which move, prolong or watch a
-    training. The settings are those of config.yaml and those in the training state: both must agree. A setting that is
-    younger than the run has its default there. Resuming where nothing is yet is starting: the same command works
-    before and after any interruption. Where the disk is full, the error names the folder if it names no file.
+    ConfigError if the folder holds other files, if another training works there, if a run is there and `resume` is
+    false, or if the settings of that run differ in more than `may_change` (what moves, prolongs or watches a training).
+    The settings are those of config.yaml and those in the training state: both must agree. A setting that is younger
+    than the run has its default there. Resuming where nothing is yet is starting, so the same command works before and
+    after any interruption. Where the disk is full, the error names the folder if it names no file.
     """
     require_run_folder(folder, type(config))
     settings = config.model_dump(mode="json")

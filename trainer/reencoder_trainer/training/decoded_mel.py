@@ -18,8 +18,8 @@ class DecodedMel:
     """Distance of the mel spectra that an autoencoder decodes two latents to.
 
     The reference is the decoded target latent, not the audio it came from: shards suffice, and what the autoencoder
-    itself loses does not count. Of two streams half the difference of what they decode to, the side, counts as a third:
-    what is between left and right has no channel of its own, and spectra of left and right say nothing of it.
+    itself loses does not count. For two streams the side, half the difference of what they decode to, counts as a
+    third, because spectra of left and right do not show how the two differ.
     AutoencoderError where the decoder lets no gradient through.
     """
 

@@ -144,7 +144,7 @@ class Learner:
         return self._share(coin_tosses(self.config.batch_size, seed=self.config.seed, step=step))
 
     def _share(self, drawn: Tensor) -> Tensor:
-        """Of the global batch -> of this rank, on its device."""
+        """A drawing for the global batch -> the share of this rank, on its device."""
         share = self.config.batch_size // self.ranks.world_size
         return drawn[self.ranks.rank * share :][:share].to(self.ranks.device)
 

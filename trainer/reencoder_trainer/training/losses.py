@@ -62,10 +62,10 @@ def level_loss(estimate: Tensor, reference: Tensor, *, streams: int) -> Tensor:
     """Not in the paper: how far the levels of two latents (B, streams * C, T) are apart, in nepers, as a scalar.
 
     A level is the root mean square of one channel over all frames, and over a few (LEVEL_FRAMES, halves of them
-    overlap). An L1 alone answers a sign that nobody can know with zero; this loss asks for as much as there
-    should be, of either sign. Of two streams half their difference counts as a third: the levels of left, right and
-    side together say how alike left and right are. To that comes the distance of the balances, level of left less level
-    of right over the whole, averaged over channels: each alone scatters more than left and right commonly differ.
+    overlap). An L1 alone is least at zero where the sign cannot be known; this loss wants the right level, with either
+    sign. For two streams half their difference counts as a third: the levels of left, right and side together say how
+    alike left and right are. The distance of the balances is added: level of left less level of right over all frames,
+    averaged over channels, because a single channel scatters more than left and right commonly differ.
     """
     estimates, references = (with_side(latents.float(), streams) for latents in (estimate, reference))
     frames = estimates.shape[-1]

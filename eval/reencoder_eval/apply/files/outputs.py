@@ -78,7 +78,7 @@ class Outputs:
         copy = file.copy(self.folder)
         if not (self.latents or is_latents(file.path)) and os.path.lexists(copy):
             return [str(copy)]
-        # A file that was found to be stereo already has one output, whatever number of variants was asked for.
+        # A file that was found to be stereo already has one output, however many variants are wanted.
         for wanted in [""], names:
             there = [self.existing(file, name) for name in wanted]
             if there and None not in there:
