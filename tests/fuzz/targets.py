@@ -28,6 +28,7 @@ from reencoder_pipeline.audio.read import audio_header, read_blocks
 from reencoder_pipeline.audio.survey import survey
 from reencoder_pipeline.autoencoder import FAMILIES, load_autoencoder
 from reencoder_pipeline.autoencoders.find_weights import find_source
+from reencoder_pipeline.autoencoders.hub import Options
 from reencoder_pipeline.autoencoders.vocos.training.config import AutoencoderTrainConfig
 from reencoder_pipeline.autoencoders.vocos.weights import load_vocos
 from reencoder_pipeline.cache.index import INDEX
@@ -368,8 +369,7 @@ def _weights(there: Workspace) -> list[Target]:
             "autoencoder_config",
             [b'{"_class_name": "AutoencoderOobleck", "sampling_rate": 44100}', b'{"model_type": "dac"}'],
             lambda content, folder: find_source(
-                str(_put(folder / "model/config.json", content).parent), families=tuple(FAMILIES), revision=None,
-                subfolder=None, local_files_only=True,
+                str(_put(folder / "model/config.json", content).parent), Options(), families=tuple(FAMILIES),
             ),
         ),
     ]  # fmt: skip
