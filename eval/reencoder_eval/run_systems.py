@@ -66,7 +66,7 @@ class Evaluation:
 class Scoring:
     """Every system on every clip: writes costs.json, audio/, failures.jsonl and, when all is done, scores.jsonl.
 
-    Of `request` it reads the task, the metrics, the device, the processes and the folder. A clip that cannot be read,
+    It reads task, metrics, device, processes and folder from `request`. A clip that cannot be read,
     or a system that fails on one clip, is a failure, and the others go on.
     """
 

@@ -57,12 +57,12 @@ class ProgressLine:
             print(self._bar, file=self._file, flush=True)
 
     def begin(self) -> None:
-        """What was done until now was quick: rate and time left count from here."""
+        """Count the rate and the time left from here, because the work until now was quick."""
         self._bar.initial = self._bar.n
         self._bar.unpause()
 
     def name(self, what: str) -> None:
-        """From now on this is what is being done."""
+        """Change the name of the work that is shown."""
         self._bar.set_description_str(printable(what), refresh=False)
 
     def say(self, text: str, *, file: TextIO | None = None) -> None:

@@ -156,7 +156,7 @@ class ReEncoder(ModelHubMixin):
         revision: str | None = None,
         precision: Autocast = "float32",
     ) -> ReEncoder:
-        """As ModelHubMixin.from_pretrained, but no arguments are taken from config.json, which is only for readers."""
+        """Like ModelHubMixin.from_pretrained, but without arguments from config.json, which is only for readers."""
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             return cls(load_module(module_file(folder)), precision=precision)

@@ -40,7 +40,7 @@ class LowBand:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> LowBand:
-        """From the index of a cache. "unknown" and values that no build writes become None."""
+        """Read it from the index of a cache. "unknown" and values that no build writes become None."""
         rate, resampler = described.get("rate"), described.get("resampler")
         return cls(
             rate if type(rate) is int and 1_000 <= rate <= 1_000_000 else None,
@@ -98,7 +98,7 @@ class TrainedModule:
         return self.estimate(latents, condition)
 
     def estimate(self, latents: Tensor, condition: Tensor | None) -> Tensor:
-        """As a call, but with gradients. A module that takes a condition needs one here, (B, H)."""
+        """Like a call, but with gradients. A module that takes a condition needs one here, (B, H)."""
         estimate = self.module(self.normalisation.inputs.apply(latents), condition)
         return self.normalisation.targets.undo(estimate)
 

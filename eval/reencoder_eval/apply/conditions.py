@@ -59,7 +59,7 @@ def variants_of(
 
 
 def variant_names(*, seed: int | None, variants: int) -> list[str]:
-    """What the names of the outputs get."""
+    """The suffix that each variant adds to an output's name."""
     return [f"_seed{one}" for one in range(seed or 0, (seed or 0) + variants)] if variants > 1 else [""]
 
 

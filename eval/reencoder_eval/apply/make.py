@@ -128,8 +128,8 @@ def make_latents(latents: Latents, chain: Chain, *, path: Path) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class MirroredSound:
-    """What is worked on: `audio` at the file's `rate`, and `wide` at the autoencoder's rate with its mirror image at
-    either end. In it the sound's first of `num_samples` is at `lead`; `margin` are the frames to be encoded before."""
+    """A sound as `audio`, at the file's `rate`, and as `wide`, at the autoencoder's rate with its mirror image at
+    either end. In `wide` its `num_samples` begin at `lead`; `margin` is the number of frames encoded before them."""
 
     audio: Scratch
     rate: int
@@ -155,7 +155,7 @@ class MirroredSound:
 def _input_latents(
     source: MirroredSound, decision: Decision, chain: Chain, autoencoder: Autoencoder, *, progress: PassProgress
 ) -> Scratch:
-    """What is decoded or goes on to the upmixer: the input's latents, upsampled where that is decided."""
+    """The input's latents, upsampled if so decided: they are decoded or go on to the upmixer."""
     spec, audio = autoencoder.spec, source.wide
     if decision.upsample and source.rate > chain.low_rate:
         audio = low_banded(audio, spec.sample_rate, low_rate=chain.low_rate, resampler=chain.resampler)

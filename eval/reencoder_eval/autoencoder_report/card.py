@@ -133,7 +133,7 @@ def autoencoder_front_matter(report: Report, *, name: str, licence: str) -> str:
 
 
 def training_facts(weights: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the weights file and the settings beside it say of the training, one line each."""
+    """Facts about the training, from the weights file and the settings beside it, one line each."""
     header = weights.get("header") or {}
     own = header.get("reencoder")
     training = own.get("training", {}) if isinstance(own, dict) else header
@@ -151,7 +151,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def limits(report: Report) -> list[str]:
-    """What the numbers say against using it; each sentence has its number."""
+    """Reasons against using it that follow from the numbers; each sentence has its number."""
     scores, paper = report["scores"].get("autoencoder", {}), report["paper"]
     values = {metric: scores[metric]["value"] for metric in METRIC_NAMES if metric in scores}
     found = []

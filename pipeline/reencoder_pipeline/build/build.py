@@ -27,9 +27,9 @@ from reencoder_pipeline.stores.store import Store, is_url, open_store
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What was done: shards made now and kept from before; of the tracks in the shards made now, those that were
-    encoded and those copied from shards made before; the quarantine; and how many files of the source are no tracks,
-    by kind. The result of a part counts its own shards only."""
+    """Counts of a build: shards made now and kept from before; tracks of the shards made now that were encoded, and
+    that were copied from earlier shards; the quarantine; and files of the source that are no tracks, by kind. The
+    result of a part counts only its own shards."""
 
     path: Path | str
     built: int

@@ -110,7 +110,7 @@ def encoding_rate(tracks: Sequence[Track], config: CacheConfig, *, seconds: floa
 
 
 def _encode_middle(autoencoder: Autoencoder, path: Path, config: CacheConfig, *, seconds: float) -> tuple[float, float]:
-    """How many seconds of a file's middle were encoded, and how many seconds that took.
+    """Encode the middle of a file; returns its seconds, and the seconds that this took.
 
     The excerpt becomes a file of its own: a build reads what lies before it too, which counts once a track.
     """

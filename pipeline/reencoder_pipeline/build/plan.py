@@ -1,4 +1,4 @@
-"""What a build will do: the corpus read, every file opened and digested, whole tracks packed into shards."""
+"""Plans a build: reads the corpus, opens and digests every file, and packs whole tracks into shards."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def plan_build(source: Path, config: CacheConfig) -> Plan:
 
 
 def remarks(plan: Plan) -> tuple[str, ...]:
-    """What a person should know before encoding begins."""
+    """Messages that a user should see before encoding begins."""
     return (
         f"weights of {plan.spec.autoencoder}: {plan.licence}",
         *plan.notes,
@@ -86,7 +86,7 @@ def remarks(plan: Plan) -> tuple[str, ...]:
 
 
 def _notes(autoencoder: Autoencoder, config: CacheConfig) -> tuple[str, ...]:
-    """What the index says of latents that are not those of the whole track."""
+    """Notes in the index about latents that differ from those of the whole track."""
     if autoencoder.local:
         return ()
     return (

@@ -53,13 +53,13 @@ class Statistics:
 
     @classmethod
     def of(cls, values: Mapping[str, Sequence[float]]) -> Statistics:
-        """As an index has them. A channel that never changes has deviation 0; older indexes say OLD_FLOOR."""
+        """Read statistics from an index. A channel that never changes has deviation 0; older indexes say OLD_FLOOR."""
         std = np.asarray(values["std"], np.float64)
         return cls(np.asarray(values["mean"], np.float32), np.where(std == OLD_FLOOR, 0.0, std).astype(np.float32))
 
     @property
     def scale(self) -> NDArray[np.float32]:
-        """What to divide by: the deviation, and 1 for a channel that never changes."""
+        """Divisor for normalising: the deviation, and 1 for a channel that never changes."""
         return np.where(self.std > 0, self.std, np.float32(1))
 
 

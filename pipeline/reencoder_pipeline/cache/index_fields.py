@@ -66,7 +66,7 @@ class SpecFields(_Strict):
 
 
 class LowBandFields(_Strict):
-    """How the stream `low_band` was made; "unknown" of imported latents."""
+    """How the stream `low_band` was made; "unknown" for imported latents."""
 
     rate: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["unknown"]
     resampler: Annotated[str, Field(max_length=200)]

@@ -41,7 +41,7 @@ def compression_of(config: CacheConfig) -> Compression | None:
 
 
 def stored_as(config: CacheConfig) -> dict[str, Any]:
-    """What an index says of compression and rounding; nothing where there is none."""
+    """The entries of an index about compression and rounding; empty without them."""
     compression = compression_of(config)
     if compression is None:
         return {}

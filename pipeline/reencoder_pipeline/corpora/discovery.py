@@ -47,8 +47,8 @@ class LeftOut:
 
 
 def find_files(folder: Path, *, taken: frozenset[str]) -> tuple[list[Path], LeftOut]:
-    """Find every file below a folder that is not hidden, sorted; and what is left out by a command that reads the
-    suffixes `taken`. CorpusError if the folder itself cannot be read.
+    """Find every file below a folder that is not hidden, sorted; and what a command that reads the suffixes `taken`
+    leaves out. CorpusError if the folder itself cannot be read.
 
     Links to folders are followed, except to folders above this one, which contain it. Each folder is entered once, by
     its own path rather than a link if it has one below this folder.

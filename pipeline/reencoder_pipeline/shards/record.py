@@ -75,8 +75,8 @@ def sums_by_tasks(records: Sequence[Record]) -> list[dict[str, Any]] | None:
 def grouped_sums(
     tracks: Sequence[CachedTrack], pieces: Mapping[str, Sequence[NDArray[Any]]], *, channels: int
 ) -> dict[str, dict[str, Sums]]:
-    """What `Record.sums` holds of these tracks: of those for training and of all and, where they do not all serve the
-    same tasks, of each set of tasks. `pieces`: stream -> (frames, channels) of each track."""
+    """Sums for `Record.sums`: over the tracks for training, over all tracks and, if tracks serve different tasks, over
+    each set of tasks. `pieces`: stream -> (frames, channels) of each track."""
     sums: dict[str, dict[str, Sums]] = {}
 
     def add(name: str, chosen: Sequence[int]) -> None:
@@ -192,7 +192,7 @@ def read_record(out: Path | str | Store, key: str, sizes: Mapping[str, int] | No
 
 
 def read_records(store: Store, keys: Iterable[str], sizes: Mapping[str, int]) -> dict[str, Record]:
-    """Those of `keys` that are finished, in their order."""
+    """The records of those `keys` that are finished, in their order."""
     there = [key for key in keys if record_name(key) in sizes]
     with ThreadPoolExecutor(REQUESTS) as pool:
         records = pool.map(lambda key: read_record(store, key, sizes), there)

@@ -77,7 +77,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def sweep_temporary_folders() -> None:
-    """Those that killed builds of this user left behind."""
+    """Remove the temporary folders that killed builds of this user left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
         mine = not folder.is_symlink() and folder.is_dir() and folder.stat().st_uid == os.getuid()
         if mine and has_ended(folder.name.split(".")[1]):

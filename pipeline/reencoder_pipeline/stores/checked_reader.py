@@ -36,7 +36,7 @@ class ObjectReader:
         return fsspec.url_to_fs(self._place)
 
     def read_checked(self, name: str, *, size: int, sha256: str, take: Callable[[Iterator[bytes]], Result]) -> Result:
-        """What `take` makes of an object's pieces, once size and digest are known to be those promised.
+        """Returns what `take` makes of an object's pieces, after size and digest were found to be as promised.
 
         A transfer that fails goes on from the piece where it stopped (`retry.persistent`). Content with another digest
         is fetched once more, then refused with a CacheError. `take` may run twice; it need not read to the end. Memory:

@@ -128,7 +128,7 @@ def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def _is_old(path: Path) -> bool:
-    """By the clock of the file system alone: the folder changes whenever a build writes there."""
+    """Judged by the clock of the file system: the folder changes whenever a build writes there."""
     try:
         return path.parent.stat().st_mtime - path.stat().st_mtime > ABANDONED
     except FileNotFoundError:

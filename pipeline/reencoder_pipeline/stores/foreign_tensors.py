@@ -85,7 +85,7 @@ def read_safetensors(
 
 
 def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_ins: bool = False) -> Any:
-    """What torch.save was given, of tensors and plain values, on the CPU.
+    """Read the tensors and plain values of a file by torch.save, on the CPU.
 
     `stand_ins`: the file may name classes of the program that wrote it; each becomes Inert, nothing is imported.
     """
@@ -116,7 +116,7 @@ def read_pickled(path: Path, *, error: type[ReencoderError], what: str, stand_in
 
 
 def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> list[str]:
-    """What keeps these tensors from being those of a model with these shapes; [] when they are all of them."""
+    """Reasons why these tensors do not fit a model with these shapes; [] if they fit."""
     found = [f"{name}: missing" for name in expected if name not in tensors]
     found += [f"{in_one_line(name)}: unknown" for name in tensors if name not in expected]
     return found + [
@@ -213,7 +213,7 @@ def _copy_honest_tensors(values: Any, path: Path, *, error: type[ReencoderError]
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """Those in nested mappings and sequences; each container once, for a pickle can hold one in itself."""
+    """The tensors in nested mappings and sequences. Each container is visited once: a pickle can hold one in itself."""
     import torch
 
     waiting, known = [values], set()

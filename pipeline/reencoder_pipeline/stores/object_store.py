@@ -104,7 +104,7 @@ class ObjectStore:
     def _request(
         self, method: str, name: str, *after: Any, seconds: float, before: Sequence[Any] = (), **options: Any
     ) -> Any:
-        """What a method of the file system returns for an object, with retries and a limit to every wait."""
+        """Call a method of the file system for an object, with retries and a limit to every wait."""
         files, root = self._open()
         files.invalidate_cache()
         call = _within(files, method, seconds)

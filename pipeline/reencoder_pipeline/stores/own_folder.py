@@ -118,8 +118,8 @@ def holds(content: bytes, name: str, keys: Sequence[str]) -> bool:
 
 @contextmanager
 def folder_lock(folder: Path, *, what: str, name: str = LOCK) -> Iterator[None]:
-    """Hold a lock in a folder, which is made if it is absent. ConfigError, naming the process that holds the lock,
-    where another one works there; `what` says what: "a training". The kernel frees the lock when the process ends,
+    """Hold a lock in a folder, which is made if it is absent. ConfigError if another process works there; it names that
+    process and its work (`what`, such as "a training"). The kernel frees the lock when the process ends,
     however it ends; the file `name` is removed at the end of the block.
     """
     path = folder / name

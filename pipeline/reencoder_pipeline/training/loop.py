@@ -36,7 +36,7 @@ class Training(Protocol):
         ...
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """What is worth a warning after an update with these metrics."""
+        """The warnings after an update with these metrics."""
         return None
 
     def timings(self) -> Mapping[str, float]:
@@ -74,7 +74,7 @@ class RunSettings:
 
     @classmethod
     def of(cls, config: BaseModel) -> RunSettings:
-        """From a configuration with keys of these names."""
+        """Take the settings from a configuration with keys of these names."""
         recipe = config.model_dump(mode="json")
         return cls(recipe=recipe, **{name: recipe[name] for name in cls.__dataclass_fields__ if name in recipe})
 

@@ -27,7 +27,7 @@ HOLDS_ITSELF = 0
 
 
 class _Plain(BaseModel):
-    """What states hold beside tensors, as far as they do."""
+    """The plain values that states hold beside tensors."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 

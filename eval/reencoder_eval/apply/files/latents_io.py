@@ -42,8 +42,8 @@ class Latents:
 
 
 def is_latents(path: Path, *, listed: bool = False) -> bool:
-    """By the suffix. `listed`, in a folder that holds other things too: an .npy counts with its .json alone, and a
-    .safetensors with our header."""
+    """Whether the suffix is one of latents. `listed` (found in a folder, which may hold other files): an .npy counts
+    only with its .json, and a .safetensors only with our header."""
     suffix = path.suffix.lower()
     if not listed or suffix not in (NPY, SAFETENSORS):
         return suffix in (NPY, SAFETENSORS)
@@ -81,8 +81,8 @@ def read_latents(path: Path) -> Latents:
 
 
 def write_latents(latents: Latents, path: Path) -> None:
-    """As the suffix says; float16 stays float16, all else is float32. The .npy is written last. CacheError where a
-    value is not a finite number."""
+    """Write them in the format of the suffix, float16 as float16 and all else as float32; the .npy comes last.
+    CacheError where a value is not a finite number."""
     assert latents.spec is not None, "ours say whose they are"
     assert latents.streams is not None, "and what"
     if not np.isfinite(latents.values).all():

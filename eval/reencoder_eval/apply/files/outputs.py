@@ -55,7 +55,7 @@ class Outputs:
             raise ConfigError("unknown value", where="--latents", value=self.latents, remedy=remedy)
 
     def suffixes(self, file: InputFile) -> set[str]:
-        """Those that an output which is no copy may have: the file's content and its peaks decide which one."""
+        """The suffixes that an output may have, unless it is a copy: the file's content and peaks decide which one."""
         if self.latents or is_latents(file.path):
             return {f".{self.latents}" if self.latents else file.path.suffix.lower()}
         suffixes = {f".{self.form.format}"} if self.form.format else {file.path.suffix, ".flac"}

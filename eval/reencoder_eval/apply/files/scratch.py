@@ -69,8 +69,8 @@ class Scratch:
 
 
 def resampled(audio: Scratch, rate: int, new_rate: int, *, length: int | None = None) -> Scratch:
-    """As `resample` (soxr VHQ) makes it: (width, ceil(length * new_rate / rate)), or as many
-    samples of it as `length` says."""
+    """Resampled as by `resample` (soxr VHQ): (width, ceil(length * new_rate / rate)), or its
+    first `length` samples."""
     output = Scratch(audio.width, folder=audio.folder)
     length = -(-len(audio) * new_rate // rate) if length is None else length
     stream = soxr.ResampleStream(rate, new_rate, audio.width, dtype="float32", quality="VHQ")

@@ -60,16 +60,16 @@ class Container:
 
     @property
     def bits(self) -> int | None:
-        """Of integer samples; None for float and for lossy formats."""
+        """Bits of an integer sample; None for float and for lossy formats."""
         return BITS.get(self.subtype or "")
 
 
 def container_of(sound: Sound, form: Form) -> Container:
-    """That of the input where it is lossless and can be written; FLAC for lossy inputs and for formats of ffmpeg.
+    """The container of the input if it is lossless and can be written; FLAC for lossy inputs and those ffmpeg reads.
 
     An MP3 or Ogg encoder would cut off again what has been restored (libsndfile's MP3 keeps 17.6 kHz of white noise):
-    they are written for --format alone. Integer samples keep their depth, except that 8 bits
-    become 16 and 32 become 24. Float stays float; lossy formats become 16 bits.
+    they are only written for --format. Integer samples keep their depth, except that 8 bits become 16 and 32
+    become 24. Float stays float; lossy formats become 16 bits.
     """
     known = {"PCM_24": "24", "PCM_32": "24", "FLOAT": "float", "DOUBLE": "float", "ALAC_24": "24", "ALAC_32": "24"}
     depth = form.depth or known.get(sound.subtype or "", "16")
@@ -97,8 +97,8 @@ def write_sound(
     overwrite: bool = True,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[Path, list[str]]:
-    """Write (channels, samples) and `tags`. The path, whose suffix changes where float is chosen for peaks; and what to
-    say, also of tags that are not read from the file that was written as they were given.
+    """Write (channels, samples) and `tags`. Returns the path, whose suffix changes if peaks are kept as float, and
+    messages, one of which names the tags that the written file does not hold.
 
     Integer samples above full scale would be clipped: all of the file is turned down, or written as float. AudioError
     where any sample is not a finite number, and, unless `overwrite`, where the file exists.
@@ -155,7 +155,7 @@ def write_sound(
 
 
 def _put_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
-    """Those that libsndfile writes into this format; what is missing afterwards is said."""
+    """Write the tags that libsndfile can put into this format."""
     for key in TAGS:
         if value := tags.get(key):
             with contextlib.suppress(RuntimeError, ValueError):
@@ -190,7 +190,7 @@ def _samples(block: Samples, bits: int | None) -> np.ndarray:
 
 
 def copy_file(source: Path, path: Path, *, overwrite: bool = True) -> None:
-    """AudioError, unless `overwrite`, where `path` exists."""
+    """Copy a file. AudioError if `path` exists, unless `overwrite`."""
     require_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:

@@ -55,7 +55,7 @@ def load_aero(*, weights: Path | None, device: str) -> Baseline:
         return estimate[0, :, : audio.shape[-1]].numpy()
 
     def count() -> FlopCount:
-        """Of a second in one piece, as the literature counts; segments take (segment + 2 context) / segment as much."""
+        """One second in one piece, as in the literature; segments take (segment + 2 context) / segment as much."""
         return count_flops(model, torch.zeros(1, 1, config.low_rate, device=device), modules=[model], seconds=1)
 
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -82,7 +82,7 @@ def discriminator_loss(real: Sequence[Judgement], fake: Sequence[Judgement]) -> 
 
 
 def generator_losses(real: Sequence[Judgement], fake: Sequence[Judgement]) -> tuple[Tensor, Tensor]:
-    """How badly the discriminators are fooled (hinge), and how far what they see is from the real: relative L1."""
+    """Hinge loss of the discriminators' scores, and the relative L1 between their features of estimate and original."""
     fooled = torch.stack([-logits.float().mean() for logits, _ in fake]).mean()
     distances = [
         (a - b.detach()).abs().mean() / b.detach().abs().mean().clamp(min=1e-5)

@@ -1,4 +1,4 @@
-"""What the house autoencoder is trained on: spectral distances close to the metric's, a phase-bearing one, and KL."""
+"""Losses of the house autoencoder: spectral distances close to the metric's, one that depends on phase, and KL."""
 
 from __future__ import annotations
 
