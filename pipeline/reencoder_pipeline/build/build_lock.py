@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reencoder_pipeline.build.parts import Part
-from reencoder_pipeline.errors import CacheError, ConfigError
+from reencoder_pipeline.errors import CacheError, ConfigError, in_one_line
 from reencoder_pipeline.stores.folder_store import FolderStore
 from reencoder_pipeline.stores.own_folder import LOCK, folder_lock
 from reencoder_pipeline.stores.store import Store
@@ -62,7 +62,7 @@ def _object_lock(store: Store, name: str, *, what: str) -> Iterator[None]:
             raise ConfigError(
                 f"{what} is running here",
                 where=store.url,
-                value=f"process {values.get('process')} on {values.get('host')}, since {values.get('since')}",
+                value=_named(values),
                 remedy=f"wait for it, or choose another --out; if that process has ended, delete {store.url}/{name}",
             )
         if store.read(name) == content:
@@ -75,6 +75,12 @@ def _object_lock(store: Store, name: str, *, what: str) -> Iterator[None]:
         with suppress(OSError, CacheError):  # then the next build on this machine takes it over
             if store.read(name) == mine:
                 store.remove(name)
+
+
+def _named(holder: dict[str, Any]) -> str:
+    if not {"process", "host", "since"} <= holder.keys():
+        return "a process that does not say its name"
+    return in_one_line(f"process {holder['process']} on {holder['host']}, since {holder['since']}")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

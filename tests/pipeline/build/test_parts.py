@@ -205,12 +205,19 @@ def test_the_lock_of_an_ended_process_is_taken_over(s3_bucket: str) -> None:
     assert list(store.sizes()) == []
 
 
-@pytest.mark.parametrize("content", [b'{"writer": "e15e3e4e-7-7", "process": 7, "host": "a"}', b"{", b"[]", b""])
-def test_a_lock_of_another_machine_is_left_to_a_person(s3_bucket: str, content: bytes) -> None:
+FOREIGN_LOCKS = [
+    (b'{"writer": "e15e3e4e-7-7", "process": 7, "host": "a", "since": "noon"}', "process 7 on a, since noon"),
+    (b'{"process": "\\u001b", "host": "%s", "since": 0}' % (b"a" * 9_000), r"process \\x1b on a{,200} \.\.\. \(short"),
+    *((content, "a process that does not say its name") for content in (b"{", b"[]", b"", b'{"process": 7}')),
+]
+
+
+@pytest.mark.parametrize(("content", "found"), FOREIGN_LOCKS)
+def test_a_lock_of_another_machine_is_left_to_a_person(s3_bucket: str, content: bytes, found: str) -> None:
     store = open_store(f"{s3_bucket}/cache")
     store.write("build.lock", content)
     with (
-        pytest.raises(ConfigError, match=r"(?s)a build is running here.*delete s3://.*/build\.lock"),
+        pytest.raises(ConfigError, match=rf"(?s)a build is running here.*{found}.*delete s3://.*/build\.lock"),
         build_lock(store, None),
     ):
         raise AssertionError("it is held by another process")
