@@ -143,7 +143,12 @@ REMOVED = {"lease": "leave it out: one build at a time writes into a folder, and
 
 
 def load_config(path: Path | None, kind: type[ConfigType], overrides: Sequence[str] = ()) -> ConfigType:
-    """Read `path` (None: defaults), apply `key.subkey=value` overrides, validate; ConfigError lists all problems."""
+    """Read `path` (None: defaults), apply `key.subkey=value` overrides, validate; ConfigError lists all problems.
+
+    Example::
+
+        config = load_config(None, CacheConfig, ["streams=[mono,low_band]", "hours=5"])
+    """
     values = {} if path is None else read_yaml(path)
     for override in overrides:
         _apply(values, override)

@@ -34,6 +34,11 @@ def open_cache(
 
     `checked`: every block of 1,024 frames is compared with its checksum at its first gather, so that no flipped bit
     gets through. A CacheError then names the frames.
+
+    Example::
+
+        cache = open_cache("out/demo/cache")
+        frames = cache.read(cache.tracks[0], "mono")  # (frames, channels)
     """
     place = str(place).removeprefix("file://")
     if is_url(place):
