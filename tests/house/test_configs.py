@@ -80,7 +80,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [*PAPER, "bwe_s_l1"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in PAPER), "bwe_s_l1"])
 def test_a_twin_for_less_than_the_paper_s_scale_trains_twenty_steps(name: str, cache: Path, tmp_path: Path) -> None:
     from reencoder_trainer.training.train import train
 

@@ -53,7 +53,7 @@ def run_on_ray(jobs: Sequence[Job], out: Path | str | Store, config: CacheConfig
         import ray
 
         device = "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
-        task = Task(store, config, spec, Path.cwd(), jobs[0].tracks[0].path, mark, device)
+        task = ShardTask(store, config, spec, Path.cwd(), jobs[0].tracks[0].path, mark, device)
         # max_calls=0: a worker of a GPU would else end after each shard, and the next one load the autoencoder again.
         remote = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_calls=0, max_retries=MOST_DEATHS - 1)
         if not ray.wait([remote(lambda: None).remote()], timeout=PLACE_SECONDS)[0]:
@@ -100,7 +100,7 @@ def _results(jobs: Sequence[Job], make: Any, task: Any, config: CacheConfig) -> 
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardTask:
     """What each task is given beside its shard. `music` is a file of the corpus and `mark` one in the store: an error
     names a node that lacks one of them. Relative paths are those of `folder`."""
 
@@ -113,7 +113,7 @@ class Task:
     device: str
 
 
-def make_shard(job: Job, task: Task) -> Record | ReencoderError:
+def make_shard(job: Job, task: ShardTask) -> Record | ReencoderError:
     """Make a shard on the node where this runs. Expected errors are returned, because Ray wraps raised ones."""
     where, config = f"{SHARDS}/{job.key} on {socket.gethostname()}", task.config
     form, settings = ShardFormat.of(config, channels=task.spec.channels), EncodeSettings.of(config)
@@ -125,7 +125,7 @@ def make_shard(job: Job, task: Task) -> Record | ReencoderError:
         return error
 
 
-def _ready(task: Task) -> Autoencoder:
+def _ready(task: ShardTask) -> Autoencoder:
     """The task's autoencoder. An error if this node does not have the music, the mark, or the weights of `spec`."""
     import torch
 

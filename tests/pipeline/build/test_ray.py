@@ -22,7 +22,7 @@ from reencoder_pipeline.autoencoder import Autoencoder, load_autoencoder
 from reencoder_pipeline.build import ray_workers
 from reencoder_pipeline.build.build import BuildResult, Progress, build_cache
 from reencoder_pipeline.build.plan import plan_build
-from reencoder_pipeline.build.ray_workers import Task, make_shard, run_on_ray
+from reencoder_pipeline.build.ray_workers import ShardTask, make_shard, run_on_ray
 from reencoder_pipeline.cache.open_cache import open_cache
 from reencoder_pipeline.errors import AutoencoderError, CacheError, ConfigError, ReencoderError
 from reencoder_pipeline.shards.record import Record
@@ -184,7 +184,7 @@ def test_what_a_node_does_not_have_is_named(tiny_autoencoder: Path, music: Path,
     (out / "shards").mkdir(parents=True)
     (job, *_) = plan_build(music, config).jobs
     spec = load_autoencoder(config.autoencoder).spec
-    task = Task(open_store(out), config, spec, Path.cwd(), music / "mono.wav", mark, "cpu")
+    task = ShardTask(open_store(out), config, spec, Path.cwd(), music / "mono.wav", mark, "cpu")
 
     gone = replace(task, music=tmp_path / "gone.wav")
     assert_error(make_shard(job, gone), CacheError, f"{gone.music}: the music is not on node")
@@ -212,7 +212,7 @@ def test_a_full_gpu_is_named_with_a_smaller_batch(
     (job, *_) = plan_build(music, config).jobs
     spec = load_autoencoder(config.autoencoder).spec
     (tmp_path / "mark").write_text("")
-    error = make_shard(job, Task(open_store(tmp_path), config, spec, tmp_path, job.tracks[0].path, "mark", "cpu"))
+    error = make_shard(job, ShardTask(open_store(tmp_path), config, spec, tmp_path, job.tracks[0].path, "mark", "cpu"))
     assert_error(error, CacheError, f"--set {remedy}, into another --out")
     assert_error(error, CacheError, f"batch_segments={batch}, segment_seconds=1.5; CUDA out of memory. Tried")
     assert not (tmp_path / "shards").exists()
