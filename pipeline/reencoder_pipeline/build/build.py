@@ -141,7 +141,7 @@ def _with_sources(
     if not missing:
         return []
     others = [key for key in map(record_key, sizes) if key is not None]
-    planned = {job.key for job in plan.jobs}  # what is no source among these, is not believed for its own shard either
+    planned = {job.key for job in plan.jobs}  # a planned shard is a source only if it is in `there`
     stale = read_records(store, [key for key in others if key not in planned], sizes)
     known = places([*there.values(), *stale.values()])
     return [

@@ -47,9 +47,10 @@ def convert_cache(
 ) -> Converted:
     """Write the cache `source` into `out` as `storage` ("zarr" or "webdataset"). Repeat an interrupted call to resume.
 
-    Shards keep their keys: a key identifies a shard's content, not its storage. So a cache converted there and back is
-    the same, file for file. Every frame is checked against the index. `progress(done, total)` counts frames. CacheError
-    if `source` is damaged, or `out` holds something else.
+    Shards keep their keys: a key identifies a shard's content, not its storage. A cache converted there and back has
+    the same index and data files; its settings and commit records say that it was converted. Every frame is checked
+    against the index. `progress(done, total)` counts frames. CacheError if `source` is damaged, or `out` holds
+    something else.
 
     Example::
 
